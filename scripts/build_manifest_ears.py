@@ -1,0 +1,42 @@
+"""One row an ear: series, header facts, label, patient, and for every binary task whether and how the ear takes part.
+
+    python scripts/build_manifest_ears.py --index-csv artifacts/dataset_index.csv --out-csv artifacts/manifest_ears.csv
+
+Patients are told apart by a keyed hash; the key is made at first use and stays outside every output.
+"""
+from pathlib import Path
+
+from medical_fenlei import cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    cli.add(parser, "index_csv", "dicom_base", "num_workers", "limit")
+    parser.add_argument("--out-csv", type=Path, default=Path("artifacts/manifest_ears.csv"), help="one row an ear")
+    parser.add_argument("--patient-key-file", type=Path, help="(default: patient.key in the user's configuration folder)")
+    args = parser.parse_args(argv)
+
+    from medical_fenlei import tables
+    from medical_fenlei.errors import UserError
+    from medical_fenlei.ingest.manifest import build_manifest
+    from medical_fenlei.ingest.patients import default_key_file, read_or_make_key
+
+    index = tables.INDEX.read(args.index_csv)[: args.limit]
+    if not args.dicom_base.is_dir():
+        raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
+    key_file = args.patient_key_file or default_key_file()
+    key, made = read_or_make_key(key_file)
+    if made:
+        cli.say(f"made the key of the patient hashes: {key_file} (keep it, and keep it to yourself)")
+    manifest, rejects = build_manifest(index, base=args.dicom_base, key=key, workers=args.num_workers)
+    tables.MANIFEST.write(args.out_csv, manifest)
+    sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
+    known_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"
+    cli.say(f"{len(manifest)} ears of {manifest.exam_id.nunique()} exams, {int((manifest.label_code > 0).sum())} labelled")
+    cli.say(f"{manifest.patient_key.nunique()} patients ({known_by})")
+    cli.say(f"wrote {args.out_csv}")
+    return cli.report_rejects(rejects, args.out_csv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,112 @@
+"""What every command shares: flags that mean the same everywhere, exit statuses, the one place where errors become a line."""
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from medical_fenlei import parallel
+from medical_fenlei.errors import CheckFailed, Stopped, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OK = 0
+CHECK_FAILED = 1
+BAD_INPUT = 2
+PARTLY = 3
+"""Done, but some files or ears could not be used."""
+STOPPED = 75
+
+SHARED_FLAGS: dict[str, dict[str, Any]] = {
+    "dicom_base": {"type": Path, "default": Path("data/medical_data_2"), "help": "the extracted DICOM"},
+    "xlsx_path": {"type": Path, "default": None, "help": "label sheet, .xlsx or .csv (default: the only .xlsx in metadata/)"},
+    "index_csv": {"type": Path, "default": Path("artifacts/dataset_index.csv"), "help": "one row an exam"},
+    "manifest_csv": {"type": Path, "default": Path("artifacts/manifest_ears.csv"), "help": "one row an ear"},
+    "splits_root": {"type": Path, "default": Path("artifacts/splits_dual"), "help": "holds 1pct/ 20pct/ 100pct/"},
+    "pct": {"type": int, "default": 20, "help": "which amount of training data, percent"},
+    "cache_dir": {"type": Path, "default": Path("cache/ears_hu"), "help": "holds one folder a preprocessing"},
+    "num_workers": {"type": int, "default": parallel.default_workers(), "help": "processes"},
+    "seed": {"type": int, "default": 42, "help": "of every random choice"},
+    "device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "where to compute"},
+    "limit": {"type": int, "default": None, "metavar": "N", "help": "only the first N items, to try things out"},
+    "checkpoint": {"type": Path, "required": True, "help": "outputs/<run>/checkpoints/best.pt"},
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring."""
+    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def add(to: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
+    """Add shared flags by name; a keyword adds one with another default (SUPPRESS: only where given)."""
+    for name in (*names, *defaults):
+        options = dict(SHARED_FLAGS[name])
+        if name in defaults:
+            options["default"] = defaults[name]
+        shown = options.get("default")
+        if shown is not None and shown is not argparse.SUPPRESS and "(default" not in options["help"]:
+            options["help"] += f" (default: {shown})"
+        to.add_argument("--" + name.replace("_", "-"), **options)
+
+
+def say(text: str) -> None:
+    """A line of result, on standard output."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def show(table: "pd.DataFrame") -> None:
+    say(table.to_string(index=False))
+
+
+def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None = None) -> int:
+    """Write what could not be used beside an output, say how many and why, and return the exit status.
+
+    faults: how many of the rejects are faults of the input (default: all); the others are only counted.
+    """
+    from medical_fenlei import tables
+
+    path = tables.rejects_path(output)
+    tables.REJECTS.write(path, rejects)
+    for reason, number in rejects.reason.value_counts().items():
+        say(f"{number:7d} left out: {reason}")
+    faults = len(rejects) if faults is None else faults
+    if faults:
+        warn(f"{faults} could not be used; {path} says which and why")
+    return PARTLY if faults else OK
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run(main: Callable[[], int]) -> int:
+    """Call a script's main and return its exit status (SPEC: 0, 1, 2, 3, 75). Faults of the program keep their traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    name = Path(sys.argv[0]).stem
+    try:
+        return main()
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except CheckFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return CHECK_FAILED
+    except (KeyboardInterrupt, Stopped) as error:
+        print(f"{name}: stopped; {error or 'what was finished is kept'}; run it again to go on", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:                                     # `| head` closed the pipe: not a fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK

@@ -1,0 +1,195 @@
+"""The facts of one CT file, typed and checked. Parsing is not validation: whatever leaves `read_header` can be used."""
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import CTImageStorage, LegacyConvertedEnhancedCTImageStorage
+
+from medical_fenlei.errors import Rejected
+
+CT_CLASSES = (CTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+MAX_EDGE = 4096
+"""Rows or columns beyond this are not CT: nothing is allocated for them."""
+
+_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "ImageType", "Rows", "Columns",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer",
+    "ManufacturerModelName", "ConvolutionKernel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "SamplesPerPixel", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "PhotometricInterpretation", "NumberOfFrames",
+]
+_IDENTITY_TAGS = ["PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """One single-frame CT image. Frame of reference: LPS, mm. Holds nothing that identifies a person."""
+
+    path: Path
+    transfer_syntax: str
+    sop_uid: str
+    series_uid: str
+    image_type: tuple[str, ...]
+    rows: int
+    columns: int
+    position: tuple[float, float, float]
+    """Centre of the first pixel, mm."""
+
+    row_cosines: tuple[float, float, float]
+    """Direction in which the column index grows."""
+
+    column_cosines: tuple[float, float, float]
+    """Direction in which the row index grows."""
+
+    pixel_spacing: tuple[float, float]
+    """Between rows, between columns, mm."""
+
+    slice_thickness: float
+    """As the header says, mm, NaN where it does not; never used as a spacing."""
+
+    manufacturer: str
+    model: str
+    kernel: str
+    """Multi-valued kernels joined by a backslash, as DICOM writes them."""
+
+    slope: float
+    intercept: float
+    padding: tuple[int, int] | None
+    """Lowest and highest stored value that mark "no data"."""
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Unit vector (3,) across the slice: row cosines × column cosines."""
+        return np.cross(self.row_cosines, self.column_cosines)
+
+    @property
+    def is_axial(self) -> bool:
+        """Within 30 degrees of the axial plane, which leaves room for gantry and head tilt but not for reformats."""
+        return bool(abs(self.normal[2]) > math.cos(math.radians(30)))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one person from another; kept out of every log and file."""
+
+    patient_id: str
+    issuer: str
+    name: str
+    birth_date: str
+
+    def __repr__(self) -> str:
+        return "Identity(…)"
+
+
+def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
+    """The dataset of a DICOM file, its pixels only without `tags`. Raises Rejected: not_dicom, truncated or unreadable."""
+    try:
+        if tags is not None:
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
+        return pydicom.dcmread(path)
+    except InvalidDicomError:
+        raise Rejected("not_dicom", "no DICOM preamble") from None
+    except OSError as error:
+        raise Rejected("unreadable", error.strerror or type(error).__name__) from None
+    except Exception as error:  # damaged files raise whatever the parser met first
+        raise Rejected("damaged_header", type(error).__name__) from None
+
+
+def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...]:
+    value = dataset.get(name)
+    if value is None or value == "":
+        raise Rejected("missing_attribute", name)
+    try:                                                         # pydicom's MultiValue is neither a list nor a tuple
+        numbers = tuple(float(v) for v in ([value] if count == 1 else value))
+    except (TypeError, ValueError):
+        raise Rejected("bad_attribute", f"{name}: not {count} numbers") from None
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise Rejected("bad_attribute", f"{name}: got {len(numbers)} numbers, expected {count} finite ones")
+    return numbers
+
+
+def _optional(dataset: Dataset, name: str, default: float) -> float:
+    value = dataset.get(name)
+    return default if value is None or value == "" else _numbers(dataset, name, 1)[0]
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return str(value).strip()
+    return "\\".join(str(v).strip() for v in value)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def header_of(dataset: Dataset, path: Path) -> Header:
+    """Check a dataset and take its facts. Raises Rejected with the first thing that is wrong."""
+    if dataset.get("SOPClassUID") not in CT_CLASSES:
+        raise Rejected("not_ct", f"SOP class {dataset.get('SOPClassUID', 'missing')}")
+    rows, columns = (int(_numbers(dataset, name, 1)[0]) for name in ("Rows", "Columns"))
+    if not (0 < rows <= MAX_EDGE and 0 < columns <= MAX_EDGE):
+        raise Rejected("bad_size", f"got {rows} × {columns}, expected 1 to {MAX_EDGE}")
+    if _optional(dataset, "SamplesPerPixel", 1) != 1 or _optional(dataset, "NumberOfFrames", 1) != 1:
+        raise Rejected("bad_size", "expected one grey frame")
+    if _optional(dataset, "BitsAllocated", 16) not in (8, 16, 32):
+        raise Rejected("bad_attribute", f"BitsAllocated: got {dataset.BitsAllocated}, expected 8, 16 or 32")
+    orientation = np.array(_numbers(dataset, "ImageOrientationPatient", 6))
+    along_row, along_column = orientation[:3], orientation[3:]
+    if abs(np.linalg.norm(along_row) - 1) > 0.01 or abs(np.linalg.norm(along_column) - 1) > 0.01 or (
+            abs(along_row @ along_column) > 0.01):
+        raise Rejected("bad_attribute", "ImageOrientationPatient: not two perpendicular unit vectors")
+    spacing = _numbers(dataset, "PixelSpacing", 2)
+    if min(spacing) <= 0:
+        raise Rejected("bad_attribute", f"PixelSpacing: got {spacing}, expected positive")
+    slope = _optional(dataset, "RescaleSlope", 1.0)
+    if slope == 0:
+        raise Rejected("bad_attribute", "RescaleSlope: got 0")
+    return Header(
+        path=path,
+        transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
+        sop_uid=_text(dataset.get("SOPInstanceUID")), series_uid=_text(dataset.get("SeriesInstanceUID")),
+        image_type=tuple(_text(dataset.get("ImageType")).split("\\")), rows=rows, columns=columns,
+        position=_numbers(dataset, "ImagePositionPatient", 3),  # type: ignore[arg-type]
+        row_cosines=tuple(_unit(along_row).tolist()), column_cosines=tuple(_unit(along_column).tolist()),
+        pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
+        manufacturer=_text(dataset.get("Manufacturer")), model=_text(dataset.get("ManufacturerModelName")),
+        kernel=_text(dataset.get("ConvolutionKernel")), slope=slope, intercept=_optional(dataset, "RescaleIntercept", 0.0),
+        padding=_padding(dataset),
+    )
+
+
+def _padding(dataset: Dataset) -> tuple[int, int] | None:
+    """The stored values that mean "no data". Read with the wrong sign by some writers, so taken modulo the word."""
+    value = dataset.get("PixelPaddingValue")
+    if not isinstance(value, int):
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    bits = int(_optional(dataset, "BitsAllocated", 16))
+    signed = _optional(dataset, "PixelRepresentation", 0) == 1
+
+    def stored(number: int) -> int:
+        number %= 1 << bits
+        return number - (1 << bits) if signed and number >= 1 << (bits - 1) else number
+
+    ends = sorted((stored(value), stored(limit if isinstance(limit, int) else value)))
+    return ends[0], ends[1]
+
+
+def read_header(path: Path) -> Header:
+    """The checked header of a single-frame CT image. Raises Rejected (reason: not_dicom, not_ct, bad_attribute, …)."""
+    return header_of(read_dataset(path, _TAGS), path)
+
+
+def read_identity(path: Path) -> Identity:
+    """Who the patient is. Raises Rejected as `read_header` does."""
+    dataset = read_dataset(path, _IDENTITY_TAGS)
+    values = (_text(dataset.get(name)) for name in _IDENTITY_TAGS)
+    return Identity(*values)

@@ -1,0 +1,46 @@
+"""How an ear volume is cut from a series, and the name of that way."""
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from medical_fenlei import settings
+
+PREPROCESSING_VERSION = 1
+"""Raised whenever the code gives other voxels for the same options: it is part of every cache's key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarSpec:
+    """Everything that decides the voxels of a cached ear; each field is part of the cache key."""
+
+    num_slices: int = 32
+    """Slices K of the volume, inferior to superior."""
+
+    image_size: int = 224
+    """Rows and columns of the volume, pixels."""
+
+    crop_size: int = 192
+    """Edge of the square cut around the ear, pixels of the scan."""
+
+    crop_mm: float | None = None
+    """Edge of that square in mm; where given, it replaces `crop_size`."""
+
+    sampling: Literal["even", "air_block"] = "even"
+    """Which slices: spread over the whole series, or the most aerated block of neighbouring ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_slices", "image_size", "crop_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
+        if self.crop_mm is not None and not 5 <= self.crop_mm <= 300:
+            raise ValueError(f"crop-mm: got {self.crop_mm}, expected 5 to 300 mm")
+
+    @property
+    def key(self) -> str:
+        """Short name of the cache folder: readable sizes, then a hash over every option and the code's version."""
+        spelt = json.dumps(self.spelt_out(), sort_keys=True)
+        return f"k{self.num_slices}_s{self.image_size}_{self.sampling}_{hashlib.sha256(spelt.encode()).hexdigest()[:10]}"
+
+    def spelt_out(self) -> dict[str, object]:
+        return {**settings.to_json(self), "preprocessing_version": PREPROCESSING_VERSION}

@@ -1,0 +1,104 @@
+"""The cache of ear volumes: one folder a preprocessing, one NPY and one JSON an ear.
+
+An entry is there when its JSON is: the NPY is written first, each beside its target and then renamed, so that a killed builder
+leaves nothing readable that is not whole, and two builders at once write the same bytes.
+"""
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medical_fenlei import settings, tables
+from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import atomic, sha256, write_json
+from medical_fenlei.vocabulary import Side
+
+
+class EarStore:
+    """The ears of one preprocessing, below `<cache_dir>/<spec.key>/`."""
+
+    def __init__(self, cache_dir: Path, spec: EarSpec) -> None:
+        self.spec = spec
+        self.folder = cache_dir / spec.key
+
+    def _stem(self, exam_id: str, side: Side) -> Path:
+        if not exam_id or exam_id != Path(exam_id).name or exam_id.startswith("."):
+            raise UserError(f"exam id {exam_id!r}: cannot name a file")
+        return self.folder / f"{exam_id}_{side}"
+
+    def has(self, exam_id: str, side: Side) -> bool:
+        stem = self._stem(exam_id, side)
+        return Path(f"{stem}.json").is_file() and Path(f"{stem}.npy").is_file()
+
+    def read(self, exam_id: str, side: Side) -> np.ndarray:
+        """int16 HU (K, H, W), a read-only memory map. Raises UserError if the file is not what the spec says."""
+        path = Path(f"{self._stem(exam_id, side)}.npy")
+        try:
+            volume = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({type(error).__name__}); remove it and build the cache again") from None
+        expected = (self.spec.num_slices, self.spec.image_size, self.spec.image_size)
+        if volume.shape != expected or volume.dtype != np.int16:
+            raise UserError(f"{path}: got {volume.dtype} {volume.shape}, expected int16 {expected}; remove it and build again")
+        return volume
+
+    def read_facts(self, exam_id: str, side: Side) -> dict[str, Any]:
+        """What stands beside a volume: series, affine_lps, slice_files, how sure the place is."""
+        facts: dict[str, Any] = json.loads(Path(f"{self._stem(exam_id, side)}.json").read_text(encoding="utf-8"))
+        return facts
+
+    def write(self, exam_id: str, side: Side, volume: np.ndarray, facts: dict[str, Any]) -> None:
+        """Store int16 HU (K, H, W) with its facts."""
+        stem = self._stem(exam_id, side)
+        npy = Path(f"{stem}.npy")
+        with atomic(npy) as file:
+            np.save(file, np.ascontiguousarray(volume, np.int16), allow_pickle=False)
+        write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": sha256(npy), **facts})
+
+    def write_spec(self) -> None:
+        """`spec.json`, which spells the key out."""
+        write_json(self.folder / "spec.json", self.spec.spelt_out())
+
+    def write_index(self) -> int:
+        """`index.csv` over every whole entry; returns how many there are."""
+        rows = sorted(self._entries(), key=lambda row: (row["exam_id"], row["side"]))
+        tables.CACHE_INDEX.write(self.folder / "index.csv", tables.CACHE_INDEX.frame(rows))
+        return len(rows)
+
+    def _entries(self) -> Iterator[dict[str, object]]:
+        for path in self.folder.glob("*.json"):
+            if path.with_suffix(".npy").is_file():
+                facts = json.loads(path.read_text(encoding="utf-8"))
+                yield {"exam_id": facts["exam_id"], "side": facts["side"], "file": path.with_suffix(".npy").name,
+                       "sha256": facts["sha256"]}
+
+
+def choose_store(cache_dir: Path, spec: EarSpec | None) -> EarStore:
+    """The store of this spec; with None, the only one in `cache_dir`, or the default's where there is none.
+
+    Raises UserError, listing them, where there are several to choose from.
+    """
+    if spec is not None:
+        return EarStore(cache_dir, spec)
+    there = sorted(cache_dir.glob("*/spec.json"))
+    if len(there) > 1:
+        flags = {path.parent.name: " ".join(settings.to_flags(read_spec(path))) for path in there}
+        listed = "; ".join(f"{name}: {words or 'the defaults'}" for name, words in flags.items())
+        raise UserError(f"--cache-dir {cache_dir}: holds several caches, name one by its flags: {listed}")
+    return EarStore(cache_dir, read_spec(there[0]) if there else EarSpec())
+
+
+def read_spec(path: Path) -> EarSpec:
+    """The spec that a `spec.json` spells out. Raises UserError if other code wrote it."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path}: cannot be read; remove {path.parent} and build the cache again") from None
+    plain.pop("preprocessing_version", None)
+    spec = settings.from_json(EarSpec, plain, where=str(path))
+    if spec.key != path.parent.name:
+        raise UserError(f"{path}: the cache is of key {path.parent.name}, this version makes {spec.key}; build it again")
+    return spec

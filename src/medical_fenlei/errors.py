@@ -1,0 +1,27 @@
+"""The errors that a user or a file can cause. Anything else is a fault of the program and keeps its traceback."""
+
+
+class UserError(Exception):
+    """Wrong arguments or unusable input: one line that names the file or the flag and says what to do."""
+
+
+class CheckFailed(Exception):
+    """A check that the user asked for has failed; the message says which."""
+
+
+class Stopped(Exception):
+    """A signal ended the work after its state was saved; the same command goes on."""
+
+
+class Rejected(Exception):
+    """One item (file, series, ear) cannot be used. A map over many items records it and goes on.
+
+    reason: a short code that can be counted; detail: what was got and what was expected, without patient data.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type["Rejected"], tuple[str, str]]:
+        return Rejected, (self.reason, self.detail)

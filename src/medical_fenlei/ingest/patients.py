@@ -1,0 +1,52 @@
+"""Who is the same person, without saying who: HMAC-SHA256 under a key that stays outside every output.
+
+An unkeyed hash of an id can be reversed by trying all ids; a keyed one cannot without the key.
+"""
+import hmac
+import os
+import secrets
+from hashlib import sha256
+from pathlib import Path
+
+from medical_fenlei.dicom.header import Identity
+from medical_fenlei.errors import UserError
+
+KEY_BYTES = 32
+
+
+def default_key_file() -> Path:
+    """Below the user's configuration folder (XDG_CONFIG_HOME, else ~/.config)."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "medical_fenlei" / "patient.key"
+
+
+def read_or_make_key(path: Path) -> tuple[bytes, bool]:
+    """The key, and whether it was made just now (mode 0600). Raises UserError if the file is no key."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise UserError(f"--patient-key-file {path}: got {len(key)} bytes, expected {KEY_BYTES}") from None
+        return key, False
+    except OSError as error:
+        raise UserError(f"--patient-key-file {path}: cannot be made ({error.strerror})") from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(KEY_BYTES))
+    return path.read_bytes(), True
+
+
+def patient_key(identity: Identity | None, exam_id: str, key: bytes) -> tuple[str, str]:
+    """(patient_key, patient_key_source) of an exam: PatientID, else name and birth date, else the exam id.
+
+    An empty PatientID never stands for a person: it would make one giant patient of all who lack it.
+    """
+    words: tuple[str, ...]
+    if identity is not None and identity.patient_id:
+        source, words = "patient_id", (identity.issuer, identity.patient_id)
+    elif identity is not None and identity.name and identity.birth_date:
+        source, words = "name_birth_date", (identity.name.upper(), identity.birth_date)
+    else:
+        source, words = "exam_id", (exam_id,)
+    message = "\x1f".join((source, *words)).encode()
+    return hmac.new(key, message, sha256).hexdigest()[:32], source

@@ -1,0 +1,124 @@
+"""One folder a training run: its configuration, its metrics, its log, its checkpoints."""
+import datetime
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medical_fenlei import __version__
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import atomic, write_json
+
+LOG = logging.getLogger("medical_fenlei")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of a run. Nothing is made until it is written."""
+
+    folder: Path
+
+    @classmethod
+    def new(cls, output_dir: Path | None, name: str) -> "Run":
+        """The folder named, or a new one under outputs/. Raises UserError if it holds a run already."""
+        if output_dir is None:
+            stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+            output_dir = Path("outputs") / f"{name}-{stamp}"
+            taken = 1
+            while output_dir.exists():
+                taken += 1
+                output_dir = Path("outputs") / f"{name}-{stamp}-{taken}"
+        run = cls(output_dir)
+        if run.config_json.exists():
+            raise UserError(f"--output-dir {output_dir}: holds a run already; name another folder or remove it")
+        run.reports.mkdir(parents=True, exist_ok=True)
+        return run
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> "Run":
+        """The run a checkpoint stands in (`<run>/checkpoints/best.pt`)."""
+        return cls(checkpoint.resolve().parent.parent)
+
+    @property
+    def config_json(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def metrics_jsonl(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def reports(self) -> Path:
+        return self.folder / "reports"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    def checkpoint(self, name: str) -> Path:
+        return self.folder / "checkpoints" / f"{name}.pt"
+
+    def write_config(self, settings: dict[str, Any], facts: dict[str, Any]) -> None:
+        """The settings as they were, and beside them what else a repetition needs to know (data hashes, versions)."""
+        write_json(self.config_json, {"settings": settings, **facts})
+
+    def read_settings(self) -> Any:
+        try:
+            return json.loads(self.config_json.read_text(encoding="utf-8"))["settings"]
+        except FileNotFoundError:
+            raise UserError(f"{self.config_json}: no such file; is {self.folder} a run?") from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self.config_json}: is not a run's configuration") from None
+
+    def add_metrics(self, line: dict[str, Any]) -> None:
+        with open(self.metrics_jsonl, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=True) + "\n")
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        if self.metrics_jsonl.exists():
+            yield from map(json.loads, self.metrics_jsonl.read_text(encoding="utf-8").splitlines())
+
+    def open_log(self) -> None:
+        """Send the package's log to `train.log` and to standard output, replacing what an earlier run opened."""
+        LOG.handlers.clear()
+        LOG.setLevel(logging.INFO)
+        LOG.propagate = False
+        file = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        for handler in (file, logging.StreamHandler(sys.stdout)):
+            LOG.addHandler(handler)
+
+
+def write_lines(path: Path, text: str) -> None:
+    with atomic(path, "w") as file:
+        file.write(text)
+
+
+def versions() -> dict[str, str]:
+    """Of the code, of Python and of the libraries that decide a result."""
+    def installed(name: str) -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {"medical_fenlei": __version__, "code": _commit(), "python": platform.python_version(),
+            **{name: installed(name) for name in LIBRARIES}}
+
+
+def _commit() -> str:
+    """The commit of the source tree, `+` behind it when files differ from it; "unknown" outside a repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        said = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12"],
+                              capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.stdout.strip()

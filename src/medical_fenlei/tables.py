@@ -1,0 +1,213 @@
+"""The contract of every CSV: what columns it has, what a cell may hold. Reading checks it; writing is atomic.
+
+In memory a code is an integer with 0 for "no label", an absent text is "", an absent number NaN. Text that a spreadsheet would
+run as a formula is written behind an apostrophe, which reading takes off again.
+"""
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import atomic
+from medical_fenlei.tasks import BINARY_TASKS, OUTSIDE
+from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
+
+Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "float"]
+"""key: text, never empty; relpath: a path below a base folder; code: 1 to 6 or empty; int: never empty; float: may be."""
+
+_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
+_ESCAPED = re.compile(r"^'+[=+\-@\t\r]")
+_DTYPES: dict[str, str] = {"code": "int8", "flag": "bool", "int": "int64", "float": "float64"}
+
+
+def _is_inside(path: str) -> bool:
+    parts = PurePosixPath(path.replace("\\", "/"))
+    return not parts.is_absolute() and ".." not in parts.parts and ":" not in path.split("/")[0]
+
+
+_ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
+    "key": (lambda v: v != "", "must not be empty"),
+    "relpath": (lambda v: _is_inside(str(v)), "must stay below its base folder"),
+    "side": (lambda v: v in SIDES, "must be left or right"),
+    "code": (lambda v: v == UNLABELLED or v in DIAGNOSES, "must be 1 to 6 or empty"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One kind of CSV."""
+
+    name: str
+    columns: dict[str, Kind]
+    more: Kind | None = None
+    """What columns beyond those named hold; None where they are ignored."""
+
+    unique: tuple[str, ...] = ()
+    """Columns that together name a row."""
+
+    def read(self, path: Path) -> pd.DataFrame:
+        """The checked table. Raises UserError: no file, no such column, or the first cell that may not be."""
+        try:
+            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file ({self.name})") from None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path}: cannot be read as CSV ({self.name}): {str(error).splitlines()[0]}") from None
+        missing = [c for c in self.columns if c not in raw.columns]
+        if missing:
+            raise UserError(f"{path}: column {missing[0]!r} is missing ({self.name}); found: {', '.join(raw.columns)}")
+        kinds = self._kinds(raw.columns)
+        frame = pd.DataFrame({c: self._parse(raw[c], kind, path) for c, kind in kinds.items()})
+        self._check(frame, str(path))
+        return frame
+
+    def write(self, path: Path, frame: pd.DataFrame) -> None:
+        """Write the table's columns (and further ones, where it has them). Raises UserError if a cell may not be."""
+        kinds = self._kinds(frame.columns)
+        frame = frame.reset_index(drop=True)[list(kinds)]
+        self._check(frame, str(path))
+        shown = pd.DataFrame({c: self._show(frame[c], kind) for c, kind in kinds.items()})
+        with atomic(path, "w") as file:
+            shown.to_csv(file, index=False, lineterminator="\n")
+
+    def empty(self) -> pd.DataFrame:
+        return self.frame([])
+
+    def frame(self, rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
+        """A table of these rows with the types of its columns, also where there are none."""
+        frame = pd.DataFrame(rows, columns=None if len(rows) else list(self.columns))
+        return frame.astype({c: _DTYPES.get(k, "str") for c, k in self._kinds(frame.columns).items()})
+
+    def _kinds(self, present: Iterable[str]) -> dict[str, Kind]:
+        further = [c for c in present if c not in self.columns] if self.more else []
+        return {**self.columns, **{c: self.more for c in further if self.more}}
+
+    def _parse(self, cells: pd.Series, kind: Kind, path: Path) -> pd.Series:
+        cells = cells.str.strip()
+        try:
+            if kind == "flag":
+                values = cells.str.lower().map({"true": True, "false": False, "1": True, "0": False})
+                if values.isna().any():
+                    raise ValueError(f"got {cells[values.isna()].iloc[0]!r}, expected true or false")
+                return values.astype(bool)
+            if kind == "code":
+                return cells.where(cells != "", str(UNLABELLED)).astype("int8")
+            if kind in ("int", "float"):
+                numbers = cells.where(cells != "", "nan").astype("float64")
+                return numbers.astype("int64") if kind == "int" else numbers
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{path}: column {cells.name!r}: {str(error).splitlines()[0]}") from None
+        return cells.map(lambda text: text[1:] if _ESCAPED.match(text) else text).astype("str")
+
+    def _show(self, cells: pd.Series, kind: Kind) -> pd.Series:
+        if kind == "code":
+            return cells.map(lambda code: "" if code == UNLABELLED else str(code))
+        if kind in _DTYPES:
+            return cells
+        return cells.map(lambda text: f"'{text}" if _FORMULA.match(text) else text)
+
+    def _check(self, frame: pd.DataFrame, where: str) -> None:
+        import pandera.pandas as pa  # slow to import, so not with the flags
+
+        def column(kind: Kind) -> pa.Column:
+            allowed, words = _ALLOWED.get(kind, (None, ""))
+            checks = [pa.Check(allowed, element_wise=True, error=words)] if allowed else []
+            return pa.Column(_DTYPES.get(kind, "str"), checks, nullable=kind == "float")
+
+        schema = pa.DataFrameSchema(
+            {c: column(k) for c, k in self._kinds(frame.columns).items()}, unique=list(self.unique) or None
+        )
+        try:
+            schema.validate(frame)
+        except pa.errors.SchemaError as error:
+            if frame.duplicated(list(self.unique)).any() if self.unique else False:
+                row = frame[frame.duplicated(list(self.unique))].iloc[0]
+                named = ", ".join(f"{c} {row[c]}" for c in self.unique)
+                raise UserError(f"{where}: more than one row for {named} ({self.name})") from None
+            cases = error.failure_cases
+            first = cases.iloc[0] if isinstance(cases, pd.DataFrame) and len(cases) else None
+            if first is None or pd.isna(first["index"]):
+                raise UserError(f"{where}: {str(error).splitlines()[0]} ({self.name})") from None
+            got = f"row {int(first['index']) + 2}: got {first['failure_case']!r}, it {error.check.error}"
+            raise UserError(f"{where}: column {error.schema.name!r}, {got} ({self.name})") from None
+
+
+INDEX = Table("index, one row an exam", {
+    "exam_id": "key", "date": "text", "label_date": "text", "date_match": "flag", "ambiguous_match": "flag",
+    "exam_relpath": "relpath", "series_relpath": "relpath", "n_instances": "int", "left_code": "code", "right_code": "code",
+    "series_reason": "text",
+}, unique=("exam_id",))
+
+SPLIT = Table("split, one row an exam", {**INDEX.columns, "patient_key": "text"}, unique=("exam_id",))
+
+HEADER_FACTS: dict[str, Kind] = {
+    "manufacturer": "text", "model": "text", "kernel": "text", "transfer_syntax": "text", "rows": "int", "columns": "int",
+    "pixel_spacing_mm": "float", "slice_thickness_mm": "float", "slice_increment_mm": "float",
+}
+MANIFEST = Table("manifest, one row an ear", {
+    "exam_id": "key", "side": "side", "date": "text", "label_date": "text", "date_match": "flag", "series_relpath": "relpath",
+    "n_instances": "int", "label_code": "code", "patient_key": "key", "patient_key_source": "text", **HEADER_FACTS,
+    **{f"task_valid__{t.name}": "flag" for t in BINARY_TASKS}, **{f"task_y__{t.name}": "text" for t in BINARY_TASKS},
+}, unique=("exam_id", "side"))
+
+CACHE_INDEX = Table("cache index, one row an ear", {"exam_id": "key", "side": "side", "file": "relpath", "sha256": "key"},
+                    unique=("exam_id", "side"))
+
+PREDICTIONS = Table("predictions, one row an ear", {
+    "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "float",
+    "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
+}, more="float", unique=("exam_id", "side"))
+
+REJECTS = Table("what could not be used", {"exam_id": "text", "file": "text", "reason": "key", "detail": "text"})
+
+
+def rejects_path(output: Path) -> Path:
+    """Where the account of an output's rejects stands: beside it."""
+    return output.with_name(f"{output.stem}_rejects.csv")
+
+
+def task_columns(label_code: pd.Series) -> pd.DataFrame:
+    """`task_valid__<task>` and `task_y__<task>` (0, 1 or empty) of every binary task for these codes."""
+    columns: dict[str, object] = {}
+    for task in BINARY_TASKS:
+        target = task.targets(label_code.to_numpy(np.int64))
+        columns[f"task_valid__{task.name}"] = target != OUTSIDE
+        columns[f"task_y__{task.name}"] = np.where(target != OUTSIDE, target.astype(str), "")
+    return pd.DataFrame(columns, index=label_code.index)
+
+
+SETS = ("train", "tune", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The sets of one amount of training data, as read from `<root>/<pct>pct/`."""
+
+    folder: Path
+    sets: dict[str, pd.DataFrame] = field(repr=False)
+    by_patient: bool
+
+
+def read_split(root: Path, pct: int) -> Split:
+    """Raises UserError, naming the amounts there are, where this one is missing."""
+    folder = root / f"{pct}pct"
+    if not (folder / "train.csv").is_file():
+        there = sorted(f.name for f in root.glob("*pct")) if root.is_dir() else []
+        listed = ", ".join(there) or "no splits"
+        raise UserError(f"--splits-root {root} --pct {pct}: no {folder}/train.csv; there are: {listed}")
+    sets = {name: SPLIT.read(folder / f"{name}.csv") for name in SETS if (folder / f"{name}.csv").is_file()}
+    return Split(folder, sets, by_patient=all((s.patient_key != "").all() for s in sets.values()))
+
+
+def read_splits(root: Path) -> list[Split]:
+    """Every amount below a splits folder, smallest first."""
+    amounts = sorted(int(f.name[:-3]) for f in root.glob("*pct") if f.name[:-3].isdigit())
+    return [read_split(root, pct) for pct in amounts]
+
+
+assert set(get_args(Kind)) >= set(_DTYPES) | set(_ALLOWED)

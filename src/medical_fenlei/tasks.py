@@ -1,0 +1,73 @@
+"""Which diagnosis codes a task tells apart. One table serves the loss, the metrics and the manifest's columns."""
+from dataclasses import dataclass
+
+import numpy as np
+
+from medical_fenlei.errors import UserError
+from medical_fenlei.vocabulary import DIAGNOSES
+
+OUTSIDE = -1
+"""Target of an ear whose code the task does not concern, or that has no label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    name: str
+    alias: str
+    """The name in Chinese, accepted wherever the name is."""
+
+    classes: tuple[tuple[int, ...], ...]
+    """The codes of each class, in the order of the targets: (negative, positive) for a binary task."""
+
+    @property
+    def binary(self) -> bool:
+        return len(self.classes) == 2
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a network returns an ear: one logit for a binary task, one a class for others."""
+        return 1 if self.binary else len(self.classes)
+
+    @property
+    def table(self) -> np.ndarray:
+        """int8 (7,): target of each code 0 to 6, OUTSIDE where the task does not concern it (0 is "no label")."""
+        table = np.full(len(DIAGNOSES) + 1, OUTSIDE, np.int8)
+        for target, codes in enumerate(self.classes):
+            table[list(codes)] = target
+        return table
+
+    def targets(self, code: np.ndarray) -> np.ndarray:
+        """Targets int8 of any shape, OUTSIDE where masked, for integer codes 0 to 6 of that shape."""
+        return self.table[code]
+
+
+def _binary(name: str, alias: str, negative: tuple[int, ...], positive: tuple[int, ...]) -> Task:
+    return Task(name=name, alias=alias, classes=(negative, positive))
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(name="six_class", alias="六分类", classes=tuple((code,) for code in DIAGNOSES)),
+        _binary("normal_vs_diseased", "正常vs患病", (5,), (1, 2, 3, 4)),
+        _binary("normal_vs_abnormal", "正常vs异常", (5,), (1, 2, 3, 4, 6)),
+        _binary("normal_vs_csoma", "正常vs慢性化脓性中耳炎", (5,), (1,)),
+        _binary("normal_vs_cholesteatoma", "正常vs中耳胆脂瘤", (5,), (2,)),
+        _binary("normal_vs_ome", "正常vs分泌性中耳炎", (5,), (3,)),
+        _binary("normal_vs_cholesterol_granuloma", "正常vs胆固醇肉芽肿", (5,), (4,)),
+        _binary("ome_vs_cholesterol_granuloma", "分泌性中耳炎vs胆固醇肉芽肿", (3,), (4,)),
+        _binary("cholesteatoma_vs_csoma", "中耳胆脂瘤vs慢性化脓性中耳炎", (2,), (1,)),
+        _binary("cholesteatoma_vs_other_abnormal", "中耳胆脂瘤vs其他异常", (1, 3, 4, 6), (2,)),
+    )
+}
+BINARY_TASKS = tuple(task for task in TASKS.values() if task.binary)
+_BY_ALIAS = {task.alias: task for task in TASKS.values()}
+
+
+def find_task(name: str) -> Task:
+    """The task of this name or Chinese alias. Raises UserError, naming those there are."""
+    task = TASKS.get(name) or _BY_ALIAS.get(name)
+    if task is None:
+        known = ", ".join(f"{t.name} ({t.alias})" for t in TASKS.values())
+        raise UserError(f"--label-task: got {name!r}, expected one of {known}")
+    return task

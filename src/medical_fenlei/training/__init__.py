@@ -1,0 +1,1 @@
+"""How a network learns: settings, loss, schedule, the loop, checkpoints."""

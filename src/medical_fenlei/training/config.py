@@ -1,0 +1,165 @@
+"""Every setting of a training run, each typed once. No import of torch here: the flags and `--help` come from these classes."""
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from medical_fenlei import parallel
+from medical_fenlei.ears.spec import EarSpec
+
+
+def _at_least(settings: object, low: float, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < low:
+            raise ValueError(f"{name.replace('_', '-')}: got {getattr(settings, name)}, expected at least {low:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which ears, which labels."""
+
+    splits_root: Path = Path("artifacts/splits_dual")
+    """Holds 1pct/ 20pct/ 100pct/."""
+
+    pct: int = 20
+    """Which amount of training data, percent."""
+
+    manifest_csv: Path = Path("artifacts/manifest_ears.csv")
+    """One row an ear."""
+
+    dicom_base: Path = Path("data/medical_data_2")
+    """The extracted DICOM; read only for ears that the cache lacks."""
+
+    cache_dir: Path = Path("cache/ears_hu")
+    """Holds one folder a preprocessing."""
+
+    label_task: str = "normal_vs_abnormal"
+    """What to tell apart: a task's name or its Chinese alias."""
+
+    num_workers: int = field(default=parallel.default_workers())
+    """Processes that prepare ears which the cache lacks."""
+
+    limit: int | None = None
+    """Only the first N ears of each set, to try things out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network: a 2D encoder for each slice, then one vector an ear."""
+
+    backbone: str = "resnet18"
+    """Any timm name."""
+
+    pooling: Literal["mean", "max", "attention", "gated_attention", "transformer"] = "attention"
+    """How the slices of an ear become one vector."""
+
+    pretrained: bool = False
+    """Fetch the backbone's published weights (needs the network)."""
+
+    backbone_weights: Path | None = None
+    """The backbone's weights from a file (.safetensors or .pt), for servers without internet."""
+
+    dropout: float = 0.2
+    """Share of the pooled vector that is dropped in training."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: got {self.dropout}, expected 0 up to 1")
+        if self.pretrained and self.backbone_weights:
+            raise ValueError("pretrained: either this or --backbone-weights, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The window, and how far training strays from it. Each is drawn once a sample, the same for all its slices."""
+
+    wl: float = 500.0
+    """Window level, HU."""
+
+    ww: float = 3000.0
+    """Window width, HU."""
+
+    jitter_level: float = 200.0
+    """The level moves by up to this much either way, HU."""
+
+    jitter_width: float = 0.2
+    """The width is multiplied by 1 ± up to this."""
+
+    rotate_deg: float = 10.0
+    """In-plane rotation, up to this many degrees either way."""
+
+    shift: float = 0.06
+    """In-plane shift, up to this share of the edge either way."""
+
+    scale: float = 0.1
+    """In-plane scale, 1 ± up to this."""
+
+    noise: float = 0.03
+    """Standard deviation of added noise, up to this, in units of half a window."""
+
+    blur: float = 0.5
+    """Up to this share of the image is replaced by its 3 × 3 binomial blur."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "ww")
+        _at_least(self, 0, "jitter_level", "jitter_width", "rotate_deg", "shift", "scale", "noise", "blur")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the network is fitted."""
+
+    epochs: int = 30
+    """At most this many."""
+
+    batch_size: int = 16
+    """Ears a step."""
+
+    lr: float = 1e-3
+    """Highest learning rate of AdamW, reached after the warm-up; a cosine takes it to zero."""
+
+    weight_decay: float = 0.02
+    """Of AdamW; biases and normalisation are spared."""
+
+    warmup_epochs: float = 1.0
+    """Linear warm-up."""
+
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+
+    label_smoothing: float = 0.05
+    """Targets are pulled this far from 0 and 1."""
+
+    balance: Literal["sampler", "loss", "none"] = "sampler"
+    """Against unequal classes: draw them equally often, or weigh the loss (pos_weight), never both."""
+
+    early_stop_metric: Literal["auprc", "auroc", "loss"] = "auprc"
+    """Chooses best.pt and stops; measured on the tune set."""
+
+    patience: int = 8
+    """Epochs without a better one before training stops; 0 for never."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the network's arithmetic; auto takes bf16 where the device computes in it."""
+
+    seed: int = 42
+    """Of every random choice."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "epochs", "batch_size")
+        _at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "patience", "seed")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label-smoothing: got {self.label_smoothing}, expected 0 up to 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All of a run. `config.json` and every checkpoint hold it whole."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    ears: EarSpec = field(default_factory=EarSpec)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)

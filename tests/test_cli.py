@@ -1,0 +1,61 @@
+"""Exit statuses, and a reason for everything that failed in a map."""
+import pytest
+
+from medical_fenlei import cli
+from medical_fenlei.errors import CheckFailed, Rejected, UserError
+from medical_fenlei.files import atomic
+from medical_fenlei.parallel import map_items
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(("error", "status"), [
+    (UserError("x.csv: no such file"), 2), (CheckFailed("leak"), 1), (KeyboardInterrupt(), 75),
+])
+def test_an_error_becomes_one_line_and_a_status(error, status, capsys):
+    assert cli.run(raising(error)) == status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(raising(ZeroDivisionError()))
+
+
+def test_wrong_arguments_are_one_line_that_names_the_flag(capsys):
+    parser = cli.parser("doc")
+    cli.add(parser, "pct")
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(["--pct", "many"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "--pct" in said and len(said.splitlines()) == 1
+
+
+def picky(number):
+    if number == 2:
+        raise Rejected("even_prime", "got 2")
+    return 10 // number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_bad_item_never_stops_a_batch(workers):
+    outcomes = list(map_items(picky, [0, 1, 2, 5], workers=workers, label="numbers"))
+    assert [o.item for o in outcomes] == [0, 1, 2, 5] and [o.value for o in outcomes] == [None, 10, None, 2]
+    assert [o.reason for o in outcomes] == ["unexpected_error", "", "even_prime", ""]
+    assert outcomes[0].detail.startswith("ZeroDivisionError at test_cli.py:")
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    target = tmp_path / "a" / "x.txt"
+    with pytest.raises(RuntimeError), atomic(target, "w") as file:
+        file.write("half")
+        raise RuntimeError
+    assert not list(target.parent.iterdir())
+    with atomic(target, "w") as file:
+        file.write("whole")
+    assert [p.read_text() for p in target.parent.iterdir()] == ["whole"]

@@ -1,0 +1,62 @@
+"""What a CSV may hold, and what reading it says when it does not."""
+import pytest
+
+from medical_fenlei import tables
+from medical_fenlei.errors import UserError
+from medical_fenlei.tasks import TASKS, find_task
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "table.csv"
+
+
+def test_exam_ids_keep_their_leading_zeros(path):
+    frame = tables.CACHE_INDEX.frame([{"exam_id": "000123", "side": "left", "file": "a.npy", "sha256": "0e1"}])
+    tables.CACHE_INDEX.write(path, frame)
+    assert tables.CACHE_INDEX.read(path).equals(frame)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-3", "@x", "'=1", "''-", "plain", "'plain", "检查, \"所见\"\nsecond"])
+def test_text_that_a_spreadsheet_would_run_is_escaped_and_comes_back(path, text):
+    frame = tables.REJECTS.frame([{"exam_id": "1", "file": "f", "reason": "r", "detail": text}])
+    tables.REJECTS.write(path, frame)
+    assert tables.REJECTS.read(path).detail[0] == text
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in path.read_text().split("\n", 1)[1].replace('"', ",").split(","))
+
+
+def test_an_empty_table_keeps_its_columns(path):
+    tables.MANIFEST.write(path, tables.MANIFEST.empty())
+    assert list(tables.MANIFEST.read(path).columns) == list(tables.MANIFEST.columns)
+
+
+@pytest.mark.parametrize(("row", "says"), [
+    ("1,left,../x.npy,s", "'file', row 2: got '../x.npy'"), ("1,left,/etc/passwd,s", "'file', row 2"),
+    ("1,middle,x.npy,s", "'side', row 2: got 'middle', it must be left or right"), (",left,x.npy,s", "'exam_id', row 2"),
+    ("1,left,x.npy,s\n1,left,y.npy,s", "more than one row for exam_id 1, side left"),
+])
+def test_a_cell_that_may_not_be_is_named(path, row, says):
+    path.write_text(f"exam_id,side,file,sha256\n{row}\n")
+    with pytest.raises(UserError) as error:
+        tables.CACHE_INDEX.read(path)
+    assert says in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file_column_or_binary_rubbish_is_one_line(path):
+    with pytest.raises(UserError, match="no such file"):
+        tables.INDEX.read(path)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="column 'exam_id' is missing"):
+        tables.INDEX.read(path)
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match=r"table\.csv"):
+        tables.INDEX.read(path)
+
+
+def test_a_task_concerns_only_its_codes():
+    assert find_task("normal_vs_abnormal") is find_task("正常vs异常")
+    assert TASKS["normal_vs_cholesteatoma"].table.tolist() == [-1, -1, 1, -1, -1, 0, -1]
+    assert TASKS["cholesteatoma_vs_other_abnormal"].table.tolist() == [-1, 0, 1, 0, 0, -1, 0]
+    assert TASKS["six_class"].table.tolist() == [-1, 0, 1, 2, 3, 4, 5]
+    with pytest.raises(UserError, match="six_class"):
+        find_task("seven_class")
