@@ -1,5 +1,4 @@
 """A CT series opened for reading: geometry at once, slices when asked for."""
-import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,18 +11,14 @@ from medical_fenlei.errors import Rejected
 
 
 class Series:
-    """One regular axial series, seen in the canonical order: k up, rows to the back, columns to the patient's left (LPS).
+    """One regular axial series, seen in the canonical order: k up, rows to the back, columns to the patient's left (LPS)."""
 
-    Holds no more decoded slices than `kept`.
-    """
-
-    def __init__(self, headers: Iterable[Header], *, kept: int = 0) -> None:
+    def __init__(self, headers: Iterable[Header]) -> None:
         headers = list(headers)
         geometry, self._turn = canonical(stack(headers))
         self.geometry: Geometry = geometry
         self.headers: tuple[Header, ...] = tuple(headers[i] for i in geometry.order)
         """Of slice k, lowest first."""
-        self.slice = functools.lru_cache(maxsize=kept)(self._slice) if kept else self._slice
 
     @property
     def affine(self) -> np.ndarray:
@@ -34,7 +29,7 @@ class Series:
     def shape(self) -> tuple[int, int, int]:
         return self.geometry.shape
 
-    def _slice(self, k: int) -> np.ndarray:
+    def slice(self, k: int) -> np.ndarray:
         """int16 HU (rows, columns) of slice k. Raises Rejected, naming the file, where it cannot be decoded."""
         header = self.headers[k]
         try:
@@ -72,6 +67,6 @@ def read_headers(folder: Path) -> tuple[list[Header], list[tuple[Path, Rejected]
     return headers, rejects
 
 
-def open_series(folder: Path, *, kept: int = 0) -> Series:
+def open_series(folder: Path) -> Series:
     """The series in a folder; files that are no CT images are passed over. Raises Rejected."""
-    return Series(read_headers(folder)[0], kept=kept)
+    return Series(read_headers(folder)[0])

@@ -78,7 +78,7 @@ def build_index(sheet: LabelSheet, exams: list[ExamFolder], *, base: Path, worke
         "ambiguous (several folders)": int(table.ambiguous_match.sum()),
         "date differs from the sheet": int((~table.date_match).sum()),
         "unlabelled on both sides": int(unlabelled.sum()),
-        "without a usable series": int((table.series_relpath == "").sum()),
+        "labelled, without a usable series": int((~unlabelled & (table.series_relpath == "")).sum()),
         "usable": int((~unlabelled & (table.series_relpath != "")).sum()),
         "folders that the sheet does not name": len({e.exam_id for e in exams} - set(labels.index)),
     }

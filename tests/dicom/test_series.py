@@ -1,0 +1,189 @@
+"""A series as read from disk: HU and geometry against SimpleITK, and a reason for everything that cannot be one."""
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dicom_files import Form, axial, write_volume
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from medical_fenlei.dicom.header import read_header
+from medical_fenlei.dicom.volume import open_series, read_headers
+from medical_fenlei.errors import Rejected
+
+SHAPE = (4, 64, 72)
+
+
+@pytest.fixture
+def hu():
+    return np.random.default_rng(0).integers(-1000, 3000, SHAPE)
+
+
+def by_simpleitk(files):
+    """HU as SimpleITK reads each file, by file."""
+    return {f.name: sitk.GetArrayFromImage(sitk.ReadImage(str(f), imageIO="GDCMImageIO"))[0] for f in files}
+
+
+@pytest.mark.parametrize("form", [
+    Form(bits=12, signed=False, intercept=-1024), Form(bits=16, signed=True), Form(bits=16, signed=True, intercept=-1024),
+    Form(bits=16, signed=False, intercept=-8192), Form(bits=16, signed=False, intercept=-1000, slope=0.5),
+    Form(bits=12, signed=False, intercept=-1024, syntax=ImplicitVRLittleEndian),
+    Form(bits=16, signed=True, syntax=DeflatedExplicitVRLittleEndian),
+    Form(bits=16, signed=True, syntax=RLELossless), Form(bits=12, signed=False, intercept=-1024, syntax=JPEGLSLossless),
+    Form(bits=16, signed=True, syntax=JPEG2000Lossless), Form(bits=16, signed=False, intercept=-8192, syntax=JPEGLSLossless),
+], ids=str)
+def test_hu_equals_simpleitk_for_every_stored_form(tmp_path, hu, form):
+    stored = np.clip(np.rint((hu - form.intercept) / form.slope), 0 if not form.signed else -32768, 2**form.bits - 1)
+    files = write_volume(tmp_path / "s", stored.astype(np.int64), axial(SHAPE), form)
+    series = open_series(tmp_path / "s")
+    expected = by_simpleitk(files)
+    for k, header in enumerate(series.headers):
+        got = series.slice(k)
+        assert got.dtype == np.int16
+        np.testing.assert_array_equal(got, np.rint(expected[header.path.name]))
+
+
+def test_monochrome1_says_how_to_display_and_changes_no_hu(tmp_path, hu):
+    form = Form(bits=12, signed=False, intercept=-1024, more={"PhotometricInterpretation": "MONOCHROME1"})
+    write_volume(tmp_path / "s", hu + 1024, axial(SHAPE), form)
+    np.testing.assert_array_equal(open_series(tmp_path / "s").slice(2), hu[2])
+
+
+@pytest.mark.parametrize(("signed", "padding", "intercept"), [(True, -2000, 0), (False, 63536, -8192), (True, 63536 - 65536, -1024)])
+def test_padding_outside_the_circle_is_air_whatever_the_rescale(tmp_path, hu, signed, padding, intercept):
+    stored = hu - intercept
+    stored[:, :5] = padding
+    write_volume(tmp_path / "s", stored, axial(SHAPE), Form(signed=signed, intercept=intercept, padding=padding))
+    image = open_series(tmp_path / "s").slice(0)
+    assert (image[:5] == -1000).all()
+    np.testing.assert_array_equal(image[5:], hu[0, 5:])
+
+
+def test_values_beyond_int16_are_clipped_not_wrapped(tmp_path):
+    stored = np.full(SHAPE, 65535)
+    write_volume(tmp_path / "s", stored, axial(SHAPE), Form(signed=False, intercept=0))
+    assert (open_series(tmp_path / "s").slice(0) == 32767).all()
+
+
+def orientations():
+    """Every way to lay rows and columns along x and y, and either order of slices."""
+    for transpose in (False, True):
+        for row_sign in (1, -1):
+            for column_sign in (1, -1):
+                for k_sign in (1, -1):
+                    yield transpose, row_sign, column_sign, k_sign
+
+
+@pytest.mark.parametrize(("transpose", "row_sign", "column_sign", "k_sign"), list(orientations()))
+@pytest.mark.parametrize("reverse", [False, True])
+def test_every_orientation_is_seen_the_same_way_round(tmp_path, hu, transpose, row_sign, column_sign, k_sign, reverse):
+    upright = axial(SHAPE, (1.0, 0.5, 0.75))
+    volume, affine = hu, upright.copy()
+    for axis, sign in enumerate((k_sign, row_sign, column_sign)):
+        if sign < 0:
+            volume = np.flip(volume, axis)
+            affine[:3, 3] += affine[:3, axis] * (SHAPE[axis] - 1)
+            affine[:3, axis] *= -1
+    if transpose:
+        volume, affine = volume.swapaxes(1, 2), affine[:, [0, 2, 1, 3]]
+    write_volume(tmp_path / "s", volume, affine, reverse=reverse)
+    series = open_series(tmp_path / "s")
+    np.testing.assert_allclose(series.affine, upright, atol=1e-5)
+    for k in range(SHAPE[0]):
+        np.testing.assert_array_equal(series.slice(k), hu[k])
+
+
+def test_geometry_of_an_oblique_tilted_series_equals_simpleitk(tmp_path, hu):
+    turn = np.deg2rad(12)
+    affine = axial(SHAPE, (0.7, 0.4, 0.4))
+    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    pitch = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+    affine[:3] = pitch @ rotation @ affine[:3]
+    write_volume(tmp_path / "s", hu, affine)
+    series = open_series(tmp_path / "s")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(h.path) for h in series.headers])
+    image = reader.Execute()
+    for index in ((0, 0, 0), (3, 5, 7), (1, 63, 71)):
+        np.testing.assert_allclose(series.affine @ [*index, 1],
+                                   [*image.TransformIndexToPhysicalPoint(index[::-1]), 1], atol=1e-4)
+
+
+def test_a_tilted_gantry_is_a_shear_and_the_step_is_along_the_normal(tmp_path, hu):
+    affine = axial(SHAPE)
+    affine[1, 0] = 0.2                                           # each slice also moves 0.2 mm to the back
+    write_volume(tmp_path / "s", hu, affine)
+    series = open_series(tmp_path / "s")
+    np.testing.assert_allclose(series.affine, affine, atol=1e-5)
+    assert series.geometry.step == pytest.approx(1.0)
+
+
+def broken_positions(affine, moved):
+    wrong = affine.copy()
+    wrong[:3, 3] = wrong[:3, 3] + moved
+    return wrong
+
+
+@pytest.mark.parametrize(("at", "reason"), [(4.5, "irregular_positions"), (5.0, "irregular_positions"), (3.0, "duplicate_positions")])
+def test_gaps_displaced_and_repeated_slices_are_refused(tmp_path, hu, at, reason):
+    affine = axial(SHAPE)
+    write_volume(tmp_path / "s", hu, affine)
+    extra = write_volume(tmp_path / "t", hu[:1], broken_positions(affine, [0, 0, at]))
+    extra[0].rename(tmp_path / "s" / "extra")
+    with pytest.raises(Rejected) as error:
+        open_series(tmp_path / "s")
+    assert error.value.reason == reason
+
+
+def test_coronal_slices_and_single_images_are_refused(tmp_path, hu):
+    coronal = axial(SHAPE)[[0, 2, 1, 3]]
+    write_volume(tmp_path / "c", hu, coronal)
+    write_volume(tmp_path / "one", hu[:1], axial(SHAPE))
+    for folder, reason in (("c", "not_axial"), ("one", "empty_series")):
+        with pytest.raises(Rejected) as error:
+            open_series(tmp_path / folder)
+        assert error.value.reason == reason
+
+
+def test_junk_beside_the_slices_is_passed_over_with_a_reason(tmp_path, hu):
+    files = write_volume(tmp_path / "s", hu, axial(SHAPE))
+    folder = tmp_path / "s"
+    (folder / "a.dcm").write_text("a text file named .dcm")
+    (folder / "zeros.dcm").write_bytes(bytes(4096))
+    (folder / "short.dcm").write_bytes(files[0].read_bytes()[:400])
+    (folder / ".hidden").write_bytes(b"x")
+    headers, bad = read_headers(folder)
+    assert len(headers) == len(files)
+    assert {path.name: rejected.reason for path, rejected in bad} == {
+        "a.dcm": "not_dicom", "zeros.dcm": "not_dicom", "short.dcm": bad[1][1].reason}
+    assert bad[1][1].reason in {"damaged_header", "missing_attribute", "not_ct", "bad_attribute"}
+
+
+def test_pixels_cut_short_cost_the_file_and_name_it(tmp_path, hu):
+    files = write_volume(tmp_path / "s", hu, axial(SHAPE))
+    files[1].write_bytes(files[1].read_bytes()[:-500])
+    series = open_series(tmp_path / "s")
+    with pytest.raises(Rejected, match=files[1].name) as error:
+        series.slice(1)
+    assert error.value.reason == "bad_pixels"
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not_ct"), ({"RescaleSlope": 0}, "bad_attribute"),
+    ({"PixelSpacing": [0, 0.5]}, "bad_attribute"), ({"Rows": 30000}, "bad_size"), ({"SamplesPerPixel": 3}, "bad_size"),
+    ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "bad_attribute"), ({"ImagePositionPatient": None}, "missing_attribute"),
+])
+def test_a_header_that_cannot_be_used_says_why(tmp_path, hu, change, reason):
+    files = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(more=change))
+    with pytest.raises(Rejected) as error:
+        read_header(files[0])
+    assert error.value.reason == reason
+
+
+def test_nothing_that_identifies_a_person_is_kept_in_a_header(tmp_path, hu):
+    header = read_header(write_volume(tmp_path / "s", hu[:1], axial(SHAPE))[0])
+    assert not {"PAT1", "Nobody", "19700101"} & set(str(header).replace("'", " ").split())

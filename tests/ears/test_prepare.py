@@ -1,0 +1,103 @@
+"""The ear that is cut: which side, which voxels, where they are in the patient."""
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dicom_files import axial, write_volume
+
+from medical_fenlei.dicom.volume import open_series
+from medical_fenlei.ears.prepare import prepare_ears
+from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.vocabulary import SIDES, Side
+
+SHAPE, SPACING = (10, 200, 190), (1.5, 1.0, 1.0)
+MARK = {Side.LEFT: np.array([44.0, 6.0]), Side.RIGHT: np.array([-47.0, 3.0])}
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    """A drawn skull with a bright rod along z in each ear, twice as bright on the left; rows and columns run backwards."""
+    affine = axial(SHAPE, SPACING)
+    k, r, c = np.indices(SHAPE)
+    x, y = c * SPACING[2] + affine[0, 3], r * SPACING[1] + affine[1, 3]
+    radius = np.hypot(x / 73, y / 92)
+    hu = np.where(radius < 1, 40, -1000) + np.random.default_rng(0).integers(-20, 20, SHAPE)
+    hu[(radius < 1) & (radius > 0.93)] = 1200
+    hu[(abs(abs(x) - 42) < 20) & (abs(y - 5) < 12)] = 900
+    for side, (mx, my) in MARK.items():
+        hu[np.hypot(x - mx, y - my) < 3] = 3000 if side is Side.LEFT else 1500
+    flipped = affine.copy()
+    for axis in (1, 2):
+        flipped[:3, 3] += flipped[:3, axis] * (SHAPE[axis] - 1)
+        flipped[:3, axis] *= -1
+    folder = tmp_path_factory.mktemp("scan")
+    write_volume(folder, hu[:, ::-1, ::-1], flipped)
+    return folder, hu, affine
+
+
+def rod(ear, side):
+    """Centre (k, row, column) of the rod in a cut volume."""
+    return np.argwhere(ear.volume > 0.9 * (3000 if side is Side.LEFT else 1500)).mean(axis=0)
+
+
+@pytest.mark.parametrize("spec", [
+    EarSpec(num_slices=10, image_size=64, crop_size=64), EarSpec(num_slices=4, image_size=96, crop_mm=60.0),
+    EarSpec(num_slices=16, image_size=40, crop_size=70), EarSpec(num_slices=4, image_size=64, crop_mm=66.6, sampling="air_block"),
+], ids=lambda spec: spec.key)
+def test_the_affine_takes_each_voxel_to_its_place_in_the_patient(scan, spec):
+    for side, ear in prepare_ears(open_series(scan[0]), spec).items():
+        affine = np.array(ear.facts["affine_lps"])
+        np.testing.assert_allclose((affine @ [*rod(ear, side), 1])[:2], MARK[side], atol=0.5)
+        assert ear.volume.shape == (spec.num_slices, spec.image_size, spec.image_size) and ear.volume.dtype == np.int16
+        k = (np.linalg.inv(affine) @ [0, 0, (SHAPE[0] - 1) / 2 * SPACING[0], 1])[0]    # top of the scan
+        if spec.sampling == "even":
+            assert k == pytest.approx(spec.num_slices - 1, abs=0.5)
+
+
+def test_each_side_holds_its_own_ear_and_column_0_is_lateral(scan):
+    ears = prepare_ears(open_series(scan[0]), EarSpec(num_slices=4, image_size=64, crop_size=64))
+    assert ears[Side.LEFT].volume.max() > 2900 > 1600 > ears[Side.RIGHT].volume.max()
+    for side, ear in ears.items():
+        affine = np.array(ear.facts["affine_lps"])
+        assert np.sign(affine[0, 2]) == -side.sign               # columns run towards the middle
+        assert affine[1, 1] > 0 and affine[2, 0] > 0             # rows to the back, slices upwards
+
+
+def test_where_nothing_is_resampled_hu_equal_simpleitk_exactly(scan):
+    folder, _, _ = scan
+    for ear in prepare_ears(open_series(folder), EarSpec(num_slices=10, image_size=60, crop_size=60)).values():
+        affine, images = np.array(ear.facts["affine_lps"]), {}
+        for k, name in enumerate(ear.facts["slice_files"]):
+            images[name] = sitk.ReadImage(str(folder / name), imageIO="GDCMImageIO")
+            for row, column in np.random.default_rng(k).integers(0, 60, (40, 2)):
+                index = images[name].TransformPhysicalPointToIndex((affine @ [k, row, column, 1])[:3].tolist())
+                assert ear.volume[k, row, column] == images[name][index]
+
+
+def test_no_voxel_comes_from_beyond_the_midsagittal_plane(scan):
+    ears = prepare_ears(open_series(scan[0]), EarSpec(num_slices=2, image_size=96, crop_size=180))
+    for side, ear in ears.items():
+        affine = np.array(ear.facts["affine_lps"])
+        grid = np.indices(ear.volume.shape).reshape(3, -1)
+        x = (affine[:3, :3] @ grid + affine[:3, 3:])[0] * side.sign
+        assert (ear.volume.ravel()[x < -1] == -1000).all() and ear.facts["padded_share"] > 0.1
+
+
+def test_every_slice_is_decoded_once_for_both_ears(scan, monkeypatch):
+    series, decoded = open_series(scan[0]), []
+    read = series.slice
+    monkeypatch.setattr(series, "slice", lambda k: decoded.append(k) or read(k))
+    prepare_ears(series, EarSpec(num_slices=10, image_size=32, crop_size=64))
+    assert sorted(decoded) == list(range(10))
+
+
+def test_changing_any_option_changes_the_key():
+    import dataclasses
+
+    changed = {"num_slices": 16, "image_size": 100, "crop_size": 100, "crop_mm": 60.0, "sampling": "air_block"}
+    assert set(changed) == {f.name for f in dataclasses.fields(EarSpec)}
+    keys = {EarSpec(**{name: value}).key for name, value in changed.items()} | {EarSpec().key}
+    assert len(keys) == len(changed) + 1
+
+
+def test_slices_of_both_sides_come_in_the_order_of_the_batch():
+    assert SIDES == (Side.LEFT, Side.RIGHT)
