@@ -49,6 +49,11 @@ def attempt(function: Callable[[Item], Value], item: Item) -> Outcome[Item, Valu
         return Outcome(item, reason=UNEXPECTED, detail=f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}")
 
 
+def _attempt_in(folder: str, function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
+    os.chdir(folder)                                             # a worker may be older than this map, and started elsewhere
+    return attempt(function, item)
+
+
 def map_items(
     function: Callable[[Item], Value], items: Iterable[Item], *, workers: int, label: str
 ) -> Iterator[Outcome[Item, Value]]:
@@ -59,12 +64,12 @@ def map_items(
     from tqdm import tqdm
 
     todo = list(items)
-    call = partial(attempt, function)
     workers = min(workers, len(todo))
     if workers <= 1:
-        outcomes: Iterable[Outcome[Item, Value]] = map(call, todo)
+        outcomes: Iterable[Outcome[Item, Value]] = map(partial(attempt, function), todo)
     else:
         from joblib import Parallel, delayed
 
-        outcomes = Parallel(n_jobs=workers, return_as="generator")(delayed(call)(item) for item in todo)
+        call = delayed(partial(_attempt_in, os.getcwd(), function))
+        outcomes = Parallel(n_jobs=workers, return_as="generator")(call(item) for item in todo)
     yield from tqdm(outcomes, total=len(todo), desc=label, unit="", file=sys.stderr, disable=None, leave=False)

@@ -1,0 +1,29 @@
+"""Run a script as its command line would, in this process."""
+import functools
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from medical_fenlei import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name: str, *words: object) -> int:
+    """The exit status of `python scripts/<name>.py <words>`."""
+    def main() -> int:
+        try:
+            return script(name).main([str(word) for word in words])
+        except SystemExit as end:                                # argparse leaves this way
+            return int(end.code or 0)
+
+    return cli.run(main)

@@ -1,0 +1,230 @@
+"""From a messy disk to a cache, through the scripts: what is used, what is left out, what is said."""
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import run
+from dicom_files import Form, axial, write_volume
+
+from medical_fenlei import tables
+from medical_fenlei.ears.store import EarStore, choose_store
+from medical_fenlei.vocabulary import SIDES, Side
+
+SHAPE = (10, 64, 64)
+SPEC_FLAGS = ("--num-slices", 4, "--image-size", 32, "--crop-mm", 40)
+NUMBER_OF_EXAMS = 12
+
+
+def person(number, **more):
+    return {"PatientID": f"SECRET{number:04d}", "PatientName": f"CANARY^{number}", "PatientBirthDate": "19010203", **more}
+
+
+def write_exam(base, date, exam_id, number, *, thick=False, shape=SHAPE):
+    """A bone series of ten slices, a scout, and a softer series of more slices."""
+    rng = np.random.default_rng(number)
+    hu = rng.integers(-1000, 2000, shape)
+    exam = base / date / exam_id
+    write_volume(exam / "bone", hu, axial(shape, (1.0, 2.5, 2.5)), Form(more=person(number)))
+    scout = Form(more=person(number, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    write_volume(exam / "scout", hu[:2], axial((2, *shape[1:]))[[0, 2, 1, 3]], scout)
+    soft = Form(more=person(number, ConvolutionKernel="H30f"))
+    write_volume(exam / "soft", hu.repeat(2, 0), axial((2 * shape[0], *shape[1:]), (0.5, 2.5, 2.5)), soft)
+    return exam
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory):
+    base = tmp_path_factory.mktemp("hospital")
+    dicom = base / "data" / "medical_data_2"
+    rows = []
+    for n in range(NUMBER_OF_EXAMS):
+        date = f"2023-01-{n + 1:02d}"
+        write_exam(dicom / "wrapper" if n % 3 == 0 else dicom, date, f"{n:06d}", number=n // 2 if n < 4 else n)
+        sheet_date = date if n % 3 else "2022-12-31"
+        rows.append([f"{n:06d}", sheet_date, f"{5 if n % 2 else 1}：x".replace("x", ""), "5：正常" if n % 2 == 0 else "2:中耳胆脂瘤"])
+    write_exam(dicom, "2023-05-05", "000001", number=0)          # one id under two dates
+    write_exam(dicom, "2023-05-06", "999999", number=77)         # not in the sheet
+    rows += [["000777", "2023-01-01", "1", "1"]]                 # not on disk
+    rows[3][2:] = ["", ""]                                       # no label
+    rows[4][3] = ""                                              # one label
+    (base / "metadata").mkdir()
+    columns = ["检查号", "检查时间", "左侧诊断-训练", "右侧诊断-训练"]
+    with pd.ExcelWriter(base / "metadata" / "labels.xlsx") as book:
+        pd.DataFrame(rows, columns=columns).to_excel(book, sheet_name="影像学检查", index=False)
+    return base
+
+
+@pytest.fixture
+def here(hospital, tmp_path, monkeypatch):
+    """A working folder with the hospital in it, and a configuration folder of its own."""
+    for name in ("data", "metadata"):
+        (tmp_path / name).symlink_to(hospital / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def to_splits():
+    """The commands of the main route as far as the splits."""
+    assert run("build_index", "--out-csv", "artifacts/dataset_index.csv", "--num-workers", 1) == 0
+    assert run("build_manifest_ears", "--num-workers", 1) == 0
+    assert run("make_splits_dual", "--out-dir", "artifacts/splits_dual_patient", "--patient-split") == 0
+
+
+def test_exams_match_by_id_alone_and_the_best_series_is_chosen(here, capsys):
+    assert run("build_index", "--num-workers", 2) == 0
+    index = tables.INDEX.read(here / "artifacts/dataset_index.csv").set_index("exam_id")
+    assert len(index) == NUMBER_OF_EXAMS and index.series_relpath.str.endswith("/bone").all() and (index.n_instances == 10).all()
+    assert index.loc["000001", "date"] == "2023-01-02" and index.ambiguous_match.sum() == 1       # the sheet's date wins
+    assert not index.loc["000003", "date_match"] and index.loc["000004", "right_code"] == 0
+    said = capsys.readouterr().out
+    for line in ("13 rows in the sheet", "12 matched", "1 missing", "1 ambiguous", "1 unlabelled", "11 usable"):
+        assert line in " ".join(said.split())
+    reasons = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").reason.value_counts()
+    assert reasons["localizer"] == reasons["not_chosen"] == NUMBER_OF_EXAMS + 1
+
+
+def test_the_whole_way_to_the_cache(here, capsys):
+    to_splits()
+    manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv")
+    assert len(manifest) == 2 * NUMBER_OF_EXAMS and manifest.patient_key.nunique() == NUMBER_OF_EXAMS - 2
+    assert (manifest.slice_increment_mm == 1).all() and (manifest.task_y__normal_vs_cholesteatoma == "1").sum() == (
+        manifest.label_code == 2).sum()
+    assert run("check_patient_leakage") == 0
+    cache = ("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS)
+    assert run(*cache, "--num-workers", 2) == 0
+    store = choose_store(here / "cache/ears_hu", None)
+    index = tables.CACHE_INDEX.read(store.folder / "index.csv")
+    assert len(index) == 2 * (NUMBER_OF_EXAMS - 1)               # the exam without a label is in no split
+    assert store.read("000000", Side.LEFT).shape == (4, 32, 32)
+    facts = store.read_facts("000000", Side.RIGHT)
+    assert facts["exam_id"] == "000000" and facts["side"] == "right" and len(facts["slice_files"]) == 4
+    before = {p: p.stat().st_mtime_ns for p in store.folder.glob("*.npy")}
+    assert run(*cache, "--num-workers", 1) == 0                  # a second run finds everything there
+    assert before == {p: p.stat().st_mtime_ns for p in store.folder.glob("*.npy")}
+    assert "22 were there, 0 made" in capsys.readouterr().out
+
+
+def test_a_build_in_one_process_and_in_two_gives_the_same_bytes(here):
+    to_splits()
+    for workers in (1, 2):
+        assert run("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS, "--limit", 6,
+                   "--cache-dir", f"cache/{workers}", "--num-workers", workers) == 0
+    one, two = (choose_store(here / "cache" / name, None).folder for name in "12")
+    assert (one / "index.csv").read_bytes() == (two / "index.csv").read_bytes()
+
+
+def test_nothing_that_identifies_a_person_is_written(here, capfd):
+    to_splits()
+    run("check_patient_leakage")
+    run("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS, "--limit", 2)
+    said = capfd.readouterr()
+    written = [p for folder in ("artifacts", "cache", "config") for p in (here / folder).rglob("*") if p.is_file()]
+    assert len(written) > 15
+    for text in [said.out.encode(), said.err.encode(), *(p.read_bytes() for p in written)]:
+        assert not any(word in text for word in (b"SECRET", b"CANARY", b"19010203"))
+
+
+def test_a_patient_on_both_sides_is_found(here, capsys):
+    to_splits()
+    folder = here / "artifacts/splits_dual_patient/100pct"
+    manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv").drop_duplicates("exam_id").set_index("exam_id")
+    train, val = (tables.SPLIT.read(folder / f"{name}.csv") for name in ("train", "val"))
+    # exams 000000 and 000001 are one person
+    both = pd.concat([train, val, tables.SPLIT.read(folder / "tune.csv")]).set_index("exam_id").loc[["000000", "000001"]].reset_index()
+    tables.SPLIT.write(folder / "train.csv", pd.concat([train[~train.exam_id.isin(both.exam_id)], both[:1]]))
+    tables.SPLIT.write(folder / "val.csv", pd.concat([val[~val.exam_id.isin(both.exam_id)], both[1:]]))
+    capsys.readouterr()
+    assert run("check_patient_leakage", "--splits-root", "artifacts/splits_dual_patient") == 1
+    said = capsys.readouterr().out
+    assert "LEAKAGE: 1 patients" in said and manifest.patient_key["000000"] in said
+
+
+def test_before_any_split_the_check_lists_patients_and_a_split_by_exam_is_only_warned_about(here, capsys):
+    assert run("build_index") == 0 and run("build_manifest_ears") == 0
+    assert run("check_patient_leakage") == 0
+    assert "2 with several exams" in (said := capsys.readouterr().out) and "none yet" in said
+    for seed in range(20):                                       # some seed parts a person's two exams
+        assert run("make_splits_dual", "--out-dir", "artifacts/splits_dual", "--seed", seed) == 0
+        assert run("check_patient_leakage") == 0
+        if "made without --patient-split" in capsys.readouterr().err:
+            break
+    else:
+        pytest.fail("no seed parted a patient")
+
+
+def test_one_damaged_exam_costs_that_exam_and_is_accounted_for(here, hospital, capsys):
+    (here / "data").unlink()
+    shutil.copytree(hospital / "data", here / "data")
+    base = here / "data/medical_data_2"
+    text = base / "2023-01-02/000001/bone/note.dcm"
+    text.write_text("a text file named .dcm")
+    for path in (base / "2023-01-03/000002/bone").iterdir():
+        path.write_bytes(path.read_bytes()[:300])                # truncated: the soft series is left
+    shutil.rmtree(base / "2023-01-05/000004")
+    (base / "2023-01-05/000004/empty").mkdir(parents=True)
+    assert run("build_index") == 3
+    index = tables.INDEX.read(here / "artifacts/dataset_index.csv").set_index("exam_id")
+    assert index.series_relpath["000001"].endswith("/bone") and index.series_relpath["000002"].endswith("/soft")
+    assert index.series_relpath["000004"] == ""
+    rejects = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").set_index("file").reason
+    assert rejects["2023-01-02/000001/bone/note.dcm"] == "not_dicom" and rejects["2023-01-05/000004"] == "no_series"
+    assert run("build_manifest_ears") == 3
+    assert run("make_splits_dual", "--out-dir", "artifacts/splits_dual_patient", "--patient-split") == 0
+    for path in (base / "wrapper/2023-01-01/000000/bone").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])               # pixels damaged after indexing
+    assert run("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS) == 3
+    store = choose_store(here / "cache/ears_hu", None)
+    lost = tables.REJECTS.read(store.folder / "index_rejects.csv")
+    assert set(lost.exam_id) == {"000000"} and (lost.reason == "bad_pixels").all() and len(lost) == 2
+    assert len(tables.CACHE_INDEX.read(store.folder / "index.csv")) == 2 * (NUMBER_OF_EXAMS - 2) - 2
+    assert "2 could not be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("build_index", "--xlsx-path", "none.xlsx"), "none.xlsx: no such file"),
+    (("build_index", "--dicom-base", "nowhere"), "--dicom-base nowhere"),
+    (("build_index", "--dicom-base", "metadata"), "holds no <YYYY-MM-DD>/<exam_id>/"),
+    (("build_manifest_ears", "--index-csv", "none.csv"), "none.csv: no such file"),
+    (("check_patient_leakage",), "artifacts/manifest_ears.csv: no such file"),
+    (("make_splits_dual", "--val-ratio", "1.5"), "--val-ratio: got 1.5"),
+    (("make_splits_dual", "--ratios", "a,b"), "--ratios"),
+    (("build_cache_ears", "--pct", "7"), "--pct 7"),
+    (("build_cache_ears", "--num-slices", "0"), "--num-slices: got 0"),
+    (("build_cache_ears", "--sampling", "odd"), "--sampling"),
+])
+def test_wrong_input_is_one_line_with_status_2(here, capsys, words, says):
+    assert run(*words) == 2
+    said = capsys.readouterr().err
+    assert says in said and len(said.splitlines()) == 1
+
+
+def test_several_caches_are_listed_and_none_is_guessed(tmp_path):
+    from medical_fenlei.ears.spec import EarSpec
+    from medical_fenlei.errors import UserError
+
+    assert choose_store(tmp_path, None).spec == EarSpec()
+    for size in (32, 48):
+        EarStore(tmp_path, EarSpec(image_size=size)).write_spec()
+    with pytest.raises(UserError, match="--image-size 32.*--image-size 48"):
+        choose_store(tmp_path, None)
+    spec_json = next(tmp_path.glob("k32_s32*/spec.json"))
+    spec_json.write_text(json.dumps({**json.loads(spec_json.read_text()), "image_size": 99}))
+    with pytest.raises(UserError, match="build it again"):
+        choose_store(tmp_path, None)
+
+
+def test_a_store_refuses_what_is_not_an_ear_of_its_kind(tmp_path):
+    from medical_fenlei.ears.spec import EarSpec
+    from medical_fenlei.errors import UserError
+
+    store = EarStore(tmp_path, EarSpec(num_slices=2, image_size=8))
+    store.write("1", Side.LEFT, np.zeros((2, 8, 9), np.int16), {})
+    with pytest.raises(UserError, match=r"got int16 \(2, 8, 9\), expected int16 \(2, 8, 8\)"):
+        store.read("1", Side.LEFT)
+    for exam_id in ("../x", "", ".hidden", "a/b"):
+        with pytest.raises(UserError):
+            store.write(exam_id, SIDES[0], np.zeros((2, 8, 8), np.int16), {})
+    assert store.write_index() == 1
