@@ -11,7 +11,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medical_fenlei.dicom.header import read_header
+from medical_fenlei.dicom.header import read_header, read_identity
 from medical_fenlei.dicom.volume import open_series, read_headers
 from medical_fenlei.errors import Rejected
 
@@ -182,6 +182,14 @@ def test_a_header_that_cannot_be_used_says_why(tmp_path, hu, change, reason):
     with pytest.raises(Rejected) as error:
         read_header(files[0])
     assert error.value.reason == reason
+
+
+def test_a_malformed_birth_date_is_not_quoted_in_a_warning(tmp_path, hu, recwarn, capfd):
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE))[0]
+    path.write_bytes(path.read_bytes().replace(b"19700101", b"1970-1x1"))
+    assert read_identity(path).birth_date == "1970-1x1"
+    said = capfd.readouterr()
+    assert "1970-1x1" not in said.out + said.err + "".join(str(w.message) for w in recwarn)
 
 
 def test_nothing_that_identifies_a_person_is_kept_in_a_header(tmp_path, hu):

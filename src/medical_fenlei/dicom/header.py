@@ -12,6 +12,9 @@ from pydicom.uid import CTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from medical_fenlei.errors import Rejected
 
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+"""Its warnings quote values, a patient's name among them; what is used is checked here."""
+
 CT_CLASSES = (CTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 MAX_EDGE = 4096
 """Rows or columns beyond this are not CT: nothing is allocated for them."""

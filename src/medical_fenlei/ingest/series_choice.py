@@ -9,7 +9,7 @@ from medical_fenlei.dicom.header import Header, read_header
 from medical_fenlei.dicom.volume import read_headers, series_files
 from medical_fenlei.errors import Rejected
 
-BONE_KERNEL = re.compile(r"(?i)^(u[rc]?|h|hr|br?)?[67-9]\d[a-z]?|bone|sharp|edge|lung|ultra")
+BONE_KERNEL = re.compile(r"(?i)^(u|ur|h|hr|b|br)?[6-9]\d|bone|sharp|edge")
 """Kernels that keep bone edges: Siemens numbers from 60 up (U75u, Ur73u, H70h), GE BONE/EDGE, UIH SHARP."""
 
 MAX_STEP_MM = 2.0
