@@ -22,7 +22,12 @@ class Form:
     """Further attributes, by keyword."""
 
 
-def write_volume(folder: Path, stored: np.ndarray, affine: np.ndarray, form: Form = Form(), *, reverse: bool = False) -> list[Path]:  # noqa: B008
+PLAIN = Form()
+
+
+def write_volume(
+    folder: Path, stored: np.ndarray, affine: np.ndarray, form: Form = PLAIN, *, reverse: bool = False
+) -> list[Path]:
     """One file a slice, in the order of k or the reverse.
 
     stored (K, rows, columns): stored values, written as they are; affine (4, 4): (k, row, column, 1) to LPS mm.

@@ -43,7 +43,7 @@ def hospital(tmp_path_factory):
         date = f"2023-01-{n + 1:02d}"
         write_exam(dicom / "wrapper" if n % 3 == 0 else dicom, date, f"{n:06d}", number=n // 2 if n < 4 else n)
         sheet_date = date if n % 3 else "2022-12-31"
-        rows.append([f"{n:06d}", sheet_date, f"{5 if n % 2 else 1}：x".replace("x", ""), "5：正常" if n % 2 == 0 else "2:中耳胆脂瘤"])
+        rows.append([f"{n:06d}", sheet_date, *(("5：", "2:中耳胆脂瘤") if n % 2 else ("1：", "5：正常"))])
     write_exam(dicom, "2023-05-05", "000001", number=0)          # one id under two dates
     write_exam(dicom, "2023-05-06", "999999", number=77)         # not in the sheet
     rows += [["000777", "2023-01-01", "1", "1"]]                 # not on disk
@@ -76,7 +76,8 @@ def to_splits():
 def test_exams_match_by_id_alone_and_the_best_series_is_chosen(here, capsys):
     assert run("build_index", "--num-workers", 2) == 0
     index = tables.INDEX.read(here / "artifacts/dataset_index.csv").set_index("exam_id")
-    assert len(index) == NUMBER_OF_EXAMS and index.series_relpath.str.endswith("/bone").all() and (index.n_instances == 10).all()
+    assert len(index) == NUMBER_OF_EXAMS
+    assert index.series_relpath.str.endswith("/bone").all() and (index.n_instances == 10).all()
     assert index.loc["000001", "date"] == "2023-01-02" and index.ambiguous_match.sum() == 1       # the sheet's date wins
     assert not index.loc["000003", "date_match"] and index.loc["000004", "right_code"] == 0
     said = capsys.readouterr().out
@@ -131,9 +132,9 @@ def test_a_patient_on_both_sides_is_found(here, capsys):
     to_splits()
     folder = here / "artifacts/splits_dual_patient/100pct"
     manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv").drop_duplicates("exam_id").set_index("exam_id")
-    train, val = (tables.SPLIT.read(folder / f"{name}.csv") for name in ("train", "val"))
-    # exams 000000 and 000001 are one person
-    both = pd.concat([train, val, tables.SPLIT.read(folder / "tune.csv")]).set_index("exam_id").loc[["000000", "000001"]].reset_index()
+    train, val, tune = (tables.SPLIT.read(folder / f"{name}.csv") for name in ("train", "val", "tune"))
+    everyone = pd.concat([train, val, tune])
+    both = everyone[everyone.exam_id.isin(["000000", "000001"])]         # exams of one person
     tables.SPLIT.write(folder / "train.csv", pd.concat([train[~train.exam_id.isin(both.exam_id)], both[:1]]))
     tables.SPLIT.write(folder / "val.csv", pd.concat([val[~val.exam_id.isin(both.exam_id)], both[1:]]))
     capsys.readouterr()
@@ -208,7 +209,7 @@ def test_several_caches_are_listed_and_none_is_guessed(tmp_path):
     assert choose_store(tmp_path, None).spec == EarSpec()
     for size in (32, 48):
         EarStore(tmp_path, EarSpec(image_size=size)).write_spec()
-    with pytest.raises(UserError, match="--image-size 32.*--image-size 48"):
+    with pytest.raises(UserError, match=r"--image-size 32.*--image-size 48"):
         choose_store(tmp_path, None)
     spec_json = next(tmp_path.glob("k32_s32*/spec.json"))
     spec_json.write_text(json.dumps({**json.loads(spec_json.read_text()), "image_size": 99}))

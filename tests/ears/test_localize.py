@@ -22,7 +22,7 @@ def skull(*, rotation_deg=0.0, centre=(0.0, 0.0), spacing=1.0, size=240, half_wi
     ears = {}
     for side in SIDES:
         a, b = side.sign * 42 / 73 * half_width, 5.0
-        ears[side] = np.array(centre) + [np.cos(turn) * a - np.sin(turn) * b, np.sin(turn) * a + np.cos(turn) * b]
+        ears[side] = np.add(centre, [np.cos(turn) * a - np.sin(turn) * b, np.sin(turn) * a + np.cos(turn) * b])
     return bone, affine, ears
 
 

@@ -17,7 +17,7 @@ MARK = {Side.LEFT: np.array([44.0, 6.0]), Side.RIGHT: np.array([-47.0, 3.0])}
 def scan(tmp_path_factory):
     """A drawn skull with a bright rod along z in each ear, twice as bright on the left; rows and columns run backwards."""
     affine = axial(SHAPE, SPACING)
-    k, r, c = np.indices(SHAPE)
+    _, r, c = np.indices(SHAPE)
     x, y = c * SPACING[2] + affine[0, 3], r * SPACING[1] + affine[1, 3]
     radius = np.hypot(x / 73, y / 92)
     hu = np.where(radius < 1, 40, -1000) + np.random.default_rng(0).integers(-20, 20, SHAPE)
@@ -41,7 +41,8 @@ def rod(ear, side):
 
 @pytest.mark.parametrize("spec", [
     EarSpec(num_slices=10, image_size=64, crop_size=64), EarSpec(num_slices=4, image_size=96, crop_mm=60.0),
-    EarSpec(num_slices=16, image_size=40, crop_size=70), EarSpec(num_slices=4, image_size=64, crop_mm=66.6, sampling="air_block"),
+    EarSpec(num_slices=16, image_size=40, crop_size=70),
+    EarSpec(num_slices=4, image_size=64, crop_mm=66.6, sampling="air_block"),
 ], ids=lambda spec: spec.key)
 def test_the_affine_takes_each_voxel_to_its_place_in_the_patient(scan, spec):
     for side, ear in prepare_ears(open_series(scan[0]), spec).items():

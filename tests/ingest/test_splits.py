@@ -14,7 +14,8 @@ SHARES = [0.34, 0.15, 0.13, 0.02, 0.27, 0.09]
 def index():
     rng = np.random.default_rng(0)
     codes = rng.choice(np.arange(1, 7), (600, 2), p=SHARES) * (rng.random((600, 2)) > 0.02)
-    return pd.DataFrame({"exam_id": [f"{i:05d}" for i in rng.permutation(600)], "left_code": codes[:, 0], "right_code": codes[:, 1]})
+    exam_id = [f"{i:05d}" for i in rng.permutation(600)]
+    return pd.DataFrame({"exam_id": exam_id, "left_code": codes[:, 0], "right_code": codes[:, 1]})
 
 
 @pytest.fixture
@@ -72,7 +73,9 @@ def test_the_value_of_a_patients_key_and_the_order_of_rows_change_nothing(index,
     assert ids(make_splits(index, patients, SplitSpec(seed=1))[100]["val"]) != ids(one[100]["val"])
 
 
-@pytest.mark.parametrize("bad", [{"val_ratio": 1.0}, {"ratios": (0.0,)}, {"ratios": (0.2, 0.2)}, {"val_ratio": 0.6, "test_ratio": 0.4}])
+@pytest.mark.parametrize("bad", [
+    {"val_ratio": 1.0}, {"ratios": (0.0,)}, {"ratios": (0.2, 0.2)}, {"val_ratio": 0.6, "test_ratio": 0.4},
+])
 def test_ratios_that_make_no_sense_are_refused(bad):
     with pytest.raises(ValueError, match="ratio"):
         SplitSpec(**bad)
