@@ -1,8 +1,8 @@
 """The rooms and the direction of their imports (docs/architecture.md)."""
 import ast
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,8 +62,7 @@ def test_no_script_imports_another():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_help_shows_an_example_without_importing_torch(script):
-    began = time.perf_counter()
-    said = subprocess.run([sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True, check=True)
+    said = subprocess.run([sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     assert f"python scripts/{script.name}" in said.stdout
     assert not {"torch", "timm", "sklearn"} & {line.split("|")[-1].strip() for line in said.stderr.splitlines()}
-    assert time.perf_counter() - began < 10                      # a hang, not a timing: the promise is measured elsewhere
