@@ -15,7 +15,7 @@ BOTTOM = {"vocabulary", "tasks", "errors", "files", "settings", "tables", "runs"
 MAY_IMPORT = {
     "dicom": set(), "metrics": set(), "models": {"training.config"}, "phantom": set(),
     "ears": {"dicom"}, "ingest": {"dicom"},
-    "data": {"ears.store", "ears.spec", "training.config"},
+    "data": {"ears.store", "ears.spec", "ears.build", "training.config"},
     "training": {"ears.spec", "data", "models", "metrics", "analysis.predict"},
     "report": {"metrics"},
     "analysis": {"ears", "data", "models", "metrics", "training"},

@@ -1,0 +1,57 @@
+"""Which ears a run works on: those of its split and task, prepared at first use where the cache lacks them."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medical_fenlei import cli, tables
+from medical_fenlei.ears.build import fill_store, missing_ears
+from medical_fenlei.ears.store import EarStore
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import sha256
+from medical_fenlei.tasks import OUTSIDE, Task
+from medical_fenlei.training.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The ears of each set asked for, and what could not be used."""
+
+    ears: dict[str, pd.DataFrame]
+    """Manifest rows of each set, indexed by their place in the manifest; all of them can be read from the store."""
+
+    rejects: pd.DataFrame
+    """`tables.REJECTS`."""
+
+    hashes: dict[str, str | None]
+    """What the run depends on: SHA-256 of each CSV, the cache's key."""
+
+
+def find_ears(data: DataConfig, store: EarStore, task: Task, sets: Sequence[str]) -> Sources:
+    """The ears of the sets that the task concerns. Sets that the split does not have are left out.
+
+    Ears outside the task or without a label never enter. Raises UserError if a table is missing, or the DICOM that is needed.
+    """
+    split = tables.read_split(data.splits_root, data.pct)
+    manifest = tables.MANIFEST.read(data.manifest_csv)
+    concerned = manifest[task.targets(manifest.label_code.to_numpy()) != OUTSIDE]
+    ears = {name: concerned[concerned.exam_id.isin(split.sets[name].exam_id)][: data.limit]
+            for name in sets if name in split.sets}
+    rejects = _prepare_missing(data, store, pd.concat([*ears.values(), manifest[:0]]))
+    if len(rejects):
+        ears = {name: frame.drop(missing_ears(store, frame).index) for name, frame in ears.items()}
+    csvs = {"manifest": data.manifest_csv, **{name: split.folder / f"{name}.csv" for name in split.sets},
+            "cache_index": store.folder / "index.csv"}
+    hashes = {name: sha256(path) if path.is_file() else None for name, path in csvs.items()}
+    return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name})
+
+
+def _prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
+    missing = missing_ears(store, wanted)
+    if missing.empty:
+        return tables.REJECTS.empty()
+    if not data.dicom_base.is_dir():
+        raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears of the split, and there "
+                        f"is no --dicom-base {data.dicom_base} to prepare them from")
+    cli.warn(f"{len(missing)} ears are not in the cache; preparing them now, see build_cache_ears")
+    return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears")

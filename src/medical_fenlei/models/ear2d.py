@@ -1,0 +1,39 @@
+"""One ear in, one diagnosis out: every slice through a 2D encoder, one vector an ear, a linear head."""
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from medical_fenlei.models.pooling import POOLINGS
+
+
+class Output(NamedTuple):
+    """Of N ears."""
+
+    logits: torch.Tensor
+    """float32 (N, O)."""
+
+    embedding: torch.Tensor
+    """float32 (N, D), what the head sees."""
+
+    attention: torch.Tensor | None
+    """float32 (N, K), sums to 1 over the slices; None where the pooling has none."""
+
+
+class Ear2d(nn.Module):
+    """Slices are folded into the batch for the encoder; pooling and head compute in float32 whatever the encoder does."""
+
+    def __init__(self, backbone: nn.Module, features: int, *, pooling: str, dropout: float, outputs: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = POOLINGS[pooling](features)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self.pooling.features, outputs)
+
+    def forward(self, volume: torch.Tensor) -> Output:
+        """volume: (N, K, C, H, W) in [-1, 1]."""
+        slices = volume.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        vectors = self.backbone(slices).unflatten(0, volume.shape[:2])
+        with torch.autocast(volume.device.type, enabled=False):
+            embedding, attention = self.pooling(vectors.float())
+            return Output(self.head(self.dropout(embedding)), embedding, attention)

@@ -1,0 +1,70 @@
+"""Checkpoints: weights with the whole configuration, and a checksum over the file, since torch does not notice a flipped bit.
+
+The file is an ordinary one of torch; the checksum is the comment at the end of its ZIP archive.
+"""
+import hashlib
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medical_fenlei import settings
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import atomic
+from medical_fenlei.training.config import RunConfig
+
+EAR2D = "ear2d"
+MARK = b"medical_fenlei checkpoint, sha256 "
+FOOTER = len(MARK) + 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """No path of a patient's file, no patient key: settings, numbers and tensors."""
+
+    kind: str
+    """Which family of networks: EAR2D."""
+
+    config: RunConfig
+    weights: dict[str, torch.Tensor]
+    epoch: int
+    """The epoch after which the weights were taken; the first is 1."""
+
+    metric: str
+    """What `value` is, on the tune set; "" where there was none."""
+
+    value: float
+    state: dict[str, Any] | None = None
+    """Of optimizer, scaler and early stopping, in `last.pt`."""
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    content = {**vars(checkpoint), "config": settings.to_json(checkpoint.config)}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with buffer.getbuffer() as body:
+        body[-2:] = struct.pack("<H", FOOTER)                    # a ZIP archive ends with the length of its comment
+        digest = hashlib.sha256(body).hexdigest().encode()
+        with atomic(path) as file:
+            file.write(body)
+            file.write(MARK + digest)
+
+
+def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
+    """The checkpoint, on the host. Raises UserError: no file, not a checkpoint, damaged, or of another kind."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--checkpoint {path}: {error.strerror}") from None
+    body, footer = content[:-FOOTER], content[-FOOTER:]
+    if not footer.startswith(MARK):
+        raise UserError(f"--checkpoint {path}: is not a checkpoint of this program, or was cut short")
+    if hashlib.sha256(body).hexdigest().encode() != footer[len(MARK):]:
+        raise UserError(f"--checkpoint {path}: is damaged: its content does not match its checksum; copy it again")
+    plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if plain["kind"] != kind:
+        raise UserError(f"--checkpoint {path}: holds a network of kind {plain['kind']}, expected {kind}")
+    return Checkpoint(**{**plain, "config": settings.from_json(RunConfig, plain["config"], where=f"--checkpoint {path}")})
