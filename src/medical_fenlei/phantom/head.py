@@ -7,7 +7,7 @@ from medical_fenlei.phantom.anatomy import Person, Pose, head_to_patient
 from medical_fenlei.phantom.canvas import AIR, Array, Canvas, capsule, ellipsoid
 from medical_fenlei.phantom.disease import EarChange
 from medical_fenlei.phantom.temporal_bone import paint_ear
-from medical_fenlei.vocabulary import SIDES, Side
+from medical_fenlei.vocabulary import NORMAL, SIDES, Side
 
 SUPINE = np.array([0.0, 1.0, 0.0])
 """Gravity in patient coordinates for somebody who lies on the back."""
@@ -41,7 +41,7 @@ def draw_head(
         from_head = ear.from_head()
         down = from_head[:3, :3] @ gravity
         paint_ear(canvas.in_frame(from_head), ear, changes[side], bone_hu=person.bone_hu, down=down / np.linalg.norm(down),
-                  label=LESION_BIT[side])
+                  label=LESION_BIT[side] if changes[side].code != NORMAL else 0)
     return Drawing(canvas.hu, canvas.lesion)
 
 

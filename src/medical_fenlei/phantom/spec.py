@@ -1,0 +1,27 @@
+"""The settings of a synthetic hospital."""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class HospitalSpec:
+    """What is drawn; the same values draw the same pixels."""
+
+    num_exams: int = 160
+    """Exams."""
+
+    seed: int = 0
+    """Of everything drawn."""
+
+    matrix: int = 256
+    """Rows and columns of an image: 256, or 512 as scanners make them."""
+
+    slices: int = 64
+    """Of each series, over the temporal bones."""
+
+    def __post_init__(self) -> None:
+        if self.num_exams < 4:
+            raise ValueError(f"num-exams: got {self.num_exams}, expected at least 4")
+        if self.matrix not in (256, 512):
+            raise ValueError(f"matrix: got {self.matrix}, expected 256 or 512")
+        if not 8 <= self.slices <= 500:
+            raise ValueError(f"slices: got {self.slices}, expected 8 to 500")

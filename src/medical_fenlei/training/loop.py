@@ -1,0 +1,205 @@
+"""The training loop, to be read from top to bottom.
+
+One epoch draws an order, windows and augments each batch on the device, takes a step a batch, then measures the tune set; the
+best epoch by that measure is kept. Everything random in an epoch follows from (seed, epoch), so a run that goes on from
+`last.pt` takes the same steps as one that was never stopped.
+"""
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from medical_fenlei import settings
+from medical_fenlei.analysis.predict import measures_of, predict, surprise
+from medical_fenlei.data.augment import augment, draw
+from medical_fenlei.data.dataset import EarDataset
+from medical_fenlei.data.loaders import batches, cut, training_order
+from medical_fenlei.errors import CheckFailed, UserError
+from medical_fenlei.models.build import build_ear2d
+from medical_fenlei.runs import LOG, Run
+from medical_fenlei.tasks import Task, find_task
+from medical_fenlei.training.checkpoint import EAR2D, Checkpoint, read_checkpoint, write_checkpoint
+from medical_fenlei.training.config import RunConfig, TrainConfig
+from medical_fenlei.training.device import Arithmetic, seed_everything
+from medical_fenlei.training.losses import TaskLoss, class_weights
+from medical_fenlei.training.schedule import learning_rate
+
+FALLING = {"loss"}
+"""Measures of which less is better."""
+
+
+@dataclass
+class Progress:
+    """Where training stands. `best` ranks epochs: the measure, then the tune loss among equals."""
+
+    epoch: int = 0
+    best: tuple[float, float] = (-math.inf, -math.inf)
+    best_epoch: int = 0
+    best_value: float = math.nan
+
+
+@dataclass
+class Trainer:
+    """All that lives as long as a run."""
+
+    config: RunConfig
+    run: Run
+    train: EarDataset
+    tune: EarDataset | None
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        plan = self.config.training
+        self.task: Task = find_task(self.config.data.label_task)
+        self.arithmetic = Arithmetic.choose(plan.device, plan.precision)
+        self.device = self.arithmetic.device
+        seed_everything(plan.seed, self.device)
+        size = self.train.shape[-1]
+        self.model = build_ear2d(self.config.model, image_size=size, outputs=self.task.outputs).to(self.device)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, plan.weight_decay), lr=plan.lr)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.arithmetic.dtype == torch.float16)
+        self.targets = self.task.targets(self.train.code)
+        weights = class_weights(self.targets, len(self.task.classes)) if plan.balance == "loss" else None
+        self.loss = TaskLoss([self.task], weights=[weights], smoothing=plan.label_smoothing).to(self.device)
+
+    def fit(self) -> Progress:
+        """Train to the end, or until the tune set has not improved for `patience` epochs. Raises CheckFailed on a NaN loss."""
+        plan = self.config.training
+        self._say_what()
+        with SummaryWriter(str(self.run.tensorboard)) as board:
+            for epoch in range(self.progress.epoch + 1, plan.epochs + 1):
+                began = time.monotonic()
+                line: dict[str, Any] = {"epoch": epoch, **self._train_epoch(epoch)}
+                trained = time.monotonic() - began
+                line |= {f"tune_{name}": value for name, value in self._measure_tune().items()}
+                improved = self._note_progress(epoch, line)
+                line |= {"best_epoch": self.progress.best_epoch, "seconds": round(time.monotonic() - began, 2),
+                         "ears_per_s": round(len(self.targets) / trained, 2)}
+                self._save(improved)
+                self.run.add_metrics(line)
+                for name, value in line.items():
+                    board.add_scalar(name, value, epoch)
+                LOG.info("%s", _readable(line, plan))
+                if plan.patience and self.tune is not None and epoch - self.progress.best_epoch >= plan.patience:
+                    LOG.info("no better epoch in %d: stopped", plan.patience)
+                    break
+        return self.progress
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        plan = self.config.training
+        rng = np.random.default_rng([plan.seed, epoch])
+        cuts = cut(training_order(self.targets, balanced=plan.balance == "sampler", rng=rng), plan.batch_size)
+        steps, warmup = plan.epochs * len(cuts), plan.warmup_epochs * len(cuts)
+        torch.manual_seed(int(rng.integers(2**62)))              # for dropout: a run that goes on draws the same
+        self.model.train()
+        total, rate, waited = torch.zeros((), device=self.device), 0.0, 0.0
+        bar = tqdm(cuts, desc=f"epoch {epoch}", unit="batch", disable=None, leave=False)
+        feed = _timed(batches(self.train, cuts, self.device))
+        for number, (batch, wait) in enumerate(feed):
+            rate = learning_rate((epoch - 1) * len(cuts) + number, steps=steps, warmup=warmup, peak=plan.lr)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            row, ear = np.nonzero(batch.present.cpu().numpy())
+            drawn = draw(self.config.augment, seed=plan.seed, epoch=epoch, row=batch.row.cpu().numpy()[row], ear=ear)
+            with self.arithmetic.autocast():
+                output = self.model(augment(batch.volume[batch.present], drawn))
+            loss = self.loss(output.logits, self.loss.targets(batch.code[batch.present]))
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), plan.clip_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            total += loss.detach()
+            waited += wait
+            bar.update()
+        bar.close()
+        mean = float(total) / max(1, len(cuts))
+        if not math.isfinite(mean):
+            raise CheckFailed(f"epoch {epoch}: the loss is {mean}; a lower --lr or --precision fp32 may help")
+        return {"lr": rate, "train_loss": mean, "waited_s": round(waited, 2)}
+
+    def _measure_tune(self) -> dict[str, float]:
+        if self.tune is None:
+            return {}
+        found = predict(self.model, self.tune, self.task, augment=self.config.augment, arithmetic=self.arithmetic,
+                        batch_size=self.config.training.batch_size)
+        measured = {name: float(value[0]) for name, value in measures_of(found, self.task)(np.ones((1, len(found)))).items()}
+        return {**measured, "loss": float(surprise(found, self.task).mean())}
+
+    def _note_progress(self, epoch: int, line: dict[str, Any]) -> bool:
+        """Whether this epoch is the best so far; without a tune set, or where the measure is undefined, the latest is."""
+        self.progress.epoch = epoch
+        metric = self.config.training.early_stop_metric
+        value = line.get(f"tune_{metric}", math.nan)
+        undefined = math.isnan(value)
+        rank = self.progress.best if undefined else (-value if metric in FALLING else value, -line["tune_loss"])
+        improved = undefined or rank > self.progress.best
+        if improved:
+            self.progress.best, self.progress.best_epoch, self.progress.best_value = rank, epoch, value
+        return improved
+
+    def _save(self, improved: bool) -> None:
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "progress": vars(self.progress)}
+        metric = self.config.training.early_stop_metric if self.tune is not None else ""
+        now = Checkpoint(kind=EAR2D, config=self.config, weights=self.model.state_dict(), epoch=self.progress.epoch,
+                         metric=metric, value=self.progress.best_value)
+        if improved:
+            write_checkpoint(self.run.checkpoint("best"), now)
+        write_checkpoint(self.run.checkpoint("last"), Checkpoint(**{**vars(now), "state": state}))
+
+    def go_on(self) -> None:
+        """Take weights and state of `last.pt`, where there is one. Raises UserError if the run had other settings."""
+        path = self.run.checkpoint("last")
+        if not path.is_file():
+            return
+        last = read_checkpoint(path, kind=EAR2D)
+        if settings.to_json(last.config) != settings.to_json(self.config) or last.state is None:
+            raise UserError(f"{path}: was made with other settings than {self.run.config_json}")
+        self.model.load_state_dict(last.weights)
+        self.optimizer.load_state_dict(last.state["optimizer"])
+        self.scaler.load_state_dict(last.state["scaler"])
+        self.progress = Progress(**last.state["progress"])
+        LOG.info("going on after epoch %d", last.epoch)
+
+    def _say_what(self) -> None:
+        for name, ears in (("train", self.train), ("tune", self.tune)):
+            if ears is not None:
+                counts = np.bincount(self.task.targets(ears.code).ravel(), minlength=len(self.task.classes))
+                LOG.info("%s: %d ears; of each class %s", name, counts.sum(), " ".join(map(str, counts)))
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        LOG.info("%s, %s, %.1f million parameters, on %s", self.config.model.backbone, self.config.model.pooling, millions,
+                 self.arithmetic)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases and normalisation (vectors) do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+
+
+def _timed(feed: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+    """Each item, and the seconds that were waited for it."""
+    while True:
+        began = time.monotonic()
+        try:
+            item = next(feed)
+        except StopIteration:
+            return
+        yield item, time.monotonic() - began
+
+
+def _readable(line: dict[str, Any], plan: TrainConfig) -> str:
+    name = plan.early_stop_metric
+    tune = f", tune loss {line['tune_loss']:.3f}, {name} {line[f'tune_{name}']:.3f}" if "tune_loss" in line else ""
+    best = " (best)" if line["best_epoch"] == line["epoch"] else ""
+    return (f"epoch {line['epoch']}/{plan.epochs}: loss {line['train_loss']:.3f}{tune}{best}; lr {line['lr']:.2g}, "
+            f"{line['ears_per_s']:.1f} ears/s, {line['waited_s']:.1f} s waited for data")
