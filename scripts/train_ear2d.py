@@ -51,7 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         run = Run.new(args.output_dir, f"ear2d_{task.name}_{config.model.backbone}")
         run.write_config(settings.to_json(config), {"data": sources.hashes, "versions": versions()})
     run.open_log()
-    trainer = Trainer(config, run, ears["train"], ears.get("tune"))
+    try:
+        trainer = Trainer(config, run, ears["train"], ears.get("tune"))
+    except UserError:
+        if not args.resume:
+            run.discard()
+        raise
     if args.resume:
         trainer.go_on()
     done = trainer.fit()

@@ -1,4 +1,5 @@
 """One folder a training run: its configuration, its metrics, its log, its checkpoints."""
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -76,6 +77,14 @@ class Run:
             raise UserError(f"{self.config_json}: no such file; is {self.folder} a run?") from None
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.config_json}: is not a run's configuration") from None
+
+    def discard(self) -> None:
+        """Take back what was written of a run that could not begin, and nothing else."""
+        for file in (self.config_json, self.folder / "train.log"):
+            file.unlink(missing_ok=True)
+        for folder in (self.reports, self.folder):
+            with contextlib.suppress(OSError):                   # somebody else's files stay
+                folder.rmdir()
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         with open(self.metrics_jsonl, "a", encoding="utf-8") as file:
