@@ -85,7 +85,7 @@ def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Loca
     inside = [(axis.centres() > -0.5) & (axis.centres() < n - 0.5)
               for axis, n in zip((rows, columns), series.shape[1:], strict=True)]
     padded = ~np.broadcast_to(np.outer(*inside), volume.shape)
-    beyond = found.lateral(_points(affine, volume.shape), side) < 0
+    beyond = _beyond_plane(affine, volume.shape, side, found)
     volume[beyond] = AIR                                         # nothing of the other half, however the head is turned
     facts = {
         "affine_lps": affine.tolist(), "slice_files": [series.headers[k].path.name for k in used],
@@ -146,9 +146,10 @@ def _affine(source: np.ndarray, places: np.ndarray, rows: Axis, columns: Axis) -
     return source @ into
 
 
-def _points(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(K, H, W, 3) LPS mm of every voxel's centre."""
-    k, row, column = np.ogrid[tuple(map(slice, shape))]
-    steps = [index[..., None] * affine[:3, i] for i, index in enumerate((k, row, column))]
-    points: np.ndarray = steps[0] + steps[1] + steps[2] + affine[:3, 3]
-    return points
+def _beyond_plane(affine: np.ndarray, shape: tuple[int, ...], side: Side, found: Localization) -> np.ndarray:
+    """bool (K, H, W): voxels whose centre lies on the other side of the midsagittal plane."""
+    across = found.normal @ affine[:3] * side.sign               # mm from the plane grow evenly along each index
+    k, row, column = (np.arange(n, dtype=np.float32) * np.float32(step) for n, step in zip(shape, across, strict=False))
+    start = np.float32(across[3] - found.point @ found.normal * side.sign)
+    beyond: np.ndarray = k[:, None, None] + (row[:, None] + column + start) < 0
+    return beyond
