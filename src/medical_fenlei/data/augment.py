@@ -73,7 +73,7 @@ def draw(config: AugmentConfig, *, seed: int, epoch: int, row: np.ndarray, ear: 
 
 def window(volume: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
     """float32 (N, K, 1, H, W) in [-1, 1] from HU (N, K, H, W): [wl - ww/2, wl + ww/2] maps to [-1, 1], the rest is clamped."""
-    image = volume.float().sub_(config.wl).mul_(2 / config.ww)
+    image = volume.float().sub(config.wl).mul_(2 / config.ww)
     return image.clamp_(-1, 1).unsqueeze(2)
 
 
@@ -81,7 +81,7 @@ def augment(volume: torch.Tensor, drawn: Draw) -> torch.Tensor:
     """As `window`, each ear with its own draw: turned, shifted, scaled, blurred, noisy. What comes in from outside is -1."""
     drawn = drawn.to(volume.device)
     low, gain = drawn.level - drawn.width / 2, 2 / drawn.width
-    image = volume.float().sub_(_each(low)).mul_(_each(gain))    # 0 to 2 in the window; HU are interpolated before the clamp
+    image = volume.float().sub(_each(low)).mul_(_each(gain))    # 0 to 2 in the window; HU are interpolated before the clamp
     grid = F.affine_grid(_output_to_input(drawn, volume.shape[-1] / volume.shape[-2]), list(image.shape), align_corners=False)
     image = F.grid_sample(image, grid, align_corners=False)      # the K slices are channels: one geometry for all of them
     image.lerp_(_binomial(image), _each(drawn.blur))

@@ -47,8 +47,11 @@ class EarDataset:
 
     def __init__(self, store: EarStore, ears: pd.DataFrame, groups: Sequence[Sequence[int]] | np.ndarray | None = None) -> None:
         self.ears = ears
-        self.groups = np.arange(len(ears))[:, None] if groups is None else np.asarray(groups, np.int64).reshape(len(groups), -1)
-        if len(self.groups) and ((self.groups == ABSENT).all(1).any() or self.groups.max() >= len(ears)):
+        if groups is None:
+            groups = np.arange(len(ears))[:, None]
+        self.groups = np.asarray(groups, np.int64).reshape(len(groups), -1 if len(groups) else 1)
+        if len(self.groups) and ((self.groups == ABSENT).all(1).any() or self.groups.max() >= len(ears)
+                                 or self.groups.min() < ABSENT):
             raise ValueError(f"groups: each has to name an ear, and none beyond the {len(ears)} there are")
         self.present = self.groups != ABSENT
         codes, rows = ears.label_code.to_numpy(np.int8), ears.index.to_numpy(np.int64)

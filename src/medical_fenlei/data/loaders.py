@@ -21,7 +21,7 @@ def training_order(targets: np.ndarray, *, balanced: bool, rng: np.random.Genera
     """
     valid = targets != OUTSIDE
     samples = np.flatnonzero(valid.any(1))
-    if not balanced:
+    if not balanced or not len(samples):
         return rng.permutation(samples)
     classes = np.unique(targets[valid])
     order = []

@@ -32,7 +32,10 @@ class BinaryMeasures:
 
     def counts(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """True and false positives (R, G): weight of the positives and negatives at or above each distinct score, falling."""
-        weight = np.asarray(weight, np.float64)[:, self._order]
+        weight = np.asarray(weight, np.float64)
+        if weight.ndim != 2 or weight.shape[1] != len(self._order):
+            raise ValueError(f"got weights {weight.shape}, expected (R, {len(self._order)})")
+        weight = weight[:, self._order]
         if not len(self._starts):
             return np.zeros((len(weight), 0)), np.zeros((len(weight), 0))
         positive = weight * self._positive

@@ -17,6 +17,8 @@ class MulticlassMeasures:
         y_true, probability = np.asarray(y_true), np.asarray(probability, np.float64)
         if probability.shape != (len(y_true), len(names)):
             raise ValueError(f"got probabilities {probability.shape}, expected {(len(y_true), len(names))}")
+        if not np.isin(y_true, np.arange(len(names))).all() or not np.isfinite(probability).all():
+            raise ValueError(f"labels have to be 0 to {len(names) - 1}, and probabilities finite")
         self._is = {name: (y_true == c).astype(np.float64) for c, name in enumerate(names)}
         self._hit = (probability.argmax(1) == y_true).astype(np.float64) if len(y_true) else np.zeros(0)
         self._against_rest = [BinaryMeasures(own, probability[:, c]) for c, own in enumerate(self._is.values()) if own.any()]

@@ -9,7 +9,7 @@ from medical_fenlei.ears.spec import EarSpec
 
 def _at_least(settings: object, low: float, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) < low:
+        if not getattr(settings, name) >= low:                  # so that NaN is refused too
             raise ValueError(f"{name.replace('_', '-')}: got {getattr(settings, name)}, expected at least {low:g}")
 
 
@@ -102,6 +102,9 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "ww")
         _at_least(self, 0, "jitter_level", "jitter_width", "rotate_deg", "shift", "scale", "noise", "blur")
+        for name in ("jitter_width", "scale", "blur"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected 0 up to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +152,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs", "batch_size")
-        _at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "patience", "seed")
+        _at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "seed")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label-smoothing: got {self.label_smoothing}, expected 0 up to 0.5")
 

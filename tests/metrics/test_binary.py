@@ -1,0 +1,110 @@
+"""Numbers of two classes against scikit-learn and against slow loops."""
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
+
+from medical_fenlei.metrics.binary import NAMES, SPECIFICITY, THRESHOLD, BinaryMeasures
+
+ROWS = 25
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=[7, 10, 10**9], ids=["few_scores", "a_score_at_the_threshold", "no_ties"])
+def ears(request, rng):
+    """Labels, scores with that many possible values, weights: none, whole numbers (a bootstrap), fractions."""
+    y = rng.integers(0, 2, 120)
+    score = np.clip(rng.integers(0, request.param + 1, 120) / request.param + 0.2 * (y - 0.5), 0, 1)
+    weight = np.concatenate([np.ones((1, 120)), rng.integers(0, 4, (ROWS, 120)), rng.random((ROWS, 120))])
+    return y, score, weight
+
+
+def by_scikit_learn(y, score, w):
+    called = score >= THRESHOLD
+    return {
+        "auroc": roc_auc_score(y, score, sample_weight=w), "auprc": average_precision_score(y, score, sample_weight=w),
+        "sensitivity": recall_score(y, called, sample_weight=w),
+        "specificity": recall_score(y, called, sample_weight=w, pos_label=0), "f1": f1_score(y, called, sample_weight=w),
+    }
+
+
+def slow_sensitivity_at_specificity(y, score, w):
+    best = 0.0
+    for threshold in [np.inf, *score]:
+        called = score >= threshold
+        if w[(y == 0) & ~called].sum() >= SPECIFICITY * w[y == 0].sum() - 1e-9:
+            best = max(best, w[(y == 1) & called].sum() / w[y == 1].sum())
+    return best
+
+
+def test_every_number_equals_scikit_learn_with_ties_and_weights(ears):
+    y, score, weight = ears
+    found = BinaryMeasures(y, score)(weight)
+    expected = [by_scikit_learn(y, score, w) for w in weight]
+    for name in expected[0]:
+        np.testing.assert_allclose(found[name], [e[name] for e in expected], atol=1e-12, err_msg=name)
+
+
+def test_sensitivity_at_95_specificity_equals_a_slow_loop_over_thresholds(ears):
+    y, score, weight = ears
+    found = BinaryMeasures(y, score)(weight)["sensitivity_at_95_specificity"]
+    np.testing.assert_allclose(found, [slow_sensitivity_at_specificity(y, score, w) for w in weight], atol=1e-12)
+
+
+def test_exactly_5_percent_of_false_positives_are_allowed():
+    ears = [3, 1, 2, 1, 4, 18]
+    y, score = np.repeat([1, 0, 1, 0, 1, 0], ears), np.repeat([0.9, 0.8, 0.7, 0.6, 0.5, 0.1], ears)
+    found = BinaryMeasures(y, score)(np.ones((1, len(y))))
+    assert found["sensitivity_at_95_specificity"][0] == pytest.approx(5 / 9)        # 1 of 20 negatives, not 2
+
+
+def test_an_ear_drawn_twice_counts_as_two_ears(rng):
+    y, score = rng.integers(0, 2, 60), rng.integers(0, 15, 60) / 15
+    twice = np.concatenate([np.arange(40), np.arange(20)])
+    by_weight = BinaryMeasures(y, score)(np.bincount(twice, minlength=60)[None])
+    copied = BinaryMeasures(y[twice], score[twice])(np.ones((1, 60)))
+    for name in NAMES:
+        assert by_weight[name][0] == pytest.approx(copied[name][0], abs=1e-12), name
+
+
+def test_a_permutation_of_ears_changes_nothing_even_among_tied_scores(rng):
+    y, score, weight = rng.integers(0, 2, 200), rng.integers(0, 5, 200) / 5, rng.integers(0, 3, (8, 200))
+    one = BinaryMeasures(y, score)(weight)
+    for _ in range(5):
+        order = rng.permutation(200)
+        other = BinaryMeasures(y[order], score[order])(weight[:, order])
+        for name in NAMES:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_what_one_class_leaves_undefined_is_nan_and_not_zero(only):
+    found = BinaryMeasures(np.full(6, only), np.linspace(0.1, 0.9, 6))(np.ones((2, 6)))
+    undefined = {"auroc", "auprc", "sensitivity_at_95_specificity", *({"specificity"} if only else {"sensitivity", "f1"})}
+    assert {name for name in NAMES if np.isnan(found[name]).all()} == undefined
+    assert found["sensitivity" if only else "specificity"] == pytest.approx(0.5)
+
+
+def test_a_row_of_weights_without_one_class_is_nan_and_leaves_the_other_rows_alone():
+    y, score = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
+    found = BinaryMeasures(y, score)(np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]))
+    np.testing.assert_allclose(found["auroc"], [0.75, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(found["sensitivity"], [0.5, np.nan, 0.5, np.nan])
+    np.testing.assert_allclose(found["specificity"], [1, 1, np.nan, np.nan])
+
+
+def test_no_ears_at_all_is_nan():
+    found = BinaryMeasures(np.zeros(0), np.zeros(0))(np.ones((3, 0)))
+    assert set(found) == set(NAMES) and all(v.shape == (3,) and np.isnan(v).all() for v in found.values())
+
+
+@pytest.mark.parametrize(("y", "score"), [
+    ([0, 1], [0.1, 0.2, 0.3]), ([[0, 1]], [[0.1, 0.2]]), ([0, 2], [0.1, 0.2]), ([0, -1], [0.1, 0.2]), ([0, 0.5], [0.1, 0.2]),
+    ([0, np.nan], [0.1, 0.2]), ([0, 1], [0.1, np.nan]), ([0, 1], [0.1, np.inf]),
+], ids=str)
+def test_bad_labels_and_scores_are_refused(y, score):
+    with pytest.raises(ValueError, match="label"):
+        BinaryMeasures(np.array(y), np.array(score))

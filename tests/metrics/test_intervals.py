@@ -1,0 +1,135 @@
+"""Intervals by patient: against a bootstrap that copies rows, and against the truth where it is known."""
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from medical_fenlei.metrics import bootstrap
+from medical_fenlei.metrics.binary import BinaryMeasures
+from medical_fenlei.metrics.bootstrap import ENOUGH_PATIENTS, canonical_patients, patient_intervals
+
+
+def cohort(rng, patients, *, separation=1.2, together=0.7, shared=0.7):
+    """Labels, scores and patients of 2 ears each: a share `together` has equal labels, `shared` is the correlation of noise.
+
+    Within a class the scores are normal of unit variance, so their AUROC is Φ(separation / √2).
+    """
+    y = np.repeat(rng.integers(0, 2, (patients, 1)), 2, axis=1)
+    y[:, 1] ^= rng.random(patients) >= together
+    noise = np.sqrt(shared) * rng.normal(size=(patients, 1)) + np.sqrt(1 - shared) * rng.normal(size=(patients, 2))
+    return y.ravel(), (separation * y + noise).ravel(), np.arange(patients).repeat(2)
+
+
+def intervals(y, score, patient, **options):
+    return patient_intervals(BinaryMeasures(y, score), patient, np.stack([y, score], 1), **{"seed": 3, "draws": 200, **options})
+
+
+def width(interval):
+    return interval.high - interval.low
+
+
+def by_copying_rows(y, score, patient, *, seed, draws, level):
+    """Percentiles of scikit-learn's numbers over cohorts that hold a patient's rows as often as the patient was drawn."""
+    number, of_ear = canonical_patients(patient, np.stack([y, score], 1))
+    rng, values, undefined = np.random.default_rng(seed), [], 0
+    for _ in range(draws):
+        times = rng.multinomial(number, np.full(number, 1 / number))
+        rows = np.concatenate([np.flatnonzero(of_ear == who) for who in range(number) for _ in range(times[who])])
+        if len(set(y[rows])) == 1:
+            undefined += 1
+        else:
+            called = score[rows] >= 0.5
+            values.append((roc_auc_score(y[rows], score[rows]), average_precision_score(y[rows], score[rows]),
+                           called[y[rows] == 1].mean(), 1 - called[y[rows] == 0].mean()))
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], axis=0)
+    return dict(zip(("auroc", "auprc", "sensitivity", "specificity"), zip(low, high, strict=True), strict=True)), undefined
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_intervals_equal_a_slow_bootstrap_that_copies_the_rows_of_each_patient_drawn(level):
+    rng = np.random.default_rng(0)
+    y, score, _ = cohort(rng, 40)
+    score, patient = np.round(score, 1), rng.integers(0, 30, 80)                     # ties; one to many ears a patient
+    found = intervals(y, score, patient, draws=150, level=level)
+    expected, undefined = by_copying_rows(y, score, patient, seed=3, draws=150, level=level)
+    assert undefined == 0 and found.patients == len(set(patient))
+    for name, ends in expected.items():
+        assert (found.values[name].low, found.values[name].high) == pytest.approx(ends, abs=1e-12), name
+    assert found.values["auroc"].estimate == pytest.approx(roc_auc_score(y, score), abs=1e-12)
+
+
+def test_draws_that_leave_a_number_undefined_are_left_out_and_counted():
+    rng = np.random.default_rng(1)
+    y, score, patient = np.repeat([1, 0], [2, 10]), rng.random(12), np.repeat(np.arange(6), 2)
+    found = intervals(y, score, patient, draws=100).values["auroc"]
+    expected, undefined = by_copying_rows(y, score, patient, seed=3, draws=100, level=0.95)
+    assert 10 < undefined < 90 and f"{undefined} of 100" in found.reason
+    assert (found.low, found.high) == pytest.approx(expected["auroc"], abs=1e-12)
+
+
+def test_draws_made_in_chunks_are_the_draws_made_at_once(monkeypatch):
+    y, score, patient = cohort(np.random.default_rng(0), 30)
+    at_once = intervals(y, score, patient)
+    monkeypatch.setattr(bootstrap, "CHUNK", 7 * len(y))
+    assert intervals(y, score, patient) == at_once
+
+
+def test_the_interval_is_wider_when_both_ears_of_a_patient_agree():
+    rng = np.random.default_rng(0)
+    y, score = rng.integers(0, 2, 150).repeat(2), rng.random(150).repeat(2)          # each ear is its own twin
+    by_patient = intervals(y, score, np.arange(150).repeat(2), draws=400).values["auroc"]
+    by_ear = intervals(y, score, np.arange(300), draws=400).values["auroc"]
+    assert width(by_patient) == pytest.approx(np.sqrt(2) * width(by_ear), rel=0.15)
+
+
+def test_neither_the_value_of_a_patients_key_nor_the_order_of_the_ears_changes_the_interval():
+    rng = np.random.default_rng(0)
+    y, score, patient = cohort(rng, 40)
+    score = np.round(score)                                                          # many patients hold the same
+    one = intervals(y, score, patient)
+    renamed = np.array([f"k{n}" for n in rng.permutation(40)])[patient]
+    assert intervals(y, score, renamed) == one
+    order = rng.permutation(len(y))
+    assert intervals(y[order], score[order], renamed[order]) == one
+    assert intervals(y, score, patient, seed=4) != one
+
+
+def test_patients_are_numbered_by_what_their_ears_hold():
+    number, of_ear = canonical_patients(np.array(["z", "a", "z", "m"]), np.array([[0, 0.1], [1, 0.5], [0, 0.9], [0, 0.4]]))
+    assert number == 3 and of_ear.tolist() == [0, 2, 0, 1]
+
+
+def test_few_patients_are_warned_of_and_enough_are_not():
+    rng = np.random.default_rng(0)
+    (warning,) = intervals(*cohort(rng, ENOUGH_PATIENTS - 1), draws=5).warnings      # 198 ears, but 99 patients
+    assert str(ENOUGH_PATIENTS - 1) in warning and "narrow" in warning
+    assert intervals(*cohort(rng, 300), draws=5).warnings == ()
+
+
+def test_an_undefined_number_is_nan_with_a_reason_and_the_others_keep_their_interval():
+    found = intervals(np.ones(40, int), np.linspace(0, 1, 40), np.arange(40)).values
+    auroc = found["auroc"]
+    assert np.isnan([auroc.estimate, auroc.low, auroc.high]).all() and "class" in auroc.reason
+    assert found["sensitivity"].low < found["sensitivity"].estimate < found["sensitivity"].high
+    assert found["sensitivity"].reason == ""
+
+
+def test_one_patient_has_an_estimate_but_no_interval():
+    found = intervals(np.array([0, 1]), np.array([0.1, 0.9]), np.array(["p", "p"])).values["auroc"]
+    assert found.estimate == 1 and np.isnan([found.low, found.high]).all() and "two patients" in found.reason
+
+
+def test_patients_and_ears_of_different_number_are_refused():
+    with pytest.raises(ValueError, match="lengths differ"):
+        intervals(np.array([0, 1]), np.array([0.1, 0.9]), np.arange(3))
+
+
+def test_the_95_percent_interval_of_the_auroc_holds_the_truth_in_95_of_100_studies(monkeypatch):
+    monkeypatch.setattr(bootstrap, "CHUNK", 15_000)                                  # small arrays: faster, the same draws
+    rng, truth, studies = np.random.default_rng(0), norm.cdf(1.2 / np.sqrt(2)), 600
+    hits = 0
+    for study in range(studies):
+        found = intervals(*cohort(rng, 300, together=0.9, shared=0.85), seed=study, draws=300).values["auroc"]
+        hits += found.low <= truth <= found.high
+    assert 0.93 <= hits / studies <= 0.97

@@ -1,0 +1,48 @@
+"""The learning rate over the steps of a run."""
+import numpy as np
+import pytest
+import torch
+
+from medical_fenlei.training.schedule import learning_rate
+
+
+def rates(*, steps, warmup, peak=0.01):
+    return np.array([learning_rate(step, steps=steps, warmup=warmup, peak=peak) for step in range(steps)])
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(200, 20), (300, 10), (50, 0), (40, 7.5), (30, 30)])
+def test_the_rate_rises_in_equal_steps_while_it_warms_up_then_falls(steps, warmup):
+    found = rates(steps=steps, warmup=warmup)
+    first = int(np.ceil(warmup))
+    np.testing.assert_allclose(np.diff(found[:first], prepend=0), 0.01 / (warmup + 1))
+    assert (np.diff(found[first:]) < 0).all()
+    assert (found > 0).all() and found.max() <= 0.01
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 20])
+def test_the_peak_is_reached_right_after_the_warm_up(warmup):
+    found = rates(steps=200, warmup=warmup)
+    assert found.argmax() == warmup and found.max() == pytest.approx(0.01)
+
+
+def test_after_the_warm_up_it_is_the_cosine_of_torch():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=180)
+    expected = []
+    for _ in range(180):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    np.testing.assert_allclose(rates(steps=200, warmup=20)[20:], expected, rtol=1e-6)
+
+
+def test_the_last_step_is_nearly_zero_and_beyond_the_end_it_stays_at_zero():
+    assert 0 < rates(steps=200, warmup=20)[-1] < 1e-3 * 0.01
+    for step in range(200, 600):
+        assert 0 <= learning_rate(step, steps=200, warmup=20, peak=0.01) < 1e-12
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (1, 5), (2, 1), (5, 100)])
+def test_the_shortest_runs_have_a_positive_rate(steps, warmup):
+    found = rates(steps=steps, warmup=warmup)
+    assert np.isfinite(found).all() and (found > 0).all() and (found <= 0.01).all()
