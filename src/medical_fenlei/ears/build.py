@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from medical_fenlei import tables
 from medical_fenlei.dicom.volume import inside, open_series
@@ -55,7 +56,9 @@ def _prepare(store: EarStore, dicom_base: Path, job: _Job) -> None:
     if not job.series_relpath:
         raise Rejected("no_series", "the manifest names no series for this exam")
     series = open_series(inside(dicom_base, job.series_relpath))
-    for side, ear in prepare_ears(series, store.spec, job.sides).items():
+    with threadpool_limits(1, user_api="blas"):                  # small matrices: threads would only wait for one another
+        ears = prepare_ears(series, store.spec, job.sides)
+    for side, ear in ears.items():
         store.write(job.exam_id, side, ear.volume, {"series_relpath": job.series_relpath, **ear.facts})
 
 

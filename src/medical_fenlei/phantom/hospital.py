@@ -138,7 +138,8 @@ def _write_scout(folder: Path, projection: Array, seen: Examination, facts: Seri
     top = seen.affine @ [seen.scan.n_slices - 1 if upward else 0, middle, 0, 1]
     affine[:3, 3] = top[:3]
     hu = np.rint(projection[::-1] if upward else projection).astype(np.int16)[None]
-    write_series(folder, hu, affine, replace(seen.scan, stored_order="forward", gantry_tilt_deg=0.0), facts, rng)
+    write_series(folder, hu, affine, replace(seen.scan, stored_order="forward", gantry_tilt_deg=0.0, spacing_tag="absent"),
+                 facts, rng)
 
 
 def _write_soft(folder: Path, exam: Exam, seen: Examination, facts: SeriesFacts, rng: np.random.Generator) -> None:

@@ -112,7 +112,8 @@ _BONE_SCANNERS = (
 _SYNTAXES = ((0.45, ExplicitVRLittleEndian), (0.15, ImplicitVRLittleEndian), (0.2, JPEGLSLossless), (0.2, RLELossless))
 _POSITIONS: tuple[tuple[float, PatientPosition], ...] = ((0.85, "HFS"), (0.12, "FFS"), (0.03, "HFP"))
 _ORDERS: tuple[tuple[float, FileOrder], ...] = ((0.6, "forward"), (0.3, "reverse"), (0.1, "shuffled"))
-_SPACING_TAGS: tuple[tuple[float, SpacingTag], ...] = ((0.8, "absent"), (0.14, "positive"), (0.06, "negative"))
+_SPACING_TAGS: tuple[tuple[float, SpacingTag], ...] = ((0.8, "absent"), (0.2, "positive"))
+"""Some scanners write a negative one, which DICOM forbids: a test may, the hospital does not."""
 
 
 def pick(rng: np.random.Generator, shares: Sequence[tuple[float, T]]) -> T:

@@ -106,7 +106,8 @@ def _shared(affine: Array, scan: Scan, facts: SeriesFacts, *, rows: int, columns
     if form.padding is not None:
         ds.add_new("PixelPaddingValue", "SS" if form.signed else "US", form.padding)
     ds.WindowCenter, ds.WindowWidth = "700", "4000"
-    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = f"{form.intercept:g}", f"{form.slope:g}", "HU"
+    ds.RescaleIntercept, ds.RescaleSlope = f"{form.intercept:g}", f"{form.slope:g}"
+    ds.RescaleType = "US" if facts.image_type == SCOUT else "HU"      # a projection is not in HU
     return ds
 
 
