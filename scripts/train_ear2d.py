@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.data.dataset import EarDataset
     from medical_fenlei.data.sources import find_ears
     from medical_fenlei.ears.store import EarStore, choose_store
-    from medical_fenlei.errors import UserError
+    from medical_fenlei.errors import Stopped, UserError
     from medical_fenlei.report.plots import plot_training
     from medical_fenlei.runs import LOG, Run, versions
     from medical_fenlei.tasks import find_task
@@ -59,7 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         raise
     if args.resume:
         trainer.go_on()
-    done = trainer.fit()
+    try:
+        done = trainer.fit()
+    except KeyboardInterrupt:
+        raise Stopped(f"saved after epoch {trainer.progress.epoch}; --resume {run.folder} goes on") from None
     plot_training(run.reports / "curves.png", list(run.read_metrics()), best_epoch=done.best_epoch)
     measured = f"{config.training.early_stop_metric} {done.best_value:.3f} on the tune set" if "tune" in ears else "no tune set"
     LOG.info("best epoch %d (%s): %s", done.best_epoch, measured, run.checkpoint("best"))
