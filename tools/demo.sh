@@ -33,8 +33,8 @@ step make_splits_dual.py --index-csv artifacts/dataset_index.csv --out-dir $spli
     --manifest-csv artifacts/manifest_ears.csv --patient-split --val-ratio 0.4
 step check_patient_leakage.py --manifest-csv artifacts/manifest_ears.csv
 step build_cache_ears.py --splits-root $splits --pct 100 --num-slices 16 --image-size 96 --crop-mm 64 --sampling even
-step train_ear2d.py --splits-root $splits --pct 100 --label-task normal_vs_abnormal --backbone resnet18 \
-    --epochs 16 --seed "$seed" --output-dir "$run"
+step train_ear2d.py --splits-root $splits --pct 100 --label-task normal_vs_abnormal --backbone resnet10t \
+    --batch-size 8 --epochs 16 --seed "$seed" --output-dir "$run"
 step eval_ear2d.py --checkpoint "$run/checkpoints/best.pt"
 
 printf '\n[%3d s] done. Synthetic, not clinical evidence.\n' $((SECONDS - began))

@@ -133,7 +133,7 @@ def _aerations(rng: np.random.Generator, diseased: dict[Side, bool], age: float)
         mean = (DISEASED_AERATION if diseased[side] else
                 OPPOSITE_AERATION if diseased[side.other] else HEALTHY_AERATION)
         spread = 0.9 * latent + 0.45 * rng.standard_normal()
-        found[side] = float(np.clip(mean + 0.20 * spread, 0.0, 0.95) * np.interp(age, [0.5, 5], [0.4, 1.0]))
+        found[side] = float(np.clip(mean + 0.22 * spread, 0.0, 0.95) * np.interp(age, [0.5, 5], [0.4, 1.0]))
     return found
 
 

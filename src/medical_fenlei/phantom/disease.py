@@ -69,7 +69,7 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _healthy(rng: np.random.Generator) -> EarChange:
-    stray = _between(rng, 0.0, 0.25) if rng.random() < 0.35 else 0.0          # a few filled cells mean nothing
+    stray = _between(rng, 0.0, 0.6) if rng.random() < 0.5 else 0.0            # filled cells alone mean nothing
     return EarChange(fill={"cells": stray}, fill_hu=_between(rng, 10, 80), membrane_mm=_between(rng, 0.15, 0.3))
 
 
@@ -77,11 +77,11 @@ def _csom(rng: np.random.Generator) -> EarChange:
     return EarChange(
         code=1, kind="csom",
         fill={"tympanum": _between(rng, 0.55, 1.0), "attic": _between(rng, 0.6, 1.0), "antrum": _between(rng, 0.55, 1.0),
-              "cells": _between(rng, 0.2, 0.85)},
+              "cells": _between(rng, 0.1, 0.7)},
         fill_hu=float(np.clip(rng.normal(86, 27), 30, 140)), rough_mm=_between(rng, 0.4, 0.9),
         membrane_mm=_between(rng, 0.8, 1.6), retraction_mm=_between(rng, 0.0, 1.5),
         ossicles={"malleus": _between(rng, 0.85, 1), "incus": _between(rng, 0.6, 1), "stapes": _between(rng, 0.5, 1)},
-        sclerosis=_between(rng, 0.2, 0.9), cell_loss=_between(rng, 0.0, 0.4),
+        sclerosis=_between(rng, 0.2, 0.9), cell_loss=_between(rng, 0.0, 0.3),
     )
 
 
@@ -98,13 +98,13 @@ def _cholesteatoma(rng: np.random.Generator) -> EarChange:
     return EarChange(
         code=2, kind="cholesteatoma", masses=tuple(masses),
         fill={"tympanum": _between(rng, 0.0, 0.8), "attic": _between(rng, 0.6, 1.0), "antrum": _between(rng, 0.6, 1.0),
-              "cells": _between(rng, 0.1, 0.8)},
+              "cells": _between(rng, 0.1, 0.7)},
         fill_hu=hu, scutum=_between(rng, 0.0, 0.4) if rng.random() < 0.72 else 1.0,
         ossicles={"malleus": _between(rng, 0.3, 0.9), "incus": _between(rng, 0.0, 0.5) if rng.random() < 0.8 else 0.8,
                   "stapes": _between(rng, 0.0, 0.8)} if eroded else {},
         antrum_scale=_between(rng, 1.1, 1.5), tegmen_open=bool(rng.random() < 0.3),
         membrane_mm=_between(rng, 0.4, 1.2), retraction_mm=_between(rng, 0.0, 1.5),
-        sclerosis=_between(rng, 0.2, 0.9), cell_loss=_between(rng, 0.0, 0.4),
+        sclerosis=_between(rng, 0.2, 0.9), cell_loss=_between(rng, 0.0, 0.3),
     )
 
 
@@ -116,7 +116,7 @@ def _ome(rng: np.random.Generator) -> EarChange:
     bubbles = _between(rng, 0.0, 0.25)
     return EarChange(
         code=3, kind="ome_full", fill={"tympanum": 1 - bubbles, "attic": 1 - bubbles, "antrum": 1 - bubbles,
-                                       "cells": _between(rng, 0.5, 1.0)},
+                                       "cells": _between(rng, 0.3, 1.0)},
         fill_hu=hu, membrane_mm=0.35, retraction_mm=_between(rng, 0.0, 1.0),
     )
 
@@ -130,7 +130,7 @@ def _cholesterol_granuloma(rng: np.random.Generator) -> EarChange:
     return EarChange(
         code=4, kind="cholesterol_granuloma", masses=tuple(masses),
         fill={"tympanum": _between(rng, 0.4, 1.0), "attic": _between(rng, 0.6, 1.0), "antrum": 1.0,
-              "cells": _between(rng, 0.5, 1.0)},
+              "cells": _between(rng, 0.3, 1.0)},
         fill_hu=hu, membrane_mm=_between(rng, 0.3, 0.8), antrum_scale=_between(rng, 1.0, 1.3),
         ossicles={"incus": _between(rng, 0.5, 1.0)}, cell_loss=_between(rng, 0.0, 0.3),
     )
