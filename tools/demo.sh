@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main route on a synthetic hospital, from DICOM files to a table with intervals:   bash tools/demo.sh
 #
-# Some 10 minutes on two CPU cores after the install. MF_DEMO is the folder it works in (default data/demo; a hospital that is
+# Some 5 minutes on two CPU cores after the install. MF_DEMO is the folder it works in (default data/demo; a hospital that is
 # there already is used again), MF_SEED the seed of the training (default 0), MF_EXAMS the number of exams (default 160).
 # Every figure it prints is synthetic, not clinical evidence.
 set -euo pipefail
