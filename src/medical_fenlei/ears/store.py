@@ -86,7 +86,7 @@ def choose_store(cache_dir: Path, spec: EarSpec | None) -> EarStore:
     there = sorted(cache_dir.glob("*/spec.json"))
     if len(there) > 1:
         flags = {path.parent.name: " ".join(settings.to_flags(read_spec(path))) for path in there}
-        listed = "; ".join(f"{name}: {words or 'the defaults'}" for name, words in flags.items())
+        listed = "; ".join(f"{name}: {words or '--sampling even'}" for name, words in flags.items())
         raise UserError(f"--cache-dir {cache_dir}: holds several caches, name one by its flags: {listed}")
     return EarStore(cache_dir, read_spec(there[0]) if there else EarSpec())
 
