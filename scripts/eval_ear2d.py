@@ -3,13 +3,14 @@
     python scripts/eval_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt
 
 The run's configuration says where its data, splits and cache are; flags override it. Writes to outputs/<run>/reports/:
-predictions_<set>.csv (with the top slices by attention), metrics_<set>.json, hard_cases_<set>.csv and curves_<set>.png.
+predictions_<set>.csv (with the top slices by attention), metrics_<set>.json, hard_cases_<set>.csv and curves_<set>.png; with
+--limit N the names say so.
 """
 from dataclasses import replace
 
 from medical_fenlei import cli, settings
 from medical_fenlei.tables import SETS
-from medical_fenlei.training.config import DataConfig
+from medical_fenlei.training.config import EAR2D, DataConfig
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,27 +19,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SETS, default="val", help="which set (default: val)")
     parser.add_argument("--batch-size", type=int, help="ears a step (default: the run's)")
     parser.add_argument("--draws", type=int, default=2000, help="resamples of an interval (default: 2000)")
-    settings.add_flags(parser, DataConfig, leave_out=("label_task",))
+    settings.add_flags(parser, DataConfig, leave_out=("label_task", "sample"))
     args = parser.parse_args(argv)
 
-    from medical_fenlei.analysis.evaluate import evaluate, write_reports
-    from medical_fenlei.analysis.trained import open_ear2d
-    from medical_fenlei.report.plots import plot_evaluation
+    from medical_fenlei.analysis.evaluate import evaluate, table_of
+    from medical_fenlei.analysis.trained import open_trained
+    from medical_fenlei.report.evaluation import write_evaluation
 
-    trained = open_ear2d(args.checkpoint, device=args.device)
+    trained = open_trained(args.checkpoint, kind=EAR2D, device=args.device)
     data = settings.from_flags(DataConfig, args, base=trained.config.data)
-    batch_size = args.batch_size or trained.config.training.batch_size
-    result = evaluate(trained, replace(data, label_task=trained.task.name), args.split, batch_size=batch_size, draws=args.draws)
-    curves = trained.run.reports / f"curves_{args.split}.png"
-    written = [*write_reports(result, trained.run.reports), curves]
-    plot_evaluation(curves, result.predictions, result.task, result.intervals)
+    result = evaluate(trained, replace(data, label_task=trained.task.name), args.split, batch_size=args.batch_size,
+                      draws=args.draws)
+    written = write_evaluation(result, trained.run.reports)
     cli.say(f"{trained.task.name}, {args.split}: {result.ears} ears of {result.intervals.patients} patients, "
             + ", ".join(f"{number} {name}" for name, number in result.per_class.items()))
-    cli.show(result.table())
+    cli.show(table_of(result.intervals))
     for text in (*result.intervals.warnings, *result.warnings):
         cli.warn(text)
     cli.say("wrote " + ", ".join(map(str, written)))
-    return cli.report_rejects(result.rejects, trained.run.reports / f"eval_{args.split}.csv")
+    return cli.report_rejects(result.rejects, trained.run.reports / f"eval_{result.set_name}.csv")
 
 
 if __name__ == "__main__":

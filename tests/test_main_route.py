@@ -115,13 +115,13 @@ def test_several_classes_and_a_narrow_task_train_and_evaluate(here):
 
 def test_ears_that_the_cache_lacks_are_prepared_at_first_use(here, capsys):
     arguments = ("eval_ear2d", "--checkpoint", "outputs/a/checkpoints/best.pt", "--limit", 4)
-    before = (here / "outputs/a/reports/predictions_val.csv").read_bytes()
+    whole, first = (here / f"outputs/a/reports/predictions_{name}.csv" for name in ("val", "val_first4"))
+    before = whole.read_bytes()
     assert run(*arguments) == 0
-    expected = (here / "outputs/a/reports/predictions_val.csv").read_bytes()
+    expected = first.read_bytes()
     assert run(*arguments, "--cache-dir", "cache/empty") == 0
     assert "4 ears are not in the cache" in capsys.readouterr().err
-    assert (here / "outputs/a/reports/predictions_val.csv").read_bytes() == expected
-    (here / "outputs/a/reports/predictions_val.csv").write_bytes(before)
+    assert first.read_bytes() == expected and whole.read_bytes() == before
 
 
 def test_nothing_that_identifies_a_person_stands_in_a_run(here):

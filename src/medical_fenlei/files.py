@@ -26,6 +26,11 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    with atomic(path, "w") as file:
+        file.write(text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """JSON with sorted structure kept as given; NaN is written as null, since JSON has none."""
     with atomic(path, "w") as file:

@@ -14,10 +14,10 @@ from typing import Any
 
 from medical_fenlei import __version__
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import atomic, write_json
+from medical_fenlei.files import write_json, write_text
 
 LOG = logging.getLogger("medical_fenlei")
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
+LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,14 @@ class Run:
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         if self.metrics_jsonl.exists():
-            yield from map(json.loads, self.metrics_jsonl.read_text(encoding="utf-8").splitlines())
+            for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n"):                         # else a kill cut it short
+                    yield json.loads(line)
+
+    def keep_metrics(self, *, until: int) -> None:
+        """Drop the lines of epochs after `until`: they will be written again."""
+        lines = [line for line in self.read_metrics() if line["epoch"] <= until]
+        write_text(self.metrics_jsonl, "".join(json.dumps(line, allow_nan=True) + "\n" for line in lines))
 
     def open_log(self) -> None:
         """Send the package's log to `train.log` and to standard output, replacing what an earlier run opened."""
@@ -103,11 +110,6 @@ class Run:
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         for handler in (file, logging.StreamHandler(sys.stdout)):
             LOG.addHandler(handler)
-
-
-def write_lines(path: Path, text: str) -> None:
-    with atomic(path, "w") as file:
-        file.write(text)
 
 
 def versions() -> dict[str, str]:

@@ -74,16 +74,22 @@ def _own_settings(cls: type) -> Iterator[Setting]:
         yield Setting(field.name, base, choices, many, field.default, _help_of(cls).get(field.name, ""))
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type, *, leave_out: tuple[str, ...] = ()) -> None:
-    """A flag for each setting. A flag that is not given leaves no trace in the namespace, so that `from_flags` can tell."""
-    for _, kind in _members(cls):
+def add_flags(
+    parser: argparse.ArgumentParser, cls: type, *, base: object | None = None, leave_out: tuple[str, ...] = ()
+) -> None:
+    """A flag for each setting. A flag that is not given leaves no trace in the namespace, so that `from_flags` can tell.
+
+    base: settings whose values the help shows as defaults (else those of the class).
+    """
+    for field, kind in _members(cls):
         if dataclasses.is_dataclass(kind):
-            add_flags(parser, typing.cast(type, kind), leave_out=leave_out)
+            add_flags(parser, typing.cast(type, kind), base=getattr(base, field.name, None), leave_out=leave_out)
     group = parser.add_argument_group((inspect.getdoc(cls) or cls.__name__).splitlines()[0].rstrip("."))
     for s in _own_settings(cls):
         if s.name in leave_out:
             continue
-        shown = ",".join(map(str, s.default)) if s.many and s.default else s.default
+        default = s.default if base is None else getattr(base, s.name)
+        shown = ",".join(map(str, default)) if s.many and default else default
         text = f"{s.help} (default: {shown})".replace("%", "%%")
         if s.kind is bool:
             group.add_argument(s.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
@@ -116,11 +122,12 @@ def from_flags(cls: type[T], args: argparse.Namespace, *, base: T | None = None)
         raise UserError(f"--{error}") from None
 
 
-def to_flags(settings: object) -> list[str]:
-    """The flags that give these settings again: those that differ from the class's defaults."""
+def to_flags(settings: object, *, base: object | None = None) -> list[str]:
+    """The flags that give these settings again: those that differ from `base` (default: from the class's defaults)."""
     words: list[str] = []
-    for (s, value) in zip(settings_of(type(settings)), _values(settings), strict=True):
-        if value == s.default:
+    plain = (s.default for s in settings_of(type(settings))) if base is None else _values(base)
+    for s, value, default in zip(settings_of(type(settings)), _values(settings), plain, strict=True):
+        if value == default:
             continue
         if s.kind is bool:
             words.append(s.flag if value else s.flag.replace("--", "--no-", 1))

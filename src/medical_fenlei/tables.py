@@ -17,12 +17,13 @@ from medical_fenlei.files import atomic
 from medical_fenlei.tasks import BINARY_TASKS, OUTSIDE
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
 
-Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "float"]
-"""key: text, never empty; relpath: a path below a base folder; code: 1 to 6 or empty; int: never empty; float: may be."""
+Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "float"]
+"""key: text, never empty; relpath: a path below a base folder; code: 1 to 6 or empty; int: never empty; count: an integer that
+may be; float: may be."""
 
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _ESCAPED = re.compile(r"^'+[=+\-@\t\r]")
-_DTYPES: dict[str, str] = {"code": "int8", "flag": "bool", "int": "int64", "float": "float64"}
+_DTYPES: dict[str, str] = {"code": "int8", "flag": "bool", "int": "int64", "count": "Int64", "float": "float64"}
 
 
 def _is_inside(path: str) -> bool:
@@ -46,6 +47,9 @@ class Table:
     columns: dict[str, Kind]
     more: Kind | None = None
     """What columns beyond those named hold; None where they are ignored."""
+
+    optional: dict[str, Kind] = field(default_factory=dict)
+    """Columns that may be missing."""
 
     unique: tuple[str, ...] = ()
     """Columns that together name a row."""
@@ -84,8 +88,9 @@ class Table:
         return frame.astype({c: _DTYPES.get(k, "str") for c, k in self._kinds(frame.columns).items()})
 
     def _kinds(self, present: Iterable[str]) -> dict[str, Kind]:
-        further = [c for c in present if c not in self.columns] if self.more else []
-        return {**self.columns, **{c: self.more for c in further if self.more}}
+        present = list(present)
+        named = {**self.columns, **{c: kind for c, kind in self.optional.items() if c in present}}
+        return {**named, **{c: self.more for c in present if self.more and c not in named}}
 
     def _parse(self, cells: pd.Series, kind: Kind, path: Path) -> pd.Series:
         cells = cells.str.strip()
@@ -97,9 +102,9 @@ class Table:
                 return values.astype(bool)
             if kind == "code":
                 return cells.where(cells != "", str(UNLABELLED)).astype("int8")
-            if kind in ("int", "float"):
+            if kind in ("int", "count", "float"):
                 numbers = cells.where(cells != "", "nan").astype("float64")
-                return numbers.astype("int64") if kind == "int" else numbers
+                return numbers if kind == "float" else numbers.astype("int64" if kind == "int" else "Int64")
         except (ValueError, OverflowError) as error:
             raise UserError(f"{path}: column {cells.name!r}: {str(error).splitlines()[0]}") from None
         return cells.map(lambda text: text[1:] if _ESCAPED.match(text) else text).astype("str")
@@ -117,7 +122,7 @@ class Table:
         def column(kind: Kind) -> pa.Column:
             allowed, words = _ALLOWED.get(kind, (None, ""))
             checks = [pa.Check(allowed, element_wise=True, error=words)] if allowed else []
-            return pa.Column(_DTYPES.get(kind, "str"), checks, nullable=kind == "float")
+            return pa.Column(_DTYPES.get(kind, "str"), checks, nullable=kind in ("count", "float"))
 
         schema = pa.DataFrameSchema(
             {c: column(k) for c, k in self._kinds(frame.columns).items()}, unique=list(self.unique) or None
@@ -162,6 +167,18 @@ PREDICTIONS = Table("predictions, one row an ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "float",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
 }, more="float", unique=("exam_id", "side"))
+
+EXAMS = Table("exams to predict, one row each", {"exam_id": "key", "series_relpath": "relpath"},
+              optional={"left_code": "code", "right_code": "code"}, unique=("exam_id",))
+
+_OF_A_SIDE: dict[str, Kind] = {
+    "label_code": "code", "y_true": "count", "y_prob": "float", "y_pred": "count", "name": "text",
+    "top_slices": "text", "top_slice_weights": "text",
+}
+DUAL_PREDICTIONS = Table("predictions, one row an exam", {
+    "exam_id": "key", "patient_key": "text",
+    **{f"{side}_{name}": kind for side in SIDES for name, kind in _OF_A_SIDE.items()},
+}, more="float", unique=("exam_id",))
 
 REJECTS = Table("what could not be used", {"exam_id": "text", "file": "text", "reason": "key", "detail": "text"})
 

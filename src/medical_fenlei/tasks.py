@@ -24,6 +24,13 @@ class Task:
         return len(self.classes) == 2
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """English, in the order of the targets: both halves of a binary task's name, the diagnoses of others."""
+        if self.binary:
+            return tuple(self.name.split("_vs_"))
+        return tuple(DIAGNOSES[codes[0]].english for codes in self.classes)
+
+    @property
     def outputs(self) -> int:
         """How many numbers a network returns an ear: one logit for a binary task, one a class for others."""
         return 1 if self.binary else len(self.classes)

@@ -94,7 +94,8 @@ def test_every_slice_is_decoded_once_for_both_ears(scan, monkeypatch):
 def test_changing_any_option_changes_the_key():
     import dataclasses
 
-    changed = {"num_slices": 16, "image_size": 100, "crop_size": 100, "crop_mm": 60.0, "sampling": "air_block"}
+    changed = {"num_slices": 16, "image_size": 100, "crop_size": 100, "crop_mm": 60.0, "sampling": "air_block",
+               "extent": "half"}
     assert set(changed) == {f.name for f in dataclasses.fields(EarSpec)}
     keys = {EarSpec(**{name: value}).key for name, value in changed.items()} | {EarSpec().key}
     assert len(keys) == len(changed) + 1

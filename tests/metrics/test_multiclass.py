@@ -55,7 +55,7 @@ def test_a_row_of_weights_that_leaves_out_a_class_has_no_mean_but_an_accuracy(ea
 
 def test_no_ears_at_all_is_nan():
     found = MulticlassMeasures(np.zeros(0, int), np.zeros((0, 4)), NAMES)(np.ones((2, 0)))
-    assert set(found) == {"auroc", "auprc", "accuracy", *(f"sensitivity_{name}" for name in NAMES)}
+    assert set(found) == {"auroc", "auprc", "macro_f1", "macro_recall", "accuracy", *(f"sensitivity_{name}" for name in NAMES)}
     assert all(value.shape == (2,) and np.isnan(value).all() for value in found.values())
 
 

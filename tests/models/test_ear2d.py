@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.models.build import build_ear2d
+from medical_fenlei.models.build import build_model
 from medical_fenlei.models.pooling import POOLINGS
-from medical_fenlei.models.slice_encoder import build_backbone, load_backbone
+from medical_fenlei.models.slice_encoder import build_backbone
+from medical_fenlei.models.weights import load_weights
 from medical_fenlei.training.config import ModelConfig
 
 N, K, D = 3, 7, 24
@@ -28,7 +29,7 @@ def slices():
 
 def ear2d(pooling="attention", *, backbone="test_resnet", outputs=1, size=32, **options):
     config = ModelConfig(backbone=backbone, pooling=pooling, **options)
-    return build_ear2d(config, image_size=size, outputs=outputs).eval()
+    return build_model(config, shape=(4, size, size), outputs=outputs).eval()
 
 
 @torch.no_grad()
@@ -149,7 +150,7 @@ def test_weights_for_three_channels_see_a_grey_picture_as_before(form, tmp_path)
     path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pt")
     write_weights(path, colour.state_dict(), form)
     grey, _ = build_backbone("test_resnet", image_size=32, pretrained=False)
-    load_backbone(grey, path)
+    load_weights(grey, path, flag="--backbone-weights")
     expected = outcome(colour, picture.repeat(1, 3, 1, 1))
     assert expected.abs().mean() > 0.1
     torch.testing.assert_close(outcome(grey.eval(), picture), expected, rtol=1e-3, atol=1e-3)
@@ -161,9 +162,9 @@ def test_build_starts_from_the_weights_named_unless_a_checkpoint_follows(tmp_pat
     started = ear2d(backbone_weights=tmp_path / "w.safetensors").backbone.state_dict()
     torch.testing.assert_close(dict(started), dict(given), rtol=0, atol=0)
     config = ModelConfig(backbone="test_resnet", backbone_weights=tmp_path / "absent.pt")
-    build_ear2d(config, image_size=32, outputs=1, start=False)
+    build_model(config, shape=(4, 32, 32), outputs=1, start=False)
     with pytest.raises(UserError, match="no such file"):
-        build_ear2d(config, image_size=32, outputs=1)
+        build_model(config, shape=(4, 32, 32), outputs=1)
 
 
 def test_tensors_that_fit_are_taken_and_counted_and_the_others_left(tmp_path, caplog):
@@ -173,9 +174,9 @@ def test_tensors_that_fit_are_taken_and_counted_and_the_others_left(tmp_path, ca
     torch.save({fits: torch.zeros_like(before[fits]), misfits: torch.zeros(1, 2, 3, 3), "fc.weight": torch.zeros(9)},
                tmp_path / "w.pt")
     with caplog.at_level("INFO", logger="medical_fenlei"):
-        load_backbone(own, tmp_path / "w.pt")
+        load_weights(own, tmp_path / "w.pt", flag="--backbone-weights")
     after = own.state_dict()
-    assert (after[fits] == 0).all() and f"1 of the backbone's {len(before)} tensors" in caplog.text
+    assert (after[fits] == 0).all() and f"1 of the network's {len(before)} tensors" in caplog.text
     assert all(torch.equal(after[name], before[name]) for name in before if name != fits)
 
 
@@ -193,6 +194,6 @@ def test_a_file_without_weights_that_fit_is_refused_in_one_line_and_changes_noth
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
     for path in not_weights(tmp_path):
         with pytest.raises(UserError, match=r"^--backbone-weights [^\n]*$") as caught:
-            load_backbone(own, path)
+            load_weights(own, path, flag="--backbone-weights")
         assert str(path) in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())

@@ -2,13 +2,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from medical_fenlei.models.build import build_ear2d
-from medical_fenlei.models.ear2d import Ear2d
+import pandas as pd
+from torch import nn
+
+from medical_fenlei.data.dataset import EarDataset
+from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_task
-from medical_fenlei.training.checkpoint import EAR2D, Checkpoint, read_checkpoint
+from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint
 from medical_fenlei.training.config import RunConfig
 from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.training.predict import Inferred, infer, predict
 
 
 @dataclass(frozen=True)
@@ -16,8 +20,8 @@ class Trained:
     checkpoint: Checkpoint
     run: Run
     task: Task
-    model: Ear2d
-    """On the device of `arithmetic`, in eval mode."""
+    model: nn.Module
+    """One of models/, on the device of `arithmetic`, in eval mode."""
 
     arithmetic: Arithmetic
 
@@ -25,13 +29,23 @@ class Trained:
     def config(self) -> RunConfig:
         return self.checkpoint.config
 
+    def infer(self, dataset: EarDataset, *, batch_size: int | None = None) -> Inferred:
+        """What the network returns for every ear; batch_size: the run's by default."""
+        return infer(self.model, dataset, augment=self.config.augment, arithmetic=self.arithmetic,
+                     batch_size=batch_size or self.config.training.batch_size)
 
-def open_ear2d(path: Path, *, device: str, precision: str | None = None) -> Trained:
-    """Raises UserError if it is no checkpoint of an ear network; precision: the run's own by default."""
-    checkpoint = read_checkpoint(path, kind=EAR2D)
+    def predict(self, dataset: EarDataset, *, batch_size: int | None = None) -> pd.DataFrame:
+        """`tables.PREDICTIONS`."""
+        return predict(self.model, dataset, self.task, augment=self.config.augment, arithmetic=self.arithmetic,
+                       batch_size=batch_size or self.config.training.batch_size)
+
+
+def open_trained(path: Path, *, kind: str, device: str, precision: str | None = None) -> Trained:
+    """Raises UserError if it is no checkpoint of this kind; precision: the run's own by default."""
+    checkpoint = read_checkpoint(path, kind=kind)
     config = checkpoint.config
     task = find_task(config.data.label_task)
     arithmetic = Arithmetic.choose(device, precision or config.training.precision)
-    model = build_ear2d(config.model, image_size=config.ears.image_size, outputs=task.outputs, start=False)
+    model = build_model(config.model, shape=config.ears.shape, outputs=task.outputs, start=False)
     model.load_state_dict(checkpoint.weights)
     return Trained(checkpoint, Run.of_checkpoint(path), task, model.to(arithmetic.device).eval(), arithmetic)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from medical_fenlei.ears.store import EarStore
-from medical_fenlei.vocabulary import UNLABELLED, Side
+from medical_fenlei.vocabulary import SIDES, UNLABELLED, Side
 
 MEMORY_SHARE = 0.25
 """A set is loaded whole when it takes at most this share of the memory that is free."""
@@ -58,7 +58,7 @@ class EarDataset:
         self.code = np.where(self.present, codes[self.groups] if len(ears) else UNLABELLED, UNLABELLED).astype(np.int8)
         first = np.take_along_axis(self.groups, self.present.argmax(1)[:, None], 1)[:, 0]
         self.row = rows[first]
-        self.shape = (store.spec.num_slices, store.spec.image_size, store.spec.image_size)
+        self.shape = store.spec.shape
         volumes = [store.read(exam, Side(side)) for exam, side in zip(ears.exam_id, ears.side, strict=True)]
         self.in_memory = sum(v.nbytes for v in volumes) <= MEMORY_SHARE * free_memory()
         self._volumes: np.ndarray | list[np.ndarray] = volumes
@@ -85,6 +85,15 @@ class EarDataset:
             for place in zip(*np.nonzero(present), strict=True):
                 volume[place] = self._volumes[groups[place]]
         return Batch(*map(torch.from_numpy, (volume, self.code[samples], present, self.row[samples])))
+
+
+def group_by_exam(ears: pd.DataFrame) -> np.ndarray:
+    """int64 (exams, 2): the places of each exam's left and right ear among the rows, ABSENT where it has none of that side."""
+    exams, exam = np.unique(ears.exam_id, return_inverse=True)
+    groups = np.full((len(exams), len(SIDES)), ABSENT, np.int64)
+    groups[exam, [SIDES.index(Side(side)) for side in ears.side]] = np.arange(len(ears))
+    order = np.argsort(np.where(groups == ABSENT, len(ears), groups).min(1))     # as the exams come in the table
+    return groups[order]
 
 
 def free_memory() -> int:

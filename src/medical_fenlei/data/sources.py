@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from medical_fenlei import cli, tables
+from medical_fenlei.data.dataset import EarDataset, group_by_exam
 from medical_fenlei.ears.build import fill_store, missing_ears
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.training.config import DataConfig
+from medical_fenlei.vocabulary import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -26,27 +28,46 @@ class Sources:
     hashes: dict[str, str | None]
     """What the run depends on: SHA-256 of each CSV, the cache's key."""
 
+    sample: str
+    """What a sample is: `ear` or `exam`."""
 
-def find_ears(data: DataConfig, store: EarStore, task: Task, sets: Sequence[str]) -> Sources:
-    """The ears of the sets that the task concerns. Sets that the split does not have are left out.
+    def dataset(self, store: EarStore, name: str) -> EarDataset | None:
+        """The samples of a set; None where it has no ear."""
+        ears = self.ears.get(name)
+        if ears is None or ears.empty:
+            return None
+        return EarDataset(store, ears, group_by_exam(ears) if self.sample == "exam" else None)
+
+
+def find_ears(data: DataConfig, store: EarStore, task: Task | None, sets: Sequence[str]) -> Sources:
+    """The ears of the sets that the task concerns (None: every labelled one). Sets that the split does not have are left out.
 
     Ears outside the task or without a label never enter. Raises UserError if a table is missing, or the DICOM that is needed.
     """
     split = tables.read_split(data.splits_root, data.pct)
     manifest = tables.MANIFEST.read(data.manifest_csv)
-    concerned = manifest[task.targets(manifest.label_code.to_numpy()) != OUTSIDE]
-    ears = {name: concerned[concerned.exam_id.isin(split.sets[name].exam_id)][: data.limit]
+    code = manifest.label_code.to_numpy()
+    concerned = manifest[code != UNLABELLED if task is None else task.targets(code) != OUTSIDE]
+    ears = {name: _first(concerned[concerned.exam_id.isin(split.sets[name].exam_id)], data)
             for name in sets if name in split.sets}
-    rejects = _prepare_missing(data, store, pd.concat([*ears.values(), manifest[:0]]))
+    rejects = prepare_missing(data, store, pd.concat([*ears.values(), manifest[:0]]))
     if len(rejects):
         ears = {name: frame.drop(missing_ears(store, frame).index) for name, frame in ears.items()}
     csvs = {"manifest": data.manifest_csv, **{name: split.folder / f"{name}.csv" for name in split.sets},
             "cache_index": store.folder / "index.csv"}
     hashes = {name: sha256(path) if path.is_file() else None for name, path in csvs.items()}
-    return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name})
+    return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data.sample)
 
 
-def _prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
+def _first(ears: pd.DataFrame, data: DataConfig) -> pd.DataFrame:
+    """As many samples as --limit says."""
+    if data.limit is None or data.sample == "ear":
+        return ears[: data.limit]
+    return ears[ears.exam_id.isin(ears.exam_id.unique()[: data.limit])]
+
+
+def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
+    """Prepare the ears that the store lacks; returns `tables.REJECTS`. Raises UserError if there is no DICOM to do it from."""
     missing = missing_ears(store, wanted)
     if missing.empty:
         return tables.REJECTS.empty()

@@ -76,7 +76,7 @@ def _locate(images: list[np.ndarray], affine: np.ndarray) -> Localization:
 
 
 def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Localization, looked_at: list[int]) -> EarVolume:
-    rows, columns = _square(series, spec, side, found)
+    rows, columns = (_square if spec.extent == "crop" else _half)(series, spec, side, found)
     places = _places(series, slices, spec, rows, columns, looked_at)
     used = slices.nearest(places)
     volume = np.stack([resample(slices[k], rows, columns) for k in used])
@@ -109,6 +109,19 @@ def _square(series: Series, spec: EarSpec, side: Side, found: Localization) -> t
         start = np.rint(start)                                   # the scan's own pixels: nothing to interpolate at equal size
     mirrored = side is Side.LEFT                                 # columns run to the left, column 0 has to be lateral
     return (Axis(start[0], edge[0], spec.image_size), Axis(start[1], edge[1], spec.image_size, mirrored))
+
+
+def _half(series: Series, spec: EarSpec, side: Side, found: Localization) -> tuple[Axis, Axis]:
+    """All rows, and the columns from the scan's lateral edge to where the plane is farthest from it: nothing is cropped."""
+    height, width = series.shape[1:]
+    ends = np.array([[(series.shape[0] - 1) / 2, row, 0.0, 1.0] for row in (-0.5, height - 0.5)])
+    across = found.normal @ series.affine[:3, 2]                 # mm from the plane that one column adds
+    plane = np.clip((found.point - ends @ series.affine[:3].T) @ found.normal / across, -0.5, width - 0.5)
+    rows = Axis(0, height, spec.image_size)
+    if side is Side.RIGHT:
+        return rows, Axis(0, max(1.0, float(plane.max()) + 0.5), spec.image_size)
+    edge = max(1.0, width - 0.5 - float(plane.min()))
+    return rows, Axis(width - edge, edge, spec.image_size, mirrored=True)
 
 
 def _places(series: Series, slices: _Slices, spec: EarSpec, rows: Axis, columns: Axis, looked_at: list[int]) -> np.ndarray:

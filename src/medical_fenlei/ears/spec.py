@@ -20,6 +20,9 @@ class EarSpec:
     image_size: int = 224
     """Rows and columns of the volume, pixels."""
 
+    extent: Literal["crop", "half"] = "crop"
+    """A square around the ear, or its whole half of the head, from the edge of the scan to the midsagittal plane."""
+
     crop_size: int = 192
     """Edge of the square cut around the ear, pixels of the scan."""
 
@@ -37,10 +40,16 @@ class EarSpec:
             raise ValueError(f"crop-mm: got {self.crop_mm}, expected 5 to 300 mm")
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """(K, H, W) of a volume."""
+        return self.num_slices, self.image_size, self.image_size
+
+    @property
     def key(self) -> str:
         """Short name of the cache folder: readable sizes, then a hash over every option and the code's version."""
         spelt = json.dumps(self.spelt_out(), sort_keys=True)
-        return f"k{self.num_slices}_s{self.image_size}_{self.sampling}_{hashlib.sha256(spelt.encode()).hexdigest()[:10]}"
+        what = self.sampling if self.extent == "crop" else f"half_{self.sampling}"
+        return f"k{self.num_slices}_s{self.image_size}_{what}_{hashlib.sha256(spelt.encode()).hexdigest()[:10]}"
 
     def spelt_out(self) -> dict[str, object]:
         return {**settings.to_json(self), "preprocessing_version": PREPROCESSING_VERSION}

@@ -40,7 +40,7 @@ class EarStore:
             volume = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({type(error).__name__}); remove it and build the cache again") from None
-        expected = (self.spec.num_slices, self.spec.image_size, self.spec.image_size)
+        expected = self.spec.shape
         if volume.shape != expected or volume.dtype != np.int16:
             raise UserError(f"{path}: got {volume.dtype} {volume.shape}, expected int16 {expected}; remove it and build again")
         return volume
@@ -76,19 +76,20 @@ class EarStore:
                        "sha256": facts["sha256"]}
 
 
-def choose_store(cache_dir: Path, spec: EarSpec | None) -> EarStore:
+def choose_store(cache_dir: Path, spec: EarSpec | None, *, default: EarSpec | None = None) -> EarStore:
     """The store of this spec; with None, the only one in `cache_dir`, or the default's where there is none.
 
     Raises UserError, listing them, where there are several to choose from.
     """
     if spec is not None:
         return EarStore(cache_dir, spec)
+    default = default or EarSpec()
     there = sorted(cache_dir.glob("*/spec.json"))
     if len(there) > 1:
-        flags = {path.parent.name: " ".join(settings.to_flags(read_spec(path))) for path in there}
+        flags = {path.parent.name: " ".join(settings.to_flags(read_spec(path), base=default)) for path in there}
         listed = "; ".join(f"{name}: {words or '--sampling even'}" for name, words in flags.items())
         raise UserError(f"--cache-dir {cache_dir}: holds several caches, name one by its flags: {listed}")
-    return EarStore(cache_dir, read_spec(there[0]) if there else EarSpec())
+    return EarStore(cache_dir, read_spec(there[0]) if there else default)
 
 
 def read_spec(path: Path) -> EarSpec:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from medical_fenlei.metrics.binary import BinaryMeasures
+from medical_fenlei.metrics.confusion import by_class, confusion
 
 
 class MulticlassMeasures:
-    """Called with weights (R, N) it returns `auroc`, `auprc` (macro, one against the rest), `accuracy`, `sensitivity_<name>`.
+    """Called with weights (R, N) it returns `auroc`, `auprc` (one against the rest), `macro_f1`, `macro_recall`, `accuracy` and
+    `sensitivity_<name>`; the first four are plain means over classes.
 
     y_true (N,) class numbers 0 to C - 1; probability (N, C); names: of the classes. Classes without any ear are left out of the
     means; a row of weights that leaves out one of the others has no mean (NaN).
@@ -19,16 +21,22 @@ class MulticlassMeasures:
             raise ValueError(f"got probabilities {probability.shape}, expected {(len(y_true), len(names))}")
         if not np.isin(y_true, np.arange(len(names))).all() or not np.isfinite(probability).all():
             raise ValueError(f"labels have to be 0 to {len(names) - 1}, and probabilities finite")
-        self._is = {name: (y_true == c).astype(np.float64) for c, name in enumerate(names)}
-        self._hit = (probability.argmax(1) == y_true).astype(np.float64) if len(y_true) else np.zeros(0)
-        self._against_rest = [BinaryMeasures(own, probability[:, c]) for c, own in enumerate(self._is.values()) if own.any()]
+        self._names = tuple(names)
+        self._true, self._called = y_true.astype(np.int64), probability.argmax(1)
+        occurs = np.bincount(self._true, minlength=len(names)) > 0
+        self._occurs = np.flatnonzero(occurs)
+        self._against_rest = [BinaryMeasures((y_true == c).astype(np.float64), probability[:, c]) for c in self._occurs]
 
     def __call__(self, weight: np.ndarray) -> dict[str, np.ndarray]:
         weight = np.asarray(weight, np.float64)
         one_by_one = [measures(weight) for measures in self._against_rest]
-        hit = weight * self._hit
+        matrix = confusion(weight, self._true, self._called, classes=len(self._names))
+        each = by_class(matrix)
+        undefined = np.full(len(weight), np.nan)
+        values = {name: np.mean([m[name] for m in one_by_one], axis=0) if one_by_one else undefined
+                  for name in ("auroc", "auprc")}
+        for name in ("f1", "recall"):
+            values[f"macro_{name}"] = each[name][:, self._occurs].mean(1) if len(self._occurs) else undefined
         with np.errstate(invalid="ignore", divide="ignore"):
-            values = {name: np.mean([m[name] for m in one_by_one], axis=0) if one_by_one else np.full(len(weight), np.nan)
-                      for name in ("auroc", "auprc")}
-            values["accuracy"] = hit.sum(1) / weight.sum(1)
-            return values | {f"sensitivity_{name}": (hit @ own) / (weight @ own) for name, own in self._is.items()}
+            values["accuracy"] = np.einsum("rcc->r", matrix) / matrix.sum((1, 2))
+        return values | {f"sensitivity_{name}": each["recall"][:, c] for c, name in enumerate(self._names)}

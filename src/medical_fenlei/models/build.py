@@ -1,19 +1,29 @@
 """From a run's settings to its network."""
 import torch
+from torch import nn
 
 from medical_fenlei.models.ear2d import Ear2d
-from medical_fenlei.models.slice_encoder import build_backbone, load_backbone
-from medical_fenlei.training.config import ModelConfig
+from medical_fenlei.models.slice_encoder import build_backbone
+from medical_fenlei.models.weights import load_weights
+from medical_fenlei.training.config import SLICE_ATTENTION, ModelConfig
 
 
-def build_ear2d(config: ModelConfig, *, image_size: int, outputs: int, start: bool = True) -> Ear2d:
-    """The network with the weights it starts from; `start=False` leaves published weights aside, for those of a checkpoint.
+def build_model(config: ModelConfig, *, shape: tuple[int, int, int], outputs: int, start: bool = True) -> nn.Module:
+    """The network for ears of shape (K, H, W), one of models/: (N, K, 1, H, W) to `Output`.
 
-    Random weights come from torch's global generator. Nothing is fetched unless `config.pretrained` and `start`.
-    Raises UserError if the backbone or its weights cannot be had.
+    It holds the weights it starts from; `start=False` leaves published weights aside, for those of a checkpoint. Random ones
+    come from torch's global generator. Nothing is fetched unless `config.pretrained` and `start`. Raises UserError if the
+    backbone or the weights cannot be had.
     """
-    backbone, features = build_backbone(config.backbone, image_size=image_size, pretrained=config.pretrained and start)
+    if config.model not in SLICE_ATTENTION:
+        from medical_fenlei.models.ear3d import Ear3d, build_encoder  # monai takes seconds to import
+
+        encoder, features = build_encoder(config.model, shape=shape)
+        if config.weights and start:
+            load_weights(encoder, config.weights, flag="--weights")
+        return Ear3d(encoder, features, dropout=config.dropout, outputs=outputs)
+    backbone, features = build_backbone(config.backbone, image_size=shape[-1], pretrained=config.pretrained and start)
     if config.backbone_weights and start:
-        load_backbone(backbone, config.backbone_weights)
+        load_weights(backbone, config.backbone_weights, flag="--backbone-weights")
     model = Ear2d(backbone, features, pooling=config.pooling, dropout=config.dropout, outputs=outputs)
     return model.to(memory_format=torch.channels_last)

@@ -1,23 +1,9 @@
 """One ear in, one diagnosis out: every slice through a 2D encoder, one vector an ear, a linear head."""
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
+from medical_fenlei.models.output import Output
 from medical_fenlei.models.pooling import POOLINGS
-
-
-class Output(NamedTuple):
-    """Of N ears."""
-
-    logits: torch.Tensor
-    """float32 (N, O)."""
-
-    embedding: torch.Tensor
-    """float32 (N, D), what the head sees."""
-
-    attention: torch.Tensor | None
-    """float32 (N, K), sums to 1 over the slices; None where the pooling has none."""
 
 
 class Ear2d(nn.Module):

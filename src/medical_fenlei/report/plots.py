@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medical_fenlei.analysis.predict import class_names, probabilities
 from medical_fenlei.files import atomic
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Intervals
+from medical_fenlei.metrics.predictions import class_codes, probabilities
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.vocabulary import DIAGNOSES
 
@@ -29,7 +29,8 @@ def save(figure: Figure, path: Path) -> None:
 def plot_training(path: Path, lines: list[dict[str, Any]], *, best_epoch: int) -> None:
     """Loss, measures of the tune set and learning rate by epoch, from the lines of `metrics.jsonl`."""
     frame = pd.DataFrame(lines).drop_duplicates("epoch", keep="last").set_index("epoch")
-    panels = (("loss", ("train_loss", "tune_loss")), ("tune set", ("tune_auroc", "tune_auprc")), ("learning rate", ("lr",)))
+    panels = (("loss", ("train_loss", "tune_loss")), ("tune set", ("tune_auroc", "tune_auprc", "tune_macro_f1")),
+              ("learning rate", ("lr",)))
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name in names:
@@ -45,7 +46,7 @@ def plot_evaluation(path: Path, predictions: pd.DataFrame, task: Task, intervals
     """ROC, precision-recall and reliability of each class (the positive one of a binary task), and the scores of each code."""
     known = predictions[predictions.y_true != OUTSIDE]
     each = probabilities(known, task)
-    shown = [(1, "positive")] if task.binary else [(c, f"code {name}") for c, name in enumerate(class_names(task))]
+    shown = [(1, "positive")] if task.binary else [(c, f"code {name}") for c, name in enumerate(class_codes(task))]
     figure = Figure(figsize=(15, 4), layout="constrained")
     roc, precision_recall, reliability, scores = figure.subplots(1, 4)
     for c, name in shown:

@@ -16,7 +16,6 @@ from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
 from medical_fenlei.training.config import RunConfig
 
-EAR2D = "ear2d"
 MARK = b"medical_fenlei checkpoint, sha256 "
 FOOTER = len(MARK) + 64
 
@@ -26,7 +25,7 @@ class Checkpoint:
     """No path of a patient's file, no patient key: settings, numbers and tensors."""
 
     kind: str
-    """Which family of networks: EAR2D."""
+    """Which family of networks: `RunConfig.kind`."""
 
     config: RunConfig
     weights: dict[str, torch.Tensor]
@@ -54,7 +53,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
-    """The checkpoint, on the host. Raises UserError: no file, not a checkpoint, damaged, or of another kind."""
+    """The checkpoint of this kind, on the host. Raises UserError: no file, not a checkpoint, damaged, or of another kind."""
     try:
         content = path.read_bytes()
     except OSError as error:

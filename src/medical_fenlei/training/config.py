@@ -13,9 +13,18 @@ def _at_least(settings: object, low: float, *names: str) -> None:
             raise ValueError(f"{name.replace('_', '-')}: got {getattr(settings, name)}, expected at least {low:g}")
 
 
+SLICE_ATTENTION = ("slice_attention", "dual_slice_attention")
+"""The ear route's network under its name on each route."""
+SIZE_STEP = {"dual_unet_3d": (16, 16), "dual_vit_3d": (4, 16)}
+"""Networks whose strides or patches have to divide slices and edge of the volume."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which ears, which labels."""
+
+    sample: Literal["ear", "exam"] = "ear"
+    """Each ear by itself, or both ears of an exam, each through the same weights."""
 
     splits_root: Path = Path("artifacts/splits_dual")
     """Holds 1pct/ 20pct/ 100pct/."""
@@ -39,18 +48,27 @@ class DataConfig:
     """Processes that prepare ears which the cache lacks."""
 
     limit: int | None = None
-    """Only the first N ears of each set, to try things out."""
+    """Only the first N ears (on the dual route exams) of each set, to try things out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network: a 2D encoder for each slice, then one vector an ear."""
+    """The network."""
+
+    model: Literal[
+        "slice_attention", "dual_slice_attention", "dual_resnet10_3d", "dual_resnet18_3d", "dual_resnet34_3d",
+        "dual_resnet50_3d", "dual_resnet101_3d", "dual_resnet152_3d", "dual_resnet200_3d", "dual_unet_3d", "dual_vit_3d",
+    ] = "slice_attention"
+    """A 2D encoder for each slice, then one vector an ear (slice_attention, the same on both routes), or a 3D network."""
+
+    weights: Path | None = None
+    """Weights of a 3D network from a file (.safetensors or .pt; MedicalNet's names are understood)."""
 
     backbone: str = "resnet18"
-    """Any timm name."""
+    """Encoder of a slice, any timm name (slice_attention)."""
 
     pooling: Literal["mean", "max", "attention", "gated_attention", "transformer"] = "attention"
-    """How the slices of an ear become one vector."""
+    """How the slices of an ear become one vector (slice_attention)."""
 
     pretrained: bool = False
     """Fetch the backbone's published weights (needs the network)."""
@@ -66,6 +84,11 @@ class ModelConfig:
             raise ValueError(f"dropout: got {self.dropout}, expected 0 up to 1")
         if self.pretrained and self.backbone_weights:
             raise ValueError("pretrained: either this or --backbone-weights, not both")
+        if self.model in SLICE_ATTENTION and self.weights:
+            raise ValueError(f"weights: is for 3D networks; {self.model} takes --backbone-weights")
+        if self.model not in SLICE_ATTENTION and (self.pretrained or self.backbone_weights):
+            raise ValueError(f"{'pretrained' if self.pretrained else 'backbone-weights'}: {self.model} has no 2D backbone; "
+                             "its weights come from --weights FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +138,10 @@ class TrainConfig:
     """At most this many."""
 
     batch_size: int = 16
-    """Ears a step."""
+    """Samples a step: ears, on the dual route exams."""
+
+    auto_batch: bool = False
+    """Find by trying the largest batch that fits (and leaves a few steps an epoch), in place of --batch-size."""
 
     lr: float = 1e-3
     """Highest learning rate of AdamW, reached after the warm-up; a cosine takes it to zero."""
@@ -135,8 +161,8 @@ class TrainConfig:
     balance: Literal["sampler", "loss", "none"] = "sampler"
     """Against unequal classes: draw them equally often, or weigh the loss (pos_weight), never both."""
 
-    early_stop_metric: Literal["auprc", "auroc", "loss"] = "auprc"
-    """Chooses best.pt and stops; measured on the tune set."""
+    early_stop_metric: Literal["auprc", "auroc", "macro_f1", "macro_recall", "accuracy", "loss", "val_loss"] = "auprc"
+    """Chooses best.pt and stops; measured on the tune set (val_loss is the loss there)."""
 
     patience: int = 8
     """Epochs without a better one before training stops; 0 for never."""
@@ -166,3 +192,27 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        slices, edge = SIZE_STEP.get(self.model.model, (1, 1))
+        for name, value, step in (("num-slices", self.ears.num_slices, slices), ("image-size", self.ears.image_size, edge)):
+            if value % step:
+                raise ValueError(f"{name}: got {value}, {self.model.model} takes multiples of {step}")
+
+    @property
+    def kind(self) -> str:
+        """The family of checkpoints that this run writes."""
+        return EAR2D if self.data.sample == "ear" else DUAL
+
+
+EAR2D, DUAL = "ear2d", "dual"
+"""Kinds of checkpoint: one ear a sample, or both ears of an exam."""
+
+EAR_ROUTE = RunConfig()
+DUAL_ROUTE = RunConfig(
+    data=DataConfig(sample="exam", cache_dir=Path("cache/dual_volumes"), label_task="six_class"),
+    ears=EarSpec(extent="half"),
+    model=ModelConfig(model="dual_resnet10_3d"),
+    training=TrainConfig(batch_size=4, early_stop_metric="macro_f1"),
+)
+"""The presets in which the two routes differ."""

@@ -17,21 +17,22 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medical_fenlei import settings
-from medical_fenlei.analysis.predict import measures_of, predict, surprise
 from medical_fenlei.data.augment import augment, draw
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.data.loaders import batches, cut, training_order
 from medical_fenlei.errors import CheckFailed, UserError
-from medical_fenlei.models.build import build_ear2d
+from medical_fenlei.files import write_json
+from medical_fenlei.metrics.predictions import measures_of, report_of, surprise
 from medical_fenlei.runs import LOG, Run
-from medical_fenlei.tasks import Task, find_task
-from medical_fenlei.training.checkpoint import EAR2D, Checkpoint, read_checkpoint, write_checkpoint
-from medical_fenlei.training.config import RunConfig, TrainConfig
-from medical_fenlei.training.device import Arithmetic, seed_everything
+from medical_fenlei.tasks import OUTSIDE, Task, find_task
+from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from medical_fenlei.training.config import SLICE_ATTENTION, ModelConfig, RunConfig, TrainConfig
+from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.losses import TaskLoss, class_weights
+from medical_fenlei.training.predict import predict
 from medical_fenlei.training.schedule import learning_rate
 
-FALLING = {"loss"}
+FALLING = {"loss", "val_loss"}
 """Measures of which less is better."""
 
 
@@ -51,6 +52,10 @@ class Trainer:
 
     config: RunConfig
     run: Run
+    model: nn.Module
+    """With the weights it starts from, on the device of `arithmetic`."""
+
+    arithmetic: Arithmetic
     train: EarDataset
     tune: EarDataset | None
     progress: Progress = field(default_factory=Progress)
@@ -58,11 +63,7 @@ class Trainer:
     def __post_init__(self) -> None:
         plan = self.config.training
         self.task: Task = find_task(self.config.data.label_task)
-        self.arithmetic = Arithmetic.choose(plan.device, plan.precision)
         self.device = self.arithmetic.device
-        seed_everything(plan.seed, self.device)
-        size = self.train.shape[-1]
-        self.model = build_ear2d(self.config.model, image_size=size, outputs=self.task.outputs).to(self.device)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, plan.weight_decay), lr=plan.lr)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.arithmetic.dtype == torch.float16)
         self.targets = self.task.targets(self.train.code)
@@ -78,12 +79,12 @@ class Trainer:
                 began = time.monotonic()
                 line: dict[str, Any] = {"epoch": epoch, **self._train_epoch(epoch)}
                 trained = time.monotonic() - began
-                line |= {f"tune_{name}": value for name, value in self._measure_tune().items()}
+                line |= {f"tune_{name}": value for name, value in self._measure_tune(epoch).items()}
                 improved = self._note_progress(epoch, line)
                 line |= {"best_epoch": self.progress.best_epoch, "seconds": round(time.monotonic() - began, 2),
-                         "ears_per_s": round(len(self.targets) / trained, 2)}
+                         "ears_per_s": round(float(np.sum(self.targets != OUTSIDE)) / trained, 2)}
+                self.run.add_metrics(line)                       # before the checkpoint: a stop between them repeats a line
                 self._save(improved)
-                self.run.add_metrics(line)
                 for name, value in line.items():
                     board.add_scalar(name, value, epoch)
                 LOG.info("%s", _readable(line, plan))
@@ -126,19 +127,23 @@ class Trainer:
             raise CheckFailed(f"epoch {epoch}: the loss is {mean}; a lower --lr or --precision fp32 may help")
         return {"lr": rate, "train_loss": mean, "waited_s": round(waited, 2)}
 
-    def _measure_tune(self) -> dict[str, float]:
+    def _measure_tune(self, epoch: int) -> dict[str, float]:
+        """Numbers of the tune set; each class stands in `reports/epoch_<n>.json`."""
         if self.tune is None:
             return {}
         found = predict(self.model, self.tune, self.task, augment=self.config.augment, arithmetic=self.arithmetic,
                         batch_size=self.config.training.batch_size)
         measured = {name: float(value[0]) for name, value in measures_of(found, self.task)(np.ones((1, len(found)))).items()}
-        return {**measured, "loss": float(surprise(found, self.task).mean())}
+        loss, report = float(surprise(found, self.task).mean()), report_of(found, self.task)
+        write_json(self.run.reports / f"epoch_{epoch}.json", {"epoch": epoch, "set": "tune", "loss": loss, **report})
+        macro = {f"macro_{name}": value for name, value in report["macro"].items()}
+        return {**measured, **macro, "accuracy": report["accuracy"], "loss": loss}
 
     def _note_progress(self, epoch: int, line: dict[str, Any]) -> bool:
         """Whether this epoch is the best so far; without a tune set, or where the measure is undefined, the latest is."""
         self.progress.epoch = epoch
         metric = self.config.training.early_stop_metric
-        value = line.get(f"tune_{metric}", math.nan)
+        value = line.get(f"tune_{metric.removeprefix('val_')}", math.nan)
         undefined = math.isnan(value)
         rank = self.progress.best if undefined else (-value if metric in FALLING else value, -line["tune_loss"])
         improved = undefined or rank > self.progress.best
@@ -149,7 +154,7 @@ class Trainer:
     def _save(self, improved: bool) -> None:
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "progress": vars(self.progress)}
         metric = self.config.training.early_stop_metric if self.tune is not None else ""
-        now = Checkpoint(kind=EAR2D, config=self.config, weights=self.model.state_dict(), epoch=self.progress.epoch,
+        now = Checkpoint(kind=self.config.kind, config=self.config, weights=self.model.state_dict(), epoch=self.progress.epoch,
                          metric=metric, value=self.progress.best_value)
         if improved:
             write_checkpoint(self.run.checkpoint("best"), now)
@@ -159,24 +164,32 @@ class Trainer:
         """Take weights and state of `last.pt`, where there is one. Raises UserError if the run had other settings."""
         path = self.run.checkpoint("last")
         if not path.is_file():
+            self.run.keep_metrics(until=0)
             return
-        last = read_checkpoint(path, kind=EAR2D)
+        last = read_checkpoint(path, kind=self.config.kind)
         if settings.to_json(last.config) != settings.to_json(self.config) or last.state is None:
             raise UserError(f"{path}: was made with other settings than {self.run.config_json}")
         self.model.load_state_dict(last.weights)
         self.optimizer.load_state_dict(last.state["optimizer"])
         self.scaler.load_state_dict(last.state["scaler"])
         self.progress = Progress(**last.state["progress"])
+        self.run.keep_metrics(until=last.epoch)
         LOG.info("going on after epoch %d", last.epoch)
 
     def _say_what(self) -> None:
         for name, ears in (("train", self.train), ("tune", self.tune)):
             if ears is not None:
-                counts = np.bincount(self.task.targets(ears.code).ravel(), minlength=len(self.task.classes))
+                target = self.task.targets(ears.code)
+                counts = np.bincount(target[target != OUTSIDE], minlength=len(self.task.classes))
                 LOG.info("%s: %d ears; of each class %s", name, counts.sum(), " ".join(map(str, counts)))
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
-        LOG.info("%s, %s, %.1f million parameters, on %s", self.config.model.backbone, self.config.model.pooling, millions,
-                 self.arithmetic)
+        LOG.info("%s, %.1f million parameters, %d samples a step, on %s", describe(self.config.model), millions,
+                 self.config.training.batch_size, self.arithmetic)
+
+
+def describe(model: ModelConfig) -> str:
+    """The network in a word or two."""
+    return f"{model.backbone}, {model.pooling}" if model.model in SLICE_ATTENTION else model.model
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -198,7 +211,7 @@ def _timed(feed: Iterator[Any]) -> Iterator[tuple[Any, float]]:
 
 
 def _readable(line: dict[str, Any], plan: TrainConfig) -> str:
-    name = plan.early_stop_metric
+    name = plan.early_stop_metric.removeprefix("val_")
     tune = f", tune loss {line['tune_loss']:.3f}, {name} {line[f'tune_{name}']:.3f}" if "tune_loss" in line else ""
     best = " (best)" if line["best_epoch"] == line["epoch"] else ""
     return (f"epoch {line['epoch']}/{plan.epochs}: loss {line['train_loss']:.3f}{tune}{best}; lr {line['lr']:.2g}, "

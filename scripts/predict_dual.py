@@ -1,0 +1,60 @@
+"""Both diagnoses of every exam of an index, with or without labels.
+
+    python scripts/predict_dual.py --checkpoint outputs/<run>/checkpoints/best.pt \\
+        --index-csv artifacts/splits_dual/100pct/val.csv --out-csv artifacts/predictions_dual.csv
+
+The index needs `exam_id` and `series_relpath`; with `left_code` and `right_code` the figures are shown too. One row an exam;
+for each side the label if it is known, the predicted class with its name, and the probability of every class. Halves that the
+cache lacks are prepared first.
+"""
+from pathlib import Path
+
+from medical_fenlei import cli, settings
+from medical_fenlei.training.config import DUAL, DataConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    cli.add(parser, "checkpoint", "device", "index_csv", "limit")
+    parser.add_argument("--out-csv", type=Path, default=Path("artifacts/predictions_dual.csv"), help="one row an exam")
+    parser.add_argument("--batch-size", type=int, help="exams a step (default: the run's)")
+    parser.add_argument("--draws", type=int, default=2000, help="resamples of an interval (default: 2000)")
+    settings.add_flags(parser, DataConfig, leave_out=("label_task", "sample", "splits_root", "pct", "limit"))
+    args = parser.parse_args(argv)
+
+    from medical_fenlei import tables
+    from medical_fenlei.analysis.by_exam import ears_of, side_by_side
+    from medical_fenlei.analysis.evaluate import table_of
+    from medical_fenlei.analysis.trained import open_trained
+    from medical_fenlei.data.dataset import EarDataset, group_by_exam
+    from medical_fenlei.data.sources import prepare_missing
+    from medical_fenlei.ears.build import missing_ears
+    from medical_fenlei.ears.store import EarStore
+    from medical_fenlei.errors import UserError
+    from medical_fenlei.metrics.predictions import intervals_of
+
+    trained = open_trained(args.checkpoint, kind=DUAL, device=args.device)
+    data = settings.from_flags(DataConfig, args, base=trained.config.data)
+    exams = tables.EXAMS.read(args.index_csv)[: args.limit]
+    manifest = tables.MANIFEST.read(data.manifest_csv) if data.manifest_csv.is_file() else tables.MANIFEST.empty()
+    ears = ears_of(exams, dict(zip(manifest.exam_id, manifest.patient_key, strict=True)))
+    store = EarStore(data.cache_dir, trained.config.ears)
+    rejects = prepare_missing(data, store, ears)
+    ears = ears.drop(missing_ears(store, ears).index)
+    if ears.empty:
+        raise UserError(f"--index-csv {args.index_csv}: no ear of its {len(exams)} exams could be prepared")
+    predictions = trained.predict(EarDataset(store, ears, group_by_exam(ears)), batch_size=args.batch_size)
+    tables.DUAL_PREDICTIONS.write(args.out_csv, side_by_side(exams, predictions, trained.task))
+    called = [f"{(predictions.y_pred == c).sum()} {name}" for c, name in enumerate(trained.task.class_names)]
+    cli.say(f"{trained.task.name}: {len(exams)} exams, {len(predictions)} ears, predicted {', '.join(called)}")
+    if (predictions.y_true >= 0).any():
+        intervals = intervals_of(predictions, trained.task, draws=args.draws)
+        cli.show(table_of(intervals))
+        for text in intervals.warnings:
+            cli.warn(text)
+    cli.say(f"wrote {args.out_csv}")
+    return cli.report_rejects(rejects, args.out_csv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,152 @@
+"""The two routes as commands: the same steps, from the preset of either."""
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medical_fenlei import cli, settings
+from medical_fenlei.errors import Stopped, UserError
+from medical_fenlei.training.config import EAR_ROUTE, EarSpec, RunConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medical_fenlei.runs import Run
+
+FIXED = {"ear2d": ("sample", "model", "weights"), "dual": ("sample", "extent", "crop_size", "crop_mm")}
+"""Settings that a route does not offer as flags."""
+
+
+def add_run_flags(parser: argparse.ArgumentParser, route: RunConfig, *, leave_out: tuple[str, ...] = ()) -> None:
+    """Every setting of a run on this route."""
+    settings.add_flags(parser, RunConfig, base=route, leave_out=(*FIXED[route.kind], *leave_out))
+
+
+def train_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> int:
+    """train_ear2d and train_dual."""
+    parser = cli.parser(doc)
+    parser.add_argument("--output-dir", type=Path, help="the run's folder (default: a new one under outputs/)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run (no other flag is needed)")
+    add_run_flags(parser, route)
+    args = parser.parse_args(argv)
+    if args.resume:
+        if args.output_dir or settings.given(args, RunConfig):
+            raise UserError("--resume: a run goes on with its own settings; leave the other flags away")
+        done = resume_run(args.resume, kind=route.kind)
+    else:
+        config = settings.from_flags(RunConfig, args, base=route)
+        done = start_run(config, args.output_dir, cache_named=bool(settings.given(args, EarSpec)))
+    return cli.report_rejects(done.rejects, done.run.reports / "train.csv")
+
+
+def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> int:
+    """build_cache_ears and build_cache_dual."""
+    parser = cli.parser(doc)
+    cli.add(parser, "splits_root", "manifest_csv", "dicom_base", "num_workers", "limit",
+            pct=100, cache_dir=route.data.cache_dir)
+    settings.add_flags(parser, EarSpec, base=route.ears, leave_out=FIXED[route.kind])
+    args = parser.parse_args(argv)
+    spec = settings.from_flags(EarSpec, args, base=route.ears)
+
+    from medical_fenlei import tables
+    from medical_fenlei.ears.build import fill_store, missing_ears
+    from medical_fenlei.ears.store import EarStore
+
+    split = tables.read_split(args.splits_root, args.pct)
+    manifest = tables.MANIFEST.read(args.manifest_csv)
+    if not args.dicom_base.is_dir():
+        raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
+    wanted = manifest[manifest.exam_id.isin({e for frame in split.sets.values() for e in frame.exam_id})][: args.limit]
+    store = EarStore(args.cache_dir, spec)
+    there = len(wanted) - len(missing_ears(store, wanted))
+    rejects = fill_store(store, wanted, dicom_base=args.dicom_base, workers=args.num_workers, label="ears")
+    made = len(wanted) - there - len(rejects)
+    cli.say(f"{len(wanted)} ears wanted: {there} were there, {made} made, {len(rejects)} rejected")
+    cli.say(f"wrote {store.folder / 'index.csv'}")
+    return cli.report_rejects(rejects, store.folder / "index.csv")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that came to its end."""
+
+    run: "Run"
+    rejects: "pd.DataFrame"
+    """`tables.REJECTS`."""
+
+
+def start_run(config: RunConfig, output_dir: Path | None, *, cache_named: bool) -> Done:
+    """Train a new run. cache_named: take the cache of `config.ears`; else the only one that there is.
+
+    Raises UserError, and leaves no folder, if it cannot begin; Stopped if a signal ended it after an epoch was saved.
+    """
+    from medical_fenlei.ears.store import choose_store
+    from medical_fenlei.runs import Run
+    from medical_fenlei.tasks import find_task
+
+    task = find_task(config.data.label_task)
+    store = choose_store(config.data.cache_dir, config.ears if cache_named else None, default=config.ears)
+    try:
+        config = replace(config, ears=store.spec)
+    except ValueError as error:
+        raise UserError(f"--cache-dir {store.folder}: {error}") from None
+    network = config.model.backbone if config.kind == EAR_ROUTE.kind else config.model.model.removeprefix("dual_")
+    run = Run.new(output_dir, f"{config.kind}_{task.name}_{network}")
+    try:
+        return _train(run, config, resumed=False)
+    except UserError:
+        run.discard()
+        raise
+
+
+def resume_run(folder: Path, *, kind: str) -> Done:
+    """Go on with a run after its last whole epoch, with its own settings. Raises UserError if it is none of this kind."""
+    from medical_fenlei.runs import Run
+
+    run = Run(folder)
+    config = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
+    if config.kind != kind:
+        raise UserError(f"--resume {folder}: is a run of kind {config.kind}, expected {kind}")
+    return _train(run, config, resumed=True)
+
+
+def _train(run: "Run", config: RunConfig, *, resumed: bool) -> Done:
+    from medical_fenlei.data.sources import find_ears
+    from medical_fenlei.ears.store import EarStore
+    from medical_fenlei.models.build import build_model
+    from medical_fenlei.report.plots import plot_training
+    from medical_fenlei.runs import LOG, versions
+    from medical_fenlei.tasks import find_task
+    from medical_fenlei.training.batch_size import largest_batch
+    from medical_fenlei.training.device import Arithmetic, seed_everything
+    from medical_fenlei.training.loop import Trainer
+
+    run.open_log()
+    plan, task = config.training, find_task(config.data.label_task)
+    arithmetic = Arithmetic.choose(plan.device, plan.precision)
+    seed_everything(plan.seed, arithmetic.device)
+    model = build_model(config.model, shape=config.ears.shape, outputs=task.outputs).to(arithmetic.device)
+
+    store = EarStore(config.data.cache_dir, config.ears)
+    sources = find_ears(config.data, store, task, ("train", "tune"))
+    train, tune = sources.dataset(store, "train"), sources.dataset(store, "tune")
+    if train is None or len({*task.targets(train.code[train.present])}) < 2:
+        raise UserError(f"--label-task {task.name}: the training set of {config.data.splits_root} --pct {config.data.pct} "
+                        "holds ears of fewer than two classes")
+    if not resumed:
+        if plan.auto_batch:
+            ears = train.groups.shape[1]
+            found = largest_batch(model, (ears, *train.shape), arithmetic, samples=len(train))
+            config = replace(config, training=replace(plan, batch_size=found))
+        run.write_config(settings.to_json(config), {"data": sources.hashes, "versions": versions()})
+    trainer = Trainer(config, run, model, arithmetic, train, tune)
+    if resumed:
+        trainer.go_on()
+    try:
+        done = trainer.fit()
+    except KeyboardInterrupt:
+        raise Stopped(f"saved after epoch {trainer.progress.epoch}; --resume {run.folder} goes on") from None
+    plot_training(run.reports / "curves.png", list(run.read_metrics()), best_epoch=done.best_epoch)
+    measured = f"{plan.early_stop_metric} {done.best_value:.3f} on the tune set" if tune is not None else "no tune set"
+    LOG.info("best epoch %d (%s): %s", done.best_epoch, measured, run.checkpoint("best"))
+    return Done(run, sources.rejects)

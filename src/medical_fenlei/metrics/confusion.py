@@ -1,0 +1,51 @@
+"""What a confusion matrix says about each class. R rows of weights, N ears, C classes."""
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+BY_CLASS = ("precision", "recall", "specificity", "f1")
+"""Recall is sensitivity."""
+
+
+def confusion(weight: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, classes: int) -> np.ndarray:
+    """float64 (R, C, C): weight of the ears of class i (rows) that are called j (columns).
+
+    weight (R, N); y_true, y_pred (N,) class numbers.
+    """
+    cell = np.zeros((len(y_true), classes * classes))
+    cell[np.arange(len(y_true)), np.asarray(y_true) * classes + np.asarray(y_pred)] = 1
+    return (np.asarray(weight, np.float64) @ cell).reshape(-1, classes, classes)
+
+
+def by_class(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Each of BY_CLASS and `support`, (R, C), from (R, C, C).
+
+    NaN where undefined: a class that is never called has no precision, one without ears neither recall nor F1.
+    """
+    hits = np.einsum("rcc->rc", matrix)
+    support, called = matrix.sum(2), matrix.sum(1)
+    total = support.sum(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "precision": hits / called, "recall": hits / support,
+            "specificity": 1 - (called - hits) / (total - support),
+            "f1": np.where(support > 0, 2 * hits / (support + called), np.nan), "support": support,
+        }
+
+
+def class_report(y_true: np.ndarray, y_pred: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """`classes`: a dictionary a class, `macro`: means over the classes that occur, `accuracy`, `confusion`: rows are the truth.
+
+    A mean is NaN where one of its classes is undefined.
+    """
+    matrix = confusion(np.ones((1, len(y_true))), y_true, y_pred, classes=len(names))
+    each = {name: values[0] for name, values in by_class(matrix).items()}
+    occurs = each["support"] > 0
+    macro = {name: float(each[name][occurs].mean()) if occurs.any() else float("nan") for name in BY_CLASS}
+    total = matrix.sum()
+    return {
+        "accuracy": float(np.trace(matrix[0]) / total) if total else float("nan"), "macro": macro,
+        "classes": {name: {k: float(v[c]) for k, v in each.items()} for c, name in enumerate(names)},
+        "confusion": matrix[0].astype(int).tolist(),
+    }

@@ -1,0 +1,83 @@
+"""One ear in, one diagnosis out, through a 3D network of MONAI. On the dual route both ears go through the same weights."""
+import re
+
+import torch
+from monai.networks.nets.resnet import ResNet, get_inplanes, resnet_params
+from monai.networks.nets.unet import UNet
+from monai.networks.nets.vit import ViT
+from torch import nn
+
+from medical_fenlei.models.output import Output
+from medical_fenlei.training.config import SIZE_STEP
+
+UNET_CHANNELS = (16, 32, 64, 128, 256)
+UNET_FEATURES = 64
+VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 384, 12, 6
+"""Those of ViT-S (Touvron 2021, arXiv:2012.12877, table 1)."""
+
+
+class Ear3d(nn.Module):
+    """The head computes in float32 whatever the encoder does."""
+
+    def __init__(self, encoder: nn.Module, features: int, *, dropout: float, outputs: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, outputs)
+
+    def forward(self, volume: torch.Tensor) -> Output:
+        """volume: (N, K, C, H, W) in [-1, 1]."""
+        embedding = self.encoder(volume.transpose(1, 2))
+        with torch.autocast(volume.device.type, enabled=False):
+            embedding = embedding.float()
+            return Output(self.head(self.dropout(embedding)), embedding, None)
+
+
+def build_encoder(model: str, *, shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
+    """The encoder (N, 1, K, H, W) → (N, D) of this name for volumes of shape (K, H, W), and D."""
+    if model == "dual_unet_3d":
+        return _PooledUNet(), UNET_FEATURES
+    if model == "dual_vit_3d":
+        return _PooledViT(shape, SIZE_STEP[model]), VIT_WIDTH
+    resnet = re.fullmatch(r"dual_(resnet\d+)_3d", model)
+    assert resnet
+    block, layers, shortcut, bias, _ = resnet_params[resnet[1]]
+    return _ResNet(block, layers, shortcut, bias), get_inplanes()[-1] * (4 if block == "bottleneck" else 1)
+
+
+class _ResNet(ResNet):
+    """The residual networks of MedicalNet (Chen 2019, arXiv:1904.00625), whose published weights fit, without their head.
+
+    The first convolution keeps all slices and halves rows and columns: slices lie several times farther apart than pixels.
+    """
+
+    def __init__(self, block: str, layers: list[int], shortcut: str, bias: bool) -> None:
+        super().__init__(block, layers, get_inplanes(), n_input_channels=1, conv1_t_stride=(1, 2, 2),  # type: ignore[arg-type]
+                         shortcut_type=shortcut, bias_downsample=bias, feed_forward=False)
+
+    def _downsample_basic_block(self, x: torch.Tensor, planes: int, stride: int, spatial_dims: int = 3) -> torch.Tensor:
+        """A shortcut without weights: every `stride`-th voxel, new channels zero. The library lets no gradient through."""
+        kept = x[:, :, ::stride, ::stride, ::stride]
+        return nn.functional.pad(kept, (0, 0) * spatial_dims + (0, planes - kept.shape[1]))
+
+
+class _PooledUNet(UNet):
+    """The mean over the decoded map."""
+
+    def __init__(self) -> None:
+        strides = (2,) * (len(UNET_CHANNELS) - 1)
+        super().__init__(3, 1, UNET_FEATURES, UNET_CHANNELS, strides, num_res_units=2, norm="batch")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).float().mean((2, 3, 4))
+
+
+class _PooledViT(ViT):
+    """The mean over the patches."""
+
+    def __init__(self, shape: tuple[int, int, int], patch: tuple[int, int]) -> None:
+        super().__init__(1, shape, (patch[0], patch[1], patch[1]), VIT_WIDTH, 4 * VIT_WIDTH, VIT_LAYERS, VIT_HEADS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = super().forward(x)[0]
+        return tokens.float().mean(1)
