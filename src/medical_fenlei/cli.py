@@ -3,7 +3,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -58,6 +58,22 @@ def add(to: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
         to.add_argument("--" + name.replace("_", "-"), **options)
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """A flag's value like `0,1,2`."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def words(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """A flag's value like `one,two`, each one of the choices."""
+    def parse(text: str) -> tuple[str, ...]:
+        unknown = [part for part in text.split(",") if part not in choices]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"got {unknown[0]!r}, expected some of {', '.join(choices)}")
+        return tuple(text.split(","))
+
+    return parse
+
+
 def say(text: str) -> None:
     """A line of result, on standard output."""
     print(text, flush=True)
@@ -92,9 +108,14 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def stop_on_sigterm() -> None:
+    """From here on a SIGTERM is what Ctrl-C is."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
 def run(main: Callable[[], int]) -> int:
     """Call a script's main and return its exit status (SPEC: 0, 1, 2, 3, 75). Faults of the program keep their traceback."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_on_sigterm()
     name = Path(sys.argv[0]).stem
     try:
         return main()

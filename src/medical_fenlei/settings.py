@@ -62,6 +62,11 @@ def settings_of(cls: type) -> Iterator[Setting]:
     yield from _own_settings(cls)
 
 
+def choices(cls: type, name: str) -> tuple[Any, ...]:
+    """What a setting may be, of its `Literal`."""
+    return next(s.choices for s in settings_of(cls) if s.name == name) or ()
+
+
 def _own_settings(cls: type) -> Iterator[Setting]:
     for field, kind in _members(cls):
         if dataclasses.is_dataclass(kind):
@@ -122,12 +127,15 @@ def from_flags(cls: type[T], args: argparse.Namespace, *, base: T | None = None)
         raise UserError(f"--{error}") from None
 
 
-def to_flags(settings: object, *, base: object | None = None) -> list[str]:
-    """The flags that give these settings again: those that differ from `base` (default: from the class's defaults)."""
+def to_flags(settings: object, *, base: object | None = None, always: tuple[str, ...] = ()) -> list[str]:
+    """The flags that give these settings again: those that differ from `base` (default: from the class's defaults).
+
+    always: names of settings that are written even where they do not differ.
+    """
     words: list[str] = []
     plain = (s.default for s in settings_of(type(settings))) if base is None else _values(base)
     for s, value, default in zip(settings_of(type(settings)), _values(settings), plain, strict=True):
-        if value == default:
+        if value == default and s.name not in always:
             continue
         if s.kind is bool:
             words.append(s.flag if value else s.flag.replace("--", "--no-", 1))

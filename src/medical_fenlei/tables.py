@@ -6,14 +6,14 @@ run as a formula is written behind an apostrophe, which reading takes off again.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import atomic
+from medical_fenlei.files import atomic, is_inside
 from medical_fenlei.tasks import BINARY_TASKS, OUTSIDE
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
 
@@ -25,15 +25,9 @@ _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _ESCAPED = re.compile(r"^'+[=+\-@\t\r]")
 _DTYPES: dict[str, str] = {"code": "int8", "flag": "bool", "int": "int64", "count": "Int64", "float": "float64"}
 
-
-def _is_inside(path: str) -> bool:
-    parts = PurePosixPath(path.replace("\\", "/"))
-    return not parts.is_absolute() and ".." not in parts.parts and ":" not in path.split("/")[0]
-
-
 _ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
     "key": (lambda v: v != "", "must not be empty"),
-    "relpath": (lambda v: _is_inside(str(v)), "must stay below its base folder"),
+    "relpath": (lambda v: is_inside(str(v)), "must stay below its base folder"),
     "side": (lambda v: v in SIDES, "must be left or right"),
     "code": (lambda v: v == UNLABELLED or v in DIAGNOSES, "must be 1 to 6 or empty"),
 }
@@ -179,6 +173,15 @@ DUAL_PREDICTIONS = Table("predictions, one row an exam", {
     "exam_id": "key", "patient_key": "text",
     **{f"{side}_{name}": kind for side in SIDES for name, kind in _OF_A_SIDE.items()},
 }, more="float", unique=("exam_id",))
+
+RUNS = Table("runs of a study", {
+    "run": "key", "pct": "int", "model": "key", "seed": "int", "status": "key", "reason": "text",
+}, optional={"best_epoch": "count", "ears": "count", "patients": "count"}, more="float", unique=("run",))
+
+SUMMARY = Table("a study over its seeds, one row a group and measure", {
+    "pct": "int", "model": "key", "seeds": "int", "metric": "key", "mean": "float", "sd": "float", "low": "float",
+    "high": "float", "note": "text",
+}, unique=("pct", "model", "metric"))
 
 REJECTS = Table("what could not be used", {"exam_id": "text", "file": "text", "reason": "key", "detail": "text"})
 

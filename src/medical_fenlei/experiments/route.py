@@ -35,7 +35,7 @@ def train_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> 
         done = resume_run(args.resume, kind=route.kind)
     else:
         config = settings.from_flags(RunConfig, args, base=route)
-        done = start_run(config, args.output_dir, cache_named=bool(settings.given(args, EarSpec)))
+        done = start_run(with_cache(config, named=bool(settings.given(args, EarSpec))), args.output_dir)
     return cli.report_rejects(done.rejects, done.run.reports / "train.csv")
 
 
@@ -75,21 +75,26 @@ class Done:
     """`tables.REJECTS`."""
 
 
-def start_run(config: RunConfig, output_dir: Path | None, *, cache_named: bool) -> Done:
-    """Train a new run. cache_named: take the cache of `config.ears`; else the only one that there is.
+def with_cache(config: RunConfig, *, named: bool) -> RunConfig:
+    """The settings with the preprocessing that they name, or that of the only cache there is. Raises UserError."""
+    from medical_fenlei.ears.store import choose_store
+
+    store = choose_store(config.data.cache_dir, config.ears if named else None, default=config.ears)
+    try:
+        return replace(config, ears=store.spec)
+    except ValueError as error:
+        raise UserError(f"--cache-dir {store.folder}: {error}") from None
+
+
+def start_run(config: RunConfig, output_dir: Path | None) -> Done:
+    """Train a new run.
 
     Raises UserError, and leaves no folder, if it cannot begin; Stopped if a signal ended it after an epoch was saved.
     """
-    from medical_fenlei.ears.store import choose_store
     from medical_fenlei.runs import Run
     from medical_fenlei.tasks import find_task
 
     task = find_task(config.data.label_task)
-    store = choose_store(config.data.cache_dir, config.ears if cache_named else None, default=config.ears)
-    try:
-        config = replace(config, ears=store.spec)
-    except ValueError as error:
-        raise UserError(f"--cache-dir {store.folder}: {error}") from None
     network = config.model.backbone if config.kind == EAR_ROUTE.kind else config.model.model.removeprefix("dual_")
     run = Run.new(output_dir, f"{config.kind}_{task.name}_{network}")
     try:

@@ -76,6 +76,9 @@ class Trainer:
         self._say_what()
         with SummaryWriter(str(self.run.tensorboard)) as board:
             for epoch in range(self.progress.epoch + 1, plan.epochs + 1):
+                if plan.patience and self.tune is not None and self.progress.epoch - self.progress.best_epoch >= plan.patience:
+                    LOG.info("no better epoch in %d: stopped", plan.patience)
+                    break
                 began = time.monotonic()
                 line: dict[str, Any] = {"epoch": epoch, **self._train_epoch(epoch)}
                 trained = time.monotonic() - began
@@ -88,9 +91,6 @@ class Trainer:
                 for name, value in line.items():
                     board.add_scalar(name, value, epoch)
                 LOG.info("%s", _readable(line, plan))
-                if plan.patience and self.tune is not None and epoch - self.progress.best_epoch >= plan.patience:
-                    LOG.info("no better epoch in %d: stopped", plan.patience)
-                    break
         return self.progress
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:

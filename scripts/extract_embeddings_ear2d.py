@@ -1,0 +1,49 @@
+"""What a trained ear network makes of every labelled ear of a set: one vector an ear.
+
+    python scripts/extract_embeddings_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --split train --pct 100 \\
+        --out-npz artifacts/emb_train.npz
+
+Ears of every code, also of those that the network's task does not concern. The NPZ holds embedding (N, D) float32, exam_id,
+side, patient_key and label_code, and no pickled object.
+"""
+from pathlib import Path
+
+from medical_fenlei import cli, settings
+from medical_fenlei.tables import SETS
+from medical_fenlei.training.config import EAR2D, DataConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    cli.add(parser, "checkpoint", "device")
+    parser.add_argument("--split", choices=SETS, default="train", help="which set (default: train)")
+    parser.add_argument("--out-npz", type=Path, help="default: artifacts/emb_<set>.npz")
+    parser.add_argument("--batch-size", type=int, help="ears a step (default: the run's)")
+    settings.add_flags(parser, DataConfig, leave_out=("label_task", "sample"))
+    args = parser.parse_args(argv)
+
+    from medical_fenlei.analysis.embeddings import Embeddings
+
+    from medical_fenlei.analysis.trained import open_trained
+    from medical_fenlei.data.sources import find_ears
+    from medical_fenlei.ears.store import EarStore
+    from medical_fenlei.errors import UserError
+
+    trained = open_trained(args.checkpoint, kind=EAR2D, device=args.device)
+    data = settings.from_flags(DataConfig, args, base=trained.config.data)
+    store = EarStore(data.cache_dir, trained.config.ears)
+    sources = find_ears(data, store, None, (args.split,))
+    dataset = sources.dataset(store, args.split)
+    if dataset is None:
+        raise UserError(f"--split {args.split}: {data.splits_root} --pct {data.pct} has no labelled ears there")
+    ears = dataset.ears_in_order
+    found = Embeddings(embedding=trained.infer(dataset, batch_size=args.batch_size).embedding,
+                       **{name: ears[name].to_numpy() for name in ("exam_id", "side", "patient_key", "label_code")})
+    out = args.out_npz or Path(f"artifacts/emb_{args.split}.npz")
+    found.write(out)
+    cli.say(f"wrote {out}: {len(ears)} ears of {ears.patient_key.nunique()} patients, {found.embedding.shape[1]} numbers each")
+    return cli.report_rejects(sources.rejects, out)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

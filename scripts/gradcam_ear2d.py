@@ -1,0 +1,66 @@
+"""What a trained ear network looked at in one ear: the slices it attended to most, each with its class activation map.
+
+    python scripts/gradcam_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --exam-id <id> --side left
+
+Writes grey slice, heat map and overlay of each (PNG, in the network's bone window), all of them together (overview.png) and
+gradcam.json, with the place of each slice and of each map's peak in the patient, to outputs/<run>/reports/gradcam/<id>_<side>/.
+Works for backbones of timm that convolve and for those that attend.
+"""
+from pathlib import Path
+
+from medical_fenlei import cli, settings
+from medical_fenlei.training.config import EAR2D, DataConfig
+from medical_fenlei.vocabulary import SIDES, Side
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    cli.add(parser, "checkpoint", "device")
+    parser.add_argument("--exam-id", required=True, help="the exam")
+    parser.add_argument("--side", choices=SIDES, required=True, help="of the patient")
+    parser.add_argument("--top", type=int, default=5, help="slices to show (default: 5)")
+    parser.add_argument("--target", default="predicted", help="the class to explain, by its name (default: the predicted one)")
+    parser.add_argument("--method", default="gradcam", help="gradcam (default), gradcam++, hirescam, layercam or xgradcam")
+    parser.add_argument("--out-dir", type=Path, help="default: outputs/<run>/reports/gradcam/<id>_<side>")
+    settings.add_flags(parser, DataConfig, leave_out=("label_task", "sample", "splits_root", "pct", "limit"))
+    args = parser.parse_args(argv)
+
+    import numpy as np
+
+    from medical_fenlei import tables
+    from medical_fenlei.analysis.gradcam import explain
+    from medical_fenlei.analysis.trained import open_trained
+    from medical_fenlei.data.sources import prepare_missing
+    from medical_fenlei.ears.store import EarStore
+    from medical_fenlei.errors import UserError
+    from medical_fenlei.report.explanations import write_explanation
+    from medical_fenlei.vocabulary import DIAGNOSES
+
+    if args.top < 1:
+        raise UserError(f"--top: got {args.top}, expected at least 1")
+    side = Side(args.side)
+    trained = open_trained(args.checkpoint, kind=EAR2D, device=args.device)
+    data = settings.from_flags(DataConfig, args, base=trained.config.data)
+    manifest = tables.MANIFEST.read(data.manifest_csv)
+    ear = manifest[(manifest.exam_id == args.exam_id) & (manifest.side == str(side))]
+    if ear.empty:
+        raise UserError(f"--exam-id {args.exam_id}: {data.manifest_csv} has no {side} ear of that exam")
+    store = EarStore(data.cache_dir, trained.config.ears)
+    rejects = prepare_missing(data, store, ear)
+    if len(rejects):
+        raise UserError(f"--exam-id {args.exam_id}: {rejects.reason.iloc[0]}: {rejects.detail.iloc[0]}")
+    found = explain(trained, np.array(store.read(args.exam_id, side)), target=args.target, method=args.method, top=args.top)
+    facts = store.read_facts(args.exam_id, side)
+    code = int(ear.label_code.iloc[0])
+    folder = args.out_dir or trained.run.reports / "gradcam" / f"{args.exam_id}_{side}"
+    written = write_explanation(found, folder, exam_id=args.exam_id, side=side, affine=np.array(facts["affine_lps"]),
+                                facts={"method": args.method, "task": trained.task.name, "label_code": code or None})
+    label = f"labelled {code} ({DIAGNOSES[code].english})" if code else "without a label"
+    cli.say(f"{args.exam_id} {side}, {label}: {found.class_name} with probability {found.probability:.3f}; "
+            f"slices {', '.join(map(str, found.slices))} by {found.ranked_by}")
+    cli.say(f"wrote {len(written)} files to {folder}; look at {folder / 'overview.png'}")
+    return cli.OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,28 @@
+"""Train and evaluate the same ear network from several seeds: how much of a figure is luck?
+
+    python scripts/run_seeds_ear2d.py --splits-root artifacts/splits_dual_patient --pct 20 \\
+        --label-task normal_vs_abnormal --seeds 0,1,2
+
+Takes every flag of train_ear2d. Writes outputs/ear2d_seeds/<task>_<pct>pct_<backbone>/ with a run a seed, state.json, runs.csv,
+and summary.csv and summary.md: mean ± standard deviation over seeds, and the interval of the mean when patients are resampled.
+Seeds that are done are not run again; run it again after a stop.
+"""
+from dataclasses import replace
+
+from medical_fenlei import cli
+from medical_fenlei.experiments.study import add_study_flags, run_study, study_settings
+from medical_fenlei.training.config import EAR_ROUTE
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    add_study_flags(parser, EAR_ROUTE, default_dir="outputs/ear2d_seeds", seeds="0,1,2", leave_out=("seed",))
+    args = parser.parse_args(argv)
+    config = study_settings(args, EAR_ROUTE)
+    folder = args.output_dir / f"{config.data.label_task}_{config.data.pct}pct_{config.model.backbone}"
+    runs = {f"seed_{seed}": replace(config, training=replace(config.training, seed=seed)) for seed in args.seeds}
+    return run_study(folder, runs, args, EAR_ROUTE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,219 @@
+"""Several runs, one after the other, as one study that can be killed at any moment and started again.
+
+Each run has a process of its own, so that what ends one (no memory, a broken driver) does not end the others. `state.json` says
+what became of each; the folder of a run is the run's own.
+"""
+import argparse
+import fcntl
+import json
+import multiprocessing
+import os
+import shlex
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from medical_fenlei import cli, settings
+from medical_fenlei.errors import CheckFailed, Rejected, Stopped, UserError
+from medical_fenlei.experiments.route import add_run_flags, resume_run, start_run, with_cache
+from medical_fenlei.files import write_json
+from medical_fenlei.parallel import Outcome, attempt
+from medical_fenlei.runs import Run
+from medical_fenlei.training.config import DUAL, EAR2D, EarSpec, RunConfig
+
+REPORTED = "val"
+"""The set on which each run is reported."""
+SCRIPTS = {EAR2D: "scripts/train_ear2d.py", DUAL: "scripts/train_dual.py"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study."""
+
+    folder: Path
+    config: RunConfig
+    """With the preprocessing of the cache that it takes."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the result."""
+        plain = settings.to_json(self.config)
+        del plain["data"]["num_workers"]                         # that of the machine
+        return plain
+
+    def command(self, route: RunConfig) -> list[str]:
+        """The command line that gives the same run."""
+        flags = settings.to_flags(self.config, base=route, always=("num_slices",))   # names the cache, whatever else is there
+        return ["python", SCRIPTS[self.config.kind], *flags, "--output-dir", str(self.folder)]
+
+
+class Study:
+    """The jobs of one folder and what became of them."""
+
+    def __init__(self, folder: Path, jobs: Sequence[Job]) -> None:
+        self.folder, self.jobs = folder, tuple(jobs)
+
+    @property
+    def state_json(self) -> Path:
+        return self.folder / "state.json"
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Of each job that was begun: `status` (running, done, failed), `reason`, `settings`."""
+        if not self.state_json.is_file():
+            return {}
+        state: dict[str, dict[str, Any]] = json.loads(self.state_json.read_text(encoding="utf-8"))
+        return state
+
+    def run(self) -> None:
+        """Run what is not done. A failed run is noted and passed over, and tried again the next time.
+
+        Raises UserError if the folder holds a job of that name with other settings, or another process works on it; Stopped on
+        a signal.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(self.folder):
+            state = self.state()
+            for job in self.jobs:
+                known = state.get(job.name)
+                if known and known["settings"] != job.settings:
+                    raise UserError(f"--output-dir {self.folder}: holds {job.name} with other settings; name another folder")
+            for number, job in enumerate(self.jobs, 1):
+                if state.get(job.name, {}).get("status") == "done":
+                    cli.say(f"[{number}/{len(self.jobs)}] {job.name}: done before")
+                    continue
+                cli.say(f"[{number}/{len(self.jobs)}] {job.name}")
+                self._note(state, job, "running")
+                outcome = _run_apart(job)
+                self._note(state, job, "done" if outcome.ok else "failed", f"{outcome.reason}: {outcome.detail}")
+                if not outcome.ok:
+                    cli.warn(f"{job.name} failed: {outcome.reason}: {outcome.detail}")
+
+    def _note(self, state: dict[str, dict[str, Any]], job: Job, status: str, reason: str = "") -> None:
+        state[job.name] = {"status": status, "reason": reason if status == "failed" else "",
+                           "settings": job.settings}
+        write_json(self.state_json, state)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No second process on the same study; the system lets go of the lock when a process dies."""
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"--output-dir {folder}: another process is working on it") from None
+        yield
+
+
+def _run_apart(job: Job) -> Outcome[Job, None]:
+    """Train and evaluate in a process of its own; it does not outlive this one. Raises Stopped where a signal ended it."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(job, sender), name=job.name)
+    process.start()
+    sender.close()
+    try:
+        outcome: Outcome[Job, None] = receiver.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode == cli.STOPPED:
+            raise Stopped(f"{job.name} is saved; the same command goes on") from None
+        code = process.exitcode or 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return Outcome(job, reason="process_died", detail=f"{how}; killed for its memory?" if code == -signal.SIGKILL else how)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.join()
+        raise
+    process.join()
+    return outcome
+
+
+def _work(job: Job, answer: Connection) -> None:
+    """What the process of a job does."""
+    cli.stop_on_sigterm()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        answer.send(attempt(_train_and_evaluate, job))
+    except (KeyboardInterrupt, Stopped):
+        raise SystemExit(cli.STOPPED) from None
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _train_and_evaluate(job: Job) -> None:
+    """Go on with the run if it was begun. Raises Rejected with what the user can do about it."""
+    from medical_fenlei.analysis.evaluate import evaluate
+    from medical_fenlei.analysis.trained import open_trained
+    from medical_fenlei.report.evaluation import write_evaluation
+
+    run, config = Run(job.folder), job.config
+    began = time.monotonic()
+    try:
+        if run.config_json.is_file():
+            resume_run(job.folder, kind=config.kind)
+        else:
+            shutil.rmtree(job.folder, ignore_errors=True)        # what a kill left of its beginning
+            start_run(config, job.folder)
+        trained = open_trained(run.checkpoint("best"), kind=config.kind, device=config.training.device)
+        write_evaluation(evaluate(trained, config.data, REPORTED), run.reports)
+    except (UserError, CheckFailed) as error:
+        raise Rejected("not_possible" if isinstance(error, UserError) else "check_failed", str(error)) from None
+    cli.say(f"{job.name}: done in {time.monotonic() - began:.0f} s")
+
+
+def add_study_flags(
+    parser: argparse.ArgumentParser, route: RunConfig, *, default_dir: str, seeds: str, leave_out: tuple[str, ...]
+) -> None:
+    """What every study takes: seeds, where to, whether only to show; and the settings of its runs."""
+    parser.add_argument("--seeds", type=cli.numbers, default=seeds, help=f"default: {seeds}")
+    parser.add_argument("--output-dir", type=Path, default=Path(default_dir), help=f"of all studies (default: {default_dir})")
+    parser.add_argument("--dry-run", action="store_true", help="only print the command line of each run")
+    parser.add_argument("--summarize", action="store_true", help="only write the tables of what is done")
+    add_run_flags(parser, route, leave_out=leave_out)
+
+
+def study_settings(args: argparse.Namespace, route: RunConfig) -> RunConfig:
+    """The settings that the runs have in common, with the cache that is there and the task under its English name."""
+    from medical_fenlei.tasks import find_task
+
+    config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
+    return replace(config, data=replace(config.data, label_task=find_task(config.data.label_task).name))
+
+
+def run_study(folder: Path, runs: Mapping[str, RunConfig], args: argparse.Namespace, route: RunConfig) -> int:
+    """Run, or show, the runs of these names below the folder; then write and show the tables. Returns the exit status."""
+    study = Study(folder, [Job(folder / name, config) for name, config in runs.items()])
+    if args.dry_run:
+        for job in study.jobs:
+            cli.say(shlex.join(job.command(route)))
+        return cli.OK
+    if not args.summarize:
+        study.run()
+
+    from medical_fenlei.experiments.summary import summarize
+
+    files = summarize(study)
+    cli.say(files[-1].read_text(encoding="utf-8"))
+    cli.say("wrote " + ", ".join(map(str, files)))
+    state = study.state()
+    unfinished = [job.name for job in study.jobs if state.get(job.name, {}).get("status") != "done"]
+    if unfinished:
+        cli.warn(f"{len(unfinished)} of {len(study.jobs)} runs are not done; {study.state_json} says why")
+    return cli.PARTLY if unfinished else cli.OK

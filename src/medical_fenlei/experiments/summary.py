@@ -1,0 +1,103 @@
+"""The table of a study: every run, and over the seeds of each group mean, spread and an interval that resamples patients."""
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medical_fenlei import tables
+from medical_fenlei.errors import UserError
+from medical_fenlei.experiments.study import REPORTED, Job, Study
+from medical_fenlei.files import write_text
+from medical_fenlei.metrics.bootstrap import Intervals, patient_intervals
+from medical_fenlei.metrics.predictions import SEED, measures_of, probabilities
+from medical_fenlei.tasks import Task, find_task
+
+SHOWN = ("auroc", "auprc", "macro_f1", "macro_recall", "accuracy", "sensitivity", "specificity", "f1")
+"""Measures of the Markdown table, those of them that the task has."""
+
+Group = tuple[int, str]
+"""Amount of training data in percent, and the network's name."""
+
+
+def group_of(job: Job) -> Group:
+    model = job.config.model
+    return job.config.data.pct, model.backbone if job.config.data.sample == "ear" else model.model
+
+
+def summarize(study: Study) -> list[Path]:
+    """Write `runs.csv` (every run: status, reason, best epoch, measures), `summary.csv` (a row a group and measure) and
+    `summary.md`; returns the files. Runs that are not done stand in `runs.csv` with empty measures."""
+    state = study.state()
+    runs = pd.DataFrame([_row(job, state.get(job.name, {})) for job in study.jobs])
+    groups: dict[Group, list[Job]] = {}
+    for job in study.jobs:
+        if state.get(job.name, {}).get("status") == "done":
+            groups.setdefault(group_of(job), []).append(job)
+    task = find_task(study.jobs[0].config.data.label_task)
+    found = {group: over_seeds([_predictions(job) for job in jobs], task) for group, jobs in groups.items()}
+    rows = [{"pct": pct, "model": model, "seeds": len(groups[pct, model]), "metric": name, "mean": interval.estimate,
+             "sd": spread[name], "low": interval.low, "high": interval.high, "note": interval.reason}
+            for (pct, model), (intervals, spread) in found.items() for name, interval in intervals.values.items()]
+    files = [study.folder / name for name in ("runs.csv", "summary.csv", "summary.md")]
+    tables.RUNS.write(files[0], tables.RUNS.frame(runs))
+    tables.SUMMARY.write(files[1], tables.SUMMARY.frame(rows))
+    write_text(files[2], _markdown(task, found, runs))
+    return files
+
+
+def over_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> tuple[Intervals, dict[str, float]]:
+    """Of the mean over several networks on the same ears: each measure's interval, and its standard deviation over networks.
+
+    Patients are resampled once for all networks, so the interval is that of new patients; the deviation (n - 1, NaN for one
+    network) is that of new seeds. Raises UserError if the networks were not measured on the same ears.
+    """
+    names = ["exam_id", "side"]
+    ordered = [frame.sort_values(names).reset_index(drop=True) for frame in predictions]
+    if any(not frame[names].equals(ordered[0][names]) for frame in ordered):
+        raise UserError("the runs were not measured on the same ears; evaluate them again on one split")
+    measured = [measures_of(frame, task) for frame in ordered]
+
+    def mean(weight: np.ndarray) -> dict[str, np.ndarray]:
+        each = [measures(weight) for measures in measured]
+        return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
+
+    content = np.column_stack([ordered[0].y_true, *(probabilities(frame, task) for frame in ordered)])
+    intervals = patient_intervals(mean, ordered[0].patient_key.to_numpy(), content, seed=SEED)
+    one = np.ones((1, len(content)))
+    values = [measures(one) for measures in measured]
+    spread = {name: float(np.std([v[name][0] for v in values], ddof=1)) if len(values) > 1 else float("nan")
+              for name in values[0]}
+    return intervals, spread
+
+
+def _predictions(job: Job) -> pd.DataFrame:
+    return tables.PREDICTIONS.read(job.folder / "reports" / f"predictions_{REPORTED}.csv")
+
+
+def _row(job: Job, state: dict[str, Any]) -> dict[str, object]:
+    pct, model = group_of(job)
+    row: dict[str, object] = {"run": job.name, "pct": pct, "model": model, "seed": job.config.training.seed,
+                              "status": state.get("status", "waiting"), "reason": state.get("reason", "")}
+    if row["status"] != "done":
+        return row
+    said = json.loads((job.folder / "reports" / f"metrics_{REPORTED}.json").read_text(encoding="utf-8"))
+    estimates = {name: np.nan if found["estimate"] is None else found["estimate"] for name, found in said["metrics"].items()}
+    return {**row, "best_epoch": said["epoch"], "ears": said["ears"], "patients": said["patients"], **estimates}
+
+
+def _markdown(task: Task, found: dict[Group, tuple[Intervals, dict[str, float]]], runs: pd.DataFrame) -> str:
+    names = [name for name in SHOWN if any(name in intervals.values for intervals, _ in found.values())]
+    lines = [f"# {task.name}: mean ± standard deviation over seeds (95 % interval of the mean, patients resampled)", "",
+             "| pct | model | seeds | " + " | ".join(names) + " |", "|" + "---|" * (3 + len(names))]
+    for (pct, model), (intervals, spread) in found.items():
+        seeds = int(((runs.pct == pct) & (runs.model == model) & (runs.status == "done")).sum())
+        cells = [f"{i.estimate:.3f} ± {spread[name]:.3f} ({i.low:.3f} to {i.high:.3f})" if seeds > 1 else
+                 f"{i.estimate:.3f} ({i.low:.3f} to {i.high:.3f})" for name, i in ((n, intervals.values[n]) for n in names)]
+        lines.append(f"| {pct} | {model} | {seeds} | " + " | ".join(cells) + " |")
+    warnings = sorted({text for intervals, _ in found.values() for text in intervals.warnings})
+    failed = runs[runs.status != "done"]
+    lines += ["", *(f"- {text}" for text in warnings), *(f"- {r.run}: {r.status} {r.reason}" for r in failed.itertuples())]
+    return "\n".join(lines).rstrip() + "\n"
