@@ -6,8 +6,6 @@ The run's configuration says where its data, splits and cache are; flags overrid
 predictions_<set>.csv (with the top slices by attention), metrics_<set>.json, hard_cases_<set>.csv and curves_<set>.png; with
 --limit N the names say so.
 """
-from dataclasses import replace
-
 from medical_fenlei import cli, settings
 from medical_fenlei.tables import SETS
 from medical_fenlei.training.config import EAR2D, DataConfig
@@ -28,8 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
     trained = open_trained(args.checkpoint, kind=EAR2D, device=args.device)
     data = settings.from_flags(DataConfig, args, base=trained.config.data)
-    result = evaluate(trained, replace(data, label_task=trained.task.name), args.split, batch_size=args.batch_size,
-                      draws=args.draws)
+    result = evaluate(trained, data, args.split, batch_size=args.batch_size, draws=args.draws)
     written = write_evaluation(result, trained.run.reports)
     cli.say(f"{trained.task.name}, {args.split}: {result.ears} ears of {result.intervals.patients} patients, "
             + ", ".join(f"{number} {name}" for name, number in result.per_class.items()))

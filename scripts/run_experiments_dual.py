@@ -7,8 +7,6 @@ Takes every flag of train_dual but those that the matrix sets. At most 200, 80 a
 runs.csv, summary.csv and summary.md. It can be killed: the same command goes on, runs that are done are passed over, and one
 that fails does not end the others. --dry-run prints the command line of each run; --summarize only writes the tables anew.
 """
-from dataclasses import replace
-
 from medical_fenlei import cli, settings
 from medical_fenlei.experiments.study import add_study_flags, run_study, study_settings
 from medical_fenlei.training.config import DUAL_ROUTE, SLICE_ATTENTION, ModelConfig, RunConfig
@@ -31,9 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         epochs = getattr(args, "epochs", None) or next((most for up_to, most in EPOCHS if pct <= up_to), EPOCHS[-1][1])
         for model in args.models:
             for seed in args.seeds:
-                runs[f"{pct}pct_{model}_seed{seed}"] = replace(
-                    config, data=replace(config.data, pct=pct), model=replace(config.model, model=model),
-                    training=replace(config.training, epochs=epochs, seed=seed))
+                runs[f"{pct}pct_{model}_seed{seed}"] = settings.changed(config, pct=pct, model=model, epochs=epochs, seed=seed)
     return run_study(args.output_dir / config.data.label_task, runs, args, DUAL_ROUTE)
 
 

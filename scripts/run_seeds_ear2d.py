@@ -7,9 +7,7 @@ Takes every flag of train_ear2d. Writes outputs/ear2d_seeds/<task>_<pct>pct_<bac
 and summary.csv and summary.md: mean ± standard deviation over seeds, and the interval of the mean when patients are resampled.
 Seeds that are done are not run again; run it again after a stop.
 """
-from dataclasses import replace
-
-from medical_fenlei import cli
+from medical_fenlei import cli, settings
 from medical_fenlei.experiments.study import add_study_flags, run_study, study_settings
 from medical_fenlei.training.config import EAR_ROUTE
 
@@ -20,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = study_settings(args, EAR_ROUTE)
     folder = args.output_dir / f"{config.data.label_task}_{config.data.pct}pct_{config.model.backbone}"
-    runs = {f"seed_{seed}": replace(config, training=replace(config.training, seed=seed)) for seed in args.seeds}
+    runs = {f"seed_{seed}": settings.changed(config, seed=seed) for seed in args.seeds}
     return run_study(folder, runs, args, EAR_ROUTE)
 
 

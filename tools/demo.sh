@@ -39,3 +39,14 @@ step eval_ear2d.py --checkpoint "$run/checkpoints/best.pt"
 
 printf '\n[%3d s] done. Synthetic, not clinical evidence.\n' $((SECONDS - began))
 echo "reports:  $PWD/$run/reports"
+exam=$(sed -n 2p "$run/reports/predictions_val.csv" | cut -d, -f1,2)
+cat <<NEXT
+
+Try next, in this shell:
+    cd $PWD && source $root/tools/env.sh
+    python $root/scripts/gradcam_ear2d.py --checkpoint $run/checkpoints/best.pt --exam-id ${exam%,*} --side ${exam#*,}
+    python $root/scripts/extract_embeddings_ear2d.py --checkpoint $run/checkpoints/best.pt --split train --pct 100 --out-npz artifacts/emb_train.npz
+    python $root/scripts/extract_embeddings_ear2d.py --checkpoint $run/checkpoints/best.pt --split val --pct 100 --out-npz artifacts/emb_val.npz
+    python $root/scripts/fewshot_code4.py --train-npz artifacts/emb_train.npz --val-npz artifacts/emb_val.npz --task normal_vs_cholesterol_granuloma
+How much of the figure is luck:  run_seeds_ear2d.py; both ears at once: build_cache_dual.py, train_dual.py (see README.md)
+NEXT

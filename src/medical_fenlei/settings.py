@@ -119,6 +119,17 @@ def _replace(cls: type[T], base: T | None, values: dict[str, Any]) -> T:
     return cls(**changed) if base is None else dataclasses.replace(base, **changed)  # type: ignore[type-var]
 
 
+def changed(base: T, **values: Any) -> T:
+    """The settings with others in place of those named, however deep they lie. Raises UserError."""
+    unknown = values.keys() - {s.name for s in settings_of(type(base))}
+    if unknown:
+        raise TypeError(f"{type(base).__name__} has no setting {sorted(unknown)[0]!r}")
+    try:
+        return _replace(type(base), base, values)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+
+
 def from_flags(cls: type[T], args: argparse.Namespace, *, base: T | None = None) -> T:
     """The settings of `base` (default: of the class) with what the user named in their place. Raises UserError."""
     try:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ def study_settings(args: argparse.Namespace, route: RunConfig) -> RunConfig:
     from medical_fenlei.tasks import find_task
 
     config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
-    return replace(config, data=replace(config.data, label_task=find_task(config.data.label_task).name))
+    return settings.changed(config, label_task=find_task(config.data.label_task).name)
 
 
 def run_study(folder: Path, runs: Mapping[str, RunConfig], args: argparse.Namespace, route: RunConfig) -> int:

@@ -1,0 +1,184 @@
+"""A study can be killed at any moment, shows what it will do, and sums up what it did."""
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from commands import ROOT, run, script
+from small_study import codes_in_turn, write_study
+
+from medical_fenlei import cli, settings, tables
+from medical_fenlei.errors import UserError
+from medical_fenlei.experiments.route import add_run_flags, with_cache
+from medical_fenlei.experiments.study import Job, Study
+from medical_fenlei.experiments.summary import over_seeds
+from medical_fenlei.metrics.binary import BinaryMeasures
+from medical_fenlei.tasks import find_task
+from medical_fenlei.training.config import DUAL_ROUTE, EarSpec, RunConfig
+
+SMALL = ("--label-task", "normal_vs_abnormal", "--epochs", 3, "--precision", "fp32", "--device", "cpu",
+         "--backbone", "test_resnet", "--batch-size", 4)
+MATRIX = ("run_experiments_dual", *SMALL, "--pcts", "20,100", "--models", "dual_unet_3d,dual_slice_attention")
+TABLES = ("runs.csv", "summary.csv", "summary.md")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A cache and splits of two amounts, in the current folder."""
+    codes = codes_in_turn("abcdefghijklmnopqr")
+    exams = list(codes)
+    sets = {name: {exam: codes[exam] for exam in exams[first:last]}
+            for name, first, last in (("train", 0, 8), ("tune", 8, 12), ("val", 12, 18))}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    write_study(tmp_path, sets)
+    splits = tmp_path / "artifacts/splits_dual"
+    shutil.copytree(splits / "100pct", splits / "20pct")
+    tables.SPLIT.write(splits / "20pct/train.csv", tables.SPLIT.read(splits / "20pct/train.csv")[:4])
+    return tmp_path
+
+
+def command(name, *words):
+    return [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, words)]
+
+
+@pytest.mark.end_to_end
+def test_a_matrix_killed_three_times_gives_the_table_of_an_undisturbed_one(here):
+    whole = subprocess.run(command(*MATRIX, "--output-dir", "undisturbed"), capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    expected = {name: (here / "undisturbed/normal_vs_abnormal" / name).read_bytes() for name in TABLES}
+    moments = random.Random(time.time_ns())                       # another moment each time: any has to do
+    killed = 0
+    for _ in range(3):
+        process = subprocess.Popen(command(*MATRIX, "--output-dir", "killed"), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(4, 10))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    last = subprocess.run(command(*MATRIX, "--output-dir", "killed"), capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert killed and {name: (here / "killed/normal_vs_abnormal" / name).read_bytes() for name in TABLES} == expected
+
+
+def parse(words):
+    parser = cli.parser("")
+    parser.add_argument("--output-dir")
+    add_run_flags(parser, DUAL_ROUTE)
+    args = parser.parse_args(words)
+    return with_cache(settings.from_flags(RunConfig, args, base=DUAL_ROUTE), named=bool(settings.given(args, EarSpec)))
+
+
+def test_the_command_lines_of_a_dry_run_give_the_runs_and_start_none(here, capsys):
+    assert run(*MATRIX, "--seeds", "7,8", "--lr", "0.002", "--pooling", "max", "--dry-run") == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 2 * 2 * 2 and not (here / "outputs").exists()
+    assert [line[:2] for line in lines] == [["python", "scripts/train_dual.py"]] * 8
+    configs = [parse(line[2:]) for line in lines]
+    assert [(c.data.pct, c.model.model, c.training.seed) for c in configs] == [
+        (pct, model, seed) for pct in (20, 100) for model in ("dual_unet_3d", "dual_slice_attention") for seed in (7, 8)]
+    for config, words in zip(configs, lines, strict=True):
+        assert (config.training.lr, config.model.pooling, config.training.epochs) == (0.002, "max", 3)
+        assert Job(here, config).command(DUAL_ROUTE)[2:-2] == words[2:-2]
+
+
+def test_epochs_fall_with_the_amount_of_data(here, capsys):
+    assert run("run_experiments_dual", "--models", "dual_unet_3d", "--dry-run") == 0
+    configs = [parse(shlex.split(line)[2:]) for line in capsys.readouterr().out.splitlines()]
+    assert [(c.data.pct, c.training.epochs) for c in configs] == [(1, 200), (20, 80), (100, 40)]
+
+
+def test_a_failed_run_is_noted_and_does_not_end_the_others(here, monkeypatch):
+    tables.SPLIT.write(here / "artifacts/splits_dual/20pct/train.csv", tables.SPLIT.empty())       # nothing to learn from
+    done = subprocess.run(command(*MATRIX, "--models", "dual_slice_attention", "--epochs", 1), capture_output=True, text=True)
+    assert done.returncode == cli.PARTLY, done.stderr
+    runs = tables.RUNS.read(here / "outputs/experiments_dual/normal_vs_abnormal/runs.csv").set_index("pct")
+    assert list(runs.status) == ["failed", "done"]
+    assert "fewer than two classes" in runs.reason[20] and not np.isnan(runs.auroc[100])
+    tables.SPLIT.write(here / "artifacts/splits_dual/20pct/train.csv",
+                       tables.SPLIT.read(here / "artifacts/splits_dual/100pct/train.csv"))
+    again = subprocess.run(command(*MATRIX, "--models", "dual_slice_attention", "--epochs", 1), capture_output=True, text=True)
+    assert again.returncode == 0 and "100pct_dual_slice_attention_seed42: done before" in again.stdout
+
+
+def test_a_run_whose_process_dies_is_a_failed_run(here):
+    killer = (here / "sitecustomize.py")
+    killer.write_text("import os, sys, threading, signal\n"
+                      "if any('spawn_main' in word for word in sys.orig_argv):\n"
+                      "    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGSEGV)).start()\n")
+    done = subprocess.run(command(*MATRIX, "--models", "dual_slice_attention", "--pcts", "100"), capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": f"{here}:{ROOT / 'src'}"})
+    runs = tables.RUNS.read(here / "outputs/experiments_dual/normal_vs_abnormal/runs.csv")
+    assert done.returncode == cli.PARTLY and "SIGSEGV" in runs.reason[0]
+
+
+def test_a_stop_by_signal_saves_and_the_same_command_goes_on(here):
+    words = command("run_seeds_ear2d", *SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100,
+                    "--cache-dir", "cache/dual_volumes", "--seeds", "3", "--epochs", 400, "--patience", 0)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "epoch 2/" in line:
+            process.terminate()
+            break
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == cli.STOPPED and "Traceback" not in said, said
+    state, = json.loads(next((here / "outputs/ear2d_seeds").glob("*/state.json")).read_text()).values()
+    assert state["status"] == "running" and list((here / "outputs/ear2d_seeds").glob("*/seed_3/checkpoints/last.pt"))
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("--models", "dual_unet_3d,dual_net"), "dual_net"),
+    (("--pcts", "all"), "--pcts"),
+    (("--models", "dual_unet_3d", "--num-slices", 30), "takes multiples of 16"),
+    (("--label-task", "normal_vs_anything"), "--label-task"),
+])
+def test_a_matrix_that_cannot_be_is_refused_in_one_line(here, capfd, words, says):
+    assert run("run_experiments_dual", *words) == cli.BAD_INPUT
+    said = capfd.readouterr().err
+    assert says in said and len(said.splitlines()) == 1 and not (here / "outputs").exists()
+
+
+def test_a_folder_with_runs_of_other_settings_is_refused(here):
+    config = with_cache(DUAL_ROUTE, named=False)
+    study = Study(here / "study", [Job(here / "study/one", config)])
+    study._note({}, study.jobs[0], "done")
+    study.run()                                                   # the same settings: nothing to do
+    with pytest.raises(UserError, match="other settings"):
+        Study(here / "study", [Job(here / "study/one", settings.changed(config, lr=0.5))]).run()
+    Study(here / "study", [Job(here / "study/one", settings.changed(config, num_workers=99))]).run()
+
+
+def test_the_mean_over_seeds_has_the_interval_of_new_patients_and_the_deviation_of_new_seeds():
+    rng, task = np.random.default_rng(0), find_task("normal_vs_abnormal")
+    truth = rng.integers(0, 2, 120)
+
+    def predictions():
+        score = 1 / (1 + np.exp(-(2 * truth - 1 + rng.normal(0, 1.5, 120))))
+        frame = tables.PREDICTIONS.frame([
+            {"exam_id": f"{i // 2:03d}", "side": ("left", "right")[i % 2], "patient_key": f"p{i // 2}", "label_code": 5 - 4 * t,
+             "y_true": t, "y_prob": p, "y_pred": int(p >= 0.5), "top_slices": "", "top_slice_weights": ""}
+            for i, (t, p) in enumerate(zip(truth, score, strict=True))])
+        return frame.sample(frac=1, random_state=int(rng.integers(99)))    # the order of the rows is nobody's business
+
+    three = [predictions() for _ in range(3)]
+    intervals, spread = over_seeds(three, task)
+    areas = [BinaryMeasures(f.y_true.to_numpy(), f.y_prob.to_numpy())(np.ones((1, 120)))["auroc"][0] for f in three]
+    assert intervals.values["auroc"].estimate == pytest.approx(np.mean(areas))
+    assert spread["auroc"] == pytest.approx(np.std(areas, ddof=1))
+    alone, nothing = over_seeds(three[:1], task)
+    width, wider = (i.values["auroc"].high - i.values["auroc"].low for i in (intervals, alone))
+    assert width < wider and np.isnan(nothing["auroc"])
+    with pytest.raises(UserError, match="same ears"):
+        over_seeds([three[0], three[1][:-2]], task)
+
+
+def test_the_models_of_the_matrix_are_those_of_the_training_script():
+    assert set(script("run_experiments_dual").MODELS) < set(settings.choices(type(DUAL_ROUTE.model), "model"))
+    assert len(script("run_experiments_dual").MODELS) == 10

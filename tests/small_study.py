@@ -1,0 +1,67 @@
+"""A study without DICOM: a cache of small ear volumes with the manifest and the splits of the commands."""
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medical_fenlei import tables
+from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.ears.store import EarStore
+from medical_fenlei.vocabulary import SIDES, UNLABELLED
+
+Codes = Mapping[str, tuple[int | None, int | None]]
+"""Of each exam the codes of its left and right ear: 0 without a label, None for an ear that is not there."""
+
+SPEC = EarSpec(num_slices=16, image_size=32, extent="half")
+SPLITS, MANIFEST, CACHE = "artifacts/splits_dual", "artifacts/manifest_ears.csv", "cache/dual_volumes"
+"""Where the dual route looks for them below the working folder."""
+
+
+def codes_in_turn(names: str, seed: int = 0) -> dict[str, tuple[int, int]]:
+    """An exam for each letter, its ears of the six codes, each of them about equally often."""
+    order = np.random.default_rng(seed).permutation(np.resize(np.arange(1, 7), 2 * len(names)))
+    return {f"exam_{name}": (int(left), int(right)) for name, (left, right) in zip(names, order.reshape(-1, 2), strict=True)}
+
+
+def write_manifest(path: Path, codes: Codes) -> None:
+    """A row an ear that is there."""
+    rows = [{"exam_id": exam, "side": str(side), "label_code": code} for exam, both in codes.items()
+            for side, code in zip(SIDES, both, strict=True) if code is not None]
+    frame = pd.DataFrame(rows).assign(
+        date="2020-01-01", label_date="2020-01-01", date_match=True, n_instances=9, patient_key_source="patient_id",
+        manufacturer="", model="", kernel="", transfer_syntax="", rows=64, columns=64, pixel_spacing_mm=0.5,
+        slice_thickness_mm=1.0, slice_increment_mm=1.0)
+    frame = frame.assign(patient_key="patient_of_" + frame.exam_id, series_relpath=frame.exam_id + "/bone")
+    tables.MANIFEST.write(path, tables.MANIFEST.frame(frame.join(tables.task_columns(frame.label_code))))
+
+
+def write_splits(folder: Path, sets: Mapping[str, Codes]) -> None:
+    """`100pct/<set>.csv` of each set."""
+    for name, codes in sets.items():
+        rows = [{"exam_id": exam, "date": "2020-01-01", "label_date": "2020-01-01", "date_match": True,
+                 "ambiguous_match": False, "exam_relpath": exam, "series_relpath": f"{exam}/bone", "n_instances": 9,
+                 "left_code": both[0] or UNLABELLED, "right_code": both[1] or UNLABELLED, "series_reason": "",
+                 "patient_key": f"patient_of_{exam}"} for exam, both in codes.items()]
+        tables.SPLIT.write(folder / "100pct" / f"{name}.csv", tables.SPLIT.frame(rows))
+
+
+def write_volumes(store: EarStore, codes: Codes) -> None:
+    """Both ears of every exam, also of those that are not there: noise, on it a block that grows with the code."""
+    store.write_spec()
+    for number, (exam, both) in enumerate(codes.items()):
+        for e, (side, code) in enumerate(zip(SIDES, both, strict=True)):
+            volume = np.random.default_rng([number, e]).integers(-800, 800, store.spec.shape)
+            edge = store.spec.image_size // 8
+            volume[:, edge:edge * (2 + (code or 0)), edge:3 * edge] += 900
+            store.write(exam, side, volume.astype(np.int16), {})
+
+
+def write_study(folder: Path, sets: Mapping[str, Codes], spec: EarSpec = SPEC) -> EarStore:
+    """All of it below a folder, where train_dual and train_ear2d can be run."""
+    everything = {exam: both for codes in sets.values() for exam, both in codes.items()}
+    store = EarStore(folder / CACHE, spec)
+    write_volumes(store, everything)
+    write_manifest(folder / MANIFEST, everything)
+    write_splits(folder / SPLITS, sets)
+    return store
