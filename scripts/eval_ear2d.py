@@ -6,26 +6,23 @@ The run's configuration says where its data, splits and cache are; flags overrid
 predictions_<set>.csv (with the top slices by attention), metrics_<set>.json, hard_cases_<set>.csv and curves_<set>.png; with
 --limit N the names say so.
 """
-from medical_fenlei import cli, settings
+from medical_fenlei import cli
+from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
 from medical_fenlei.tables import SETS
-from medical_fenlei.training.config import EAR2D, DataConfig
+from medical_fenlei.training.config import EAR2D
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    cli.add(parser, "checkpoint", "device")
+    add_checkpoint_flags(parser)
     parser.add_argument("--split", choices=SETS, default="val", help="which set (default: val)")
-    parser.add_argument("--batch-size", type=int, help="ears a step (default: the run's)")
     parser.add_argument("--draws", type=int, default=2000, help="resamples of an interval (default: 2000)")
-    settings.add_flags(parser, DataConfig, leave_out=("label_task", "sample"))
     args = parser.parse_args(argv)
 
     from medical_fenlei.analysis.evaluate import evaluate, table_of
-    from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.report.evaluation import write_evaluation
 
-    trained = open_trained(args.checkpoint, kind=EAR2D, device=args.device)
-    data = settings.from_flags(DataConfig, args, base=trained.config.data)
+    trained, data = open_checkpoint(args, kind=EAR2D)
     result = evaluate(trained, data, args.split, batch_size=args.batch_size, draws=args.draws)
     written = write_evaluation(result, trained.run.reports)
     cli.say(f"{trained.task.name}, {args.split}: {result.ears} ears of {result.intervals.patients} patients, "

@@ -8,30 +8,26 @@ side, patient_key and label_code, and no pickled object.
 """
 from pathlib import Path
 
-from medical_fenlei import cli, settings
+from medical_fenlei import cli
+from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
 from medical_fenlei.tables import SETS
-from medical_fenlei.training.config import EAR2D, DataConfig
+from medical_fenlei.training.config import EAR2D
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    cli.add(parser, "checkpoint", "device")
+    add_checkpoint_flags(parser)
     parser.add_argument("--split", choices=SETS, default="train", help="which set (default: train)")
     parser.add_argument("--out-npz", type=Path, help="default: artifacts/emb_<set>.npz")
-    parser.add_argument("--batch-size", type=int, help="ears a step (default: the run's)")
-    settings.add_flags(parser, DataConfig, leave_out=("label_task", "sample"))
     args = parser.parse_args(argv)
 
     from medical_fenlei.analysis.embeddings import Embeddings
 
-    from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.data.sources import find_ears
-    from medical_fenlei.ears.store import EarStore
     from medical_fenlei.errors import UserError
 
-    trained = open_trained(args.checkpoint, kind=EAR2D, device=args.device)
-    data = settings.from_flags(DataConfig, args, base=trained.config.data)
-    store = EarStore(data.cache_dir, trained.config.ears)
+    trained, data = open_checkpoint(args, kind=EAR2D)
+    store = trained.store(data)
     sources = find_ears(data, store, None, (args.split,))
     dataset = sources.dataset(store, args.split)
     if dataset is None:

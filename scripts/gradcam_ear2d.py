@@ -8,30 +8,28 @@ Works for backbones of timm that convolve and for those that attend.
 """
 from pathlib import Path
 
-from medical_fenlei import cli, settings
-from medical_fenlei.training.config import EAR2D, DataConfig
+from medical_fenlei import cli
+from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.training.config import EAR2D
 from medical_fenlei.vocabulary import SIDES, Side
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    cli.add(parser, "checkpoint", "device")
+    add_checkpoint_flags(parser, leave_out=("splits_root", "pct", "limit"))
     parser.add_argument("--exam-id", required=True, help="the exam")
     parser.add_argument("--side", choices=SIDES, required=True, help="of the patient")
     parser.add_argument("--top", type=int, default=5, help="slices to show (default: 5)")
     parser.add_argument("--target", default="predicted", help="the class to explain, by its name (default: the predicted one)")
     parser.add_argument("--method", default="gradcam", help="gradcam (default), gradcam++, hirescam, layercam or xgradcam")
     parser.add_argument("--out-dir", type=Path, help="default: outputs/<run>/reports/gradcam/<id>_<side>")
-    settings.add_flags(parser, DataConfig, leave_out=("label_task", "sample", "splits_root", "pct", "limit"))
     args = parser.parse_args(argv)
 
     import numpy as np
 
     from medical_fenlei import tables
     from medical_fenlei.analysis.gradcam import explain
-    from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.data.sources import prepare_missing
-    from medical_fenlei.ears.store import EarStore
     from medical_fenlei.errors import UserError
     from medical_fenlei.report.explanations import write_explanation
     from medical_fenlei.vocabulary import DIAGNOSES
@@ -39,13 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.top < 1:
         raise UserError(f"--top: got {args.top}, expected at least 1")
     side = Side(args.side)
-    trained = open_trained(args.checkpoint, kind=EAR2D, device=args.device)
-    data = settings.from_flags(DataConfig, args, base=trained.config.data)
+    trained, data = open_checkpoint(args, kind=EAR2D)
     manifest = tables.MANIFEST.read(data.manifest_csv)
     ear = manifest[(manifest.exam_id == args.exam_id) & (manifest.side == str(side))]
     if ear.empty:
         raise UserError(f"--exam-id {args.exam_id}: {data.manifest_csv} has no {side} ear of that exam")
-    store = EarStore(data.cache_dir, trained.config.ears)
+    store = trained.store(data)
     rejects = prepare_missing(data, store, ear)
     if len(rejects):
         raise UserError(f"--exam-id {args.exam_id}: {rejects.reason.iloc[0]}: {rejects.detail.iloc[0]}")

@@ -9,36 +9,33 @@ cache lacks are prepared first.
 """
 from pathlib import Path
 
-from medical_fenlei import cli, settings
-from medical_fenlei.training.config import DUAL, DataConfig
+from medical_fenlei import cli
+from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.training.config import DUAL
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    cli.add(parser, "checkpoint", "device", "index_csv", "limit")
+    add_checkpoint_flags(parser, leave_out=("splits_root", "pct", "limit"))
+    cli.add(parser, "index_csv", "limit")
     parser.add_argument("--out-csv", type=Path, default=Path("artifacts/predictions_dual.csv"), help="one row an exam")
-    parser.add_argument("--batch-size", type=int, help="exams a step (default: the run's)")
     parser.add_argument("--draws", type=int, default=2000, help="resamples of an interval (default: 2000)")
-    settings.add_flags(parser, DataConfig, leave_out=("label_task", "sample", "splits_root", "pct", "limit"))
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
     from medical_fenlei.analysis.by_exam import ears_of, side_by_side
     from medical_fenlei.analysis.evaluate import table_of
-    from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.data.dataset import EarDataset, group_by_exam
     from medical_fenlei.data.sources import prepare_missing
     from medical_fenlei.ears.build import missing_ears
-    from medical_fenlei.ears.store import EarStore
     from medical_fenlei.errors import UserError
     from medical_fenlei.metrics.predictions import intervals_of
 
-    trained = open_trained(args.checkpoint, kind=DUAL, device=args.device)
-    data = settings.from_flags(DataConfig, args, base=trained.config.data)
+    trained, data = open_checkpoint(args, kind=DUAL)
     exams = tables.EXAMS.read(args.index_csv)[: args.limit]
     manifest = tables.MANIFEST.read(data.manifest_csv) if data.manifest_csv.is_file() else tables.MANIFEST.empty()
     ears = ears_of(exams, dict(zip(manifest.exam_id, manifest.patient_key, strict=True)))
-    store = EarStore(data.cache_dir, trained.config.ears)
+    store = trained.store(data)
     rejects = prepare_missing(data, store, ears)
     ears = ears.drop(missing_ears(store, ears).index)
     if ears.empty:

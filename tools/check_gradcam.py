@@ -45,12 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.analysis.gradcam import explain
     from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.data.sources import find_ears
-    from medical_fenlei.ears.store import EarStore
     from medical_fenlei.metrics.bootstrap import patient_intervals
 
     trained = open_trained(args.checkpoint.resolve(), kind=EAR2D, device=args.device)
     os.chdir(args.demo)
-    store = EarStore(trained.config.data.cache_dir, trained.config.ears)
+    store = trained.store(trained.config.data)
     sources = find_ears(trained.config.data, store, trained.task, (args.split,))
     ears = sources.ears[args.split]
     ears = ears[trained.task.targets(ears.label_code.to_numpy()) == 1]

@@ -80,22 +80,24 @@ def _own_settings(cls: type) -> Iterator[Setting]:
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, cls: type, *, base: object | None = None, leave_out: tuple[str, ...] = ()
+    parser: argparse.ArgumentParser, cls: type, *, base: object | None = None, default: str = "",
+    leave_out: tuple[str, ...] = (),
 ) -> None:
     """A flag for each setting. A flag that is not given leaves no trace in the namespace, so that `from_flags` can tell.
 
-    base: settings whose values the help shows as defaults (else those of the class).
+    base: settings whose values the help shows as defaults (else those of the class); default: words in place of values.
     """
     for field, kind in _members(cls):
         if dataclasses.is_dataclass(kind):
-            add_flags(parser, typing.cast(type, kind), base=getattr(base, field.name, None), leave_out=leave_out)
+            add_flags(parser, typing.cast(type, kind), base=getattr(base, field.name, None), default=default,
+                      leave_out=leave_out)
     group = parser.add_argument_group((inspect.getdoc(cls) or cls.__name__).splitlines()[0].rstrip("."))
     for s in _own_settings(cls):
         if s.name in leave_out:
             continue
-        default = s.default if base is None else getattr(base, s.name)
-        shown = ",".join(map(str, default)) if s.many and default else default
-        text = f"{s.help} (default: {shown})".replace("%", "%%")
+        value = s.default if base is None else getattr(base, s.name)
+        shown = ",".join(map(str, value)) if s.many and value else value
+        text = f"{s.help} (default: {default or shown})".replace("%", "%%")
         if s.kind is bool:
             group.add_argument(s.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
             continue

@@ -5,7 +5,6 @@ import pandas as pd
 
 from medical_fenlei.analysis.trained import Trained
 from medical_fenlei.data.sources import find_ears
-from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.bootstrap import Intervals
 from medical_fenlei.metrics.predictions import intervals_of
@@ -40,6 +39,11 @@ class Evaluation:
         return {name: int((self.predictions.y_true == c).sum()) for c, name in enumerate(names)}
 
 
+def set_label(set_name: str, data: DataConfig) -> str:
+    """The set as file names call it: with `--limit` they say so."""
+    return set_name if data.limit is None else f"{set_name}_first{data.limit}"
+
+
 def table_of(intervals: Intervals) -> pd.DataFrame:
     """metric, estimate, 95 % interval, note: a row a measure, as text."""
     return pd.DataFrame([{"metric": name, "estimate": f"{i.estimate:.3f}", "95 % interval": f"{i.low:.3f} to {i.high:.3f}",
@@ -50,7 +54,7 @@ def evaluate(
     trained: Trained, data: DataConfig, set_name: str, *, batch_size: int | None = None, draws: int = 2000
 ) -> Evaluation:
     """Raises UserError if the split has no such set, or no ear of it takes part in the task."""
-    store = EarStore(data.cache_dir, trained.config.ears)
+    store = trained.store(data)
     sources = find_ears(data, store, trained.task, (set_name,))
     dataset = sources.dataset(store, set_name)
     if dataset is None:
@@ -64,6 +68,5 @@ def evaluate(
         warnings.append("the epoch was chosen on this set: these figures are too good")
     if data.limit is not None:
         warnings.append(f"only the first {data.limit}: not the figures of the set")
-        set_name += f"_first{data.limit}"
-    return Evaluation(trained.task, set_name, trained.checkpoint.epoch, predictions, intervals, sources.rejects,
+    return Evaluation(trained.task, set_label(set_name, data), trained.checkpoint.epoch, predictions, intervals, sources.rejects,
                       tuple(warnings), sources.hashes)

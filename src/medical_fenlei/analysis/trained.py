@@ -6,11 +6,12 @@ import pandas as pd
 from torch import nn
 
 from medical_fenlei.data.dataset import EarDataset
+from medical_fenlei.ears.store import EarStore
 from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_task
 from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint
-from medical_fenlei.training.config import RunConfig
+from medical_fenlei.training.config import DataConfig, RunConfig
 from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.predict import Inferred, infer, predict
 
@@ -28,6 +29,10 @@ class Trained:
     @property
     def config(self) -> RunConfig:
         return self.checkpoint.config
+
+    def store(self, data: DataConfig) -> EarStore:
+        """The ears of this data, cut as the network knows them."""
+        return EarStore(data.cache_dir, self.config.ears)
 
     def infer(self, dataset: EarDataset, *, batch_size: int | None = None) -> Inferred:
         """What the network returns for every ear; batch_size: the run's by default."""

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from medical_fenlei import cli, settings
 from medical_fenlei.errors import Stopped, UserError
-from medical_fenlei.training.config import EAR_ROUTE, EarSpec, RunConfig
+from medical_fenlei.training.config import EAR_ROUTE, DataConfig, EarSpec, RunConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from medical_fenlei.analysis.trained import Trained
     from medical_fenlei.runs import Run
 
 FIXED = {"ear2d": ("sample", "model", "weights"), "dual": ("sample", "extent", "crop_size", "crop_mm")}
@@ -64,6 +65,23 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     cli.say(f"{len(wanted)} ears wanted: {there} were there, {made} made, {len(rejects)} rejected")
     cli.say(f"wrote {store.folder / 'index.csv'}")
     return cli.report_rejects(rejects, store.folder / "index.csv")
+
+
+def add_checkpoint_flags(parser: argparse.ArgumentParser, *, leave_out: tuple[str, ...] = ()) -> None:
+    """What every command on a trained network takes: the checkpoint, and what to put in place of its run's data settings."""
+    cli.add(parser, "checkpoint", "device")
+    parser.add_argument("--batch-size", type=int, help="samples a step (default: the run's)")
+    settings.add_flags(parser, DataConfig, default="the run's", leave_out=("label_task", "sample", *leave_out))
+
+
+def open_checkpoint(args: argparse.Namespace, *, kind: str) -> tuple["Trained", DataConfig]:
+    """The network, and the run's data settings with what the user named in their place. Raises UserError."""
+    from medical_fenlei.analysis.trained import open_trained
+
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch-size: got {args.batch_size}, expected at least 1")
+    trained = open_trained(args.checkpoint, kind=kind, device=args.device)
+    return trained, settings.from_flags(DataConfig, args, base=trained.config.data)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
+from medical_fenlei.analysis.evaluate import set_label
 from medical_fenlei.errors import UserError
 from medical_fenlei.experiments.study import REPORTED, Job, Study
 from medical_fenlei.files import write_text
@@ -74,7 +75,11 @@ def over_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> tuple[Interva
 
 
 def _predictions(job: Job) -> pd.DataFrame:
-    return tables.PREDICTIONS.read(job.folder / "reports" / f"predictions_{REPORTED}.csv")
+    return tables.PREDICTIONS.read(_report(job, "predictions", "csv"))
+
+
+def _report(job: Job, stem: str, ending: str) -> Path:
+    return job.folder / "reports" / f"{stem}_{set_label(REPORTED, job.config.data)}.{ending}"
 
 
 def _row(job: Job, state: dict[str, Any]) -> dict[str, object]:
@@ -83,7 +88,7 @@ def _row(job: Job, state: dict[str, Any]) -> dict[str, object]:
                               "status": state.get("status", "waiting"), "reason": state.get("reason", "")}
     if row["status"] != "done":
         return row
-    said = json.loads((job.folder / "reports" / f"metrics_{REPORTED}.json").read_text(encoding="utf-8"))
+    said = json.loads(_report(job, "metrics", "json").read_text(encoding="utf-8"))
     estimates = {name: np.nan if found["estimate"] is None else found["estimate"] for name, found in said["metrics"].items()}
     return {**row, "best_epoch": said["epoch"], "ears": said["ears"], "patients": said["patients"], **estimates}
 
