@@ -68,5 +68,5 @@ def evaluate(
         warnings.append("the epoch was chosen on this set: these figures are too good")
     if data.limit is not None:
         warnings.append(f"only the first {data.limit}: not the figures of the set")
-    return Evaluation(trained.task, set_label(set_name, data), trained.checkpoint.epoch, predictions, intervals, sources.rejects,
-                      tuple(warnings), sources.hashes)
+    return Evaluation(trained.task, set_label(set_name, data), trained.checkpoint.epoch, predictions, intervals,
+                      sources.rejects, tuple(warnings), sources.hashes)
