@@ -162,6 +162,16 @@ PREDICTIONS = Table("predictions, one row an ear", {
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
 }, more="float", unique=("exam_id", "side"))
 
+FEWSHOT = Table("few-shot scores, one row an ear", {
+    "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int",
+    "score_prototype": "float", "score_knn": "float", "score_logistic": "float",
+}, unique=("exam_id", "side"))
+
+NEIGHBOURS = Table("nearest cases, one row an ear and rank", {
+    "exam_id": "key", "side": "side", "label_code": "code", "rank": "int", "neighbour_exam_id": "key", "neighbour_side": "side",
+    "neighbour_label_code": "code", "distance": "float",
+}, unique=("exam_id", "side", "rank"))
+
 EXAMS = Table("exams to predict, one row each", {"exam_id": "key", "series_relpath": "relpath"},
               optional={"left_code": "code", "right_code": "code"}, unique=("exam_id",))
 

@@ -1,0 +1,78 @@
+"""One vector an ear, as a file without pickled objects."""
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import atomic
+from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Of N ears."""
+
+    embedding: np.ndarray
+    """float32 (N, D), finite."""
+
+    exam_id: np.ndarray
+    """text (N,)."""
+
+    side: np.ndarray
+    """text (N,), left or right."""
+
+    patient_key: np.ndarray
+    """text (N,), equal for ears of one person."""
+
+    label_code: np.ndarray
+    """int8 (N,), 0 for "no label"."""
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, which: np.ndarray) -> "Embeddings":
+        """Some of the ears: a mask or their numbers, (M,)."""
+        return Embeddings(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+
+    def write(self, path: Path) -> None:
+        with atomic(path) as file:
+            np.savez(file, embedding=self.embedding.astype(np.float32), label_code=self.label_code.astype(np.int8),
+                     **{name: getattr(self, name).astype(str) for name in ("exam_id", "side", "patient_key")})
+
+    @classmethod
+    def read(cls, path: Path) -> "Embeddings":
+        """Raises UserError: no such file, not such a file, or the first thing in it that may not be."""
+        names = [f.name for f in fields(cls)]
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                missing = [name for name in names if name not in file]
+                if missing:
+                    raise UserError(f"{path}: has no {missing[0]!r}; found {', '.join(file) or 'nothing'}")
+                found = cls(**{name: file[name] for name in names})
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; extract_embeddings_ear2d writes it") from None
+        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: is not a file of embeddings ({type(error).__name__})") from None
+        why = found._what_is_wrong()
+        if why:
+            raise UserError(f"{path}: {why}")
+        return found
+
+    def _what_is_wrong(self) -> str:
+        if self.embedding.ndim != 2 or self.embedding.dtype != np.float32:
+            return f"embedding: got {self.embedding.dtype} {self.embedding.shape}, expected float32 (N, D)"
+        for f in fields(self):
+            array = getattr(self, f.name)
+            if len(array) != len(self) or (f.name != "embedding" and array.ndim != 1):
+                return f"{f.name}: got {array.shape}, expected one entry for each of {len(self)} ears"
+            if f.name in ("exam_id", "side", "patient_key") and array.dtype.kind != "U":
+                return f"{f.name}: got {array.dtype}, expected text"
+        if not np.isfinite(self.embedding).all():
+            return "embedding: holds a number that is not finite"
+        if not np.isin(self.side, SIDES).all() or not np.isin(self.label_code, [UNLABELLED, *DIAGNOSES]).all():
+            return "side has to be left or right, and label_code 0 to 6"
+        if len({*zip(self.exam_id.tolist(), self.side.tolist(), strict=True)}) < len(self):
+            return "holds an ear twice"
+        return ""
