@@ -21,7 +21,7 @@ SMALL = {
     "build_cache_ears": ("--num-slices", 6, "--image-size", 48, "--crop-size", 128, "--num-workers", 1),
     "train_ear2d": ("--backbone", "test_resnet", *FIT, "--output-dir", "outputs/ear"),
     "run_seeds_ear2d": ("--backbone", "test_resnet", *FIT),
-    "build_cache_dual": ("--num-slices", 16, "--image-size", 32, "--num-workers", 1),
+    "build_cache_dual": ("--num-slices", 16, "--image-size", 48, "--num-workers", 1),
     "train_dual": FIT,
 }
 """What is added to the command lines of a script."""
@@ -42,7 +42,7 @@ def ran(tmp_path_factory):
         patch.chdir(here)
         patch.setenv("XDG_CONFIG_HOME", str(here / "config"))
         patch.setenv("PYTHONPATH", str(ROOT / "src"))
-        hospital = ("--out-dir", ".", "--num-exams", 30, "--slices", 16, "--num-workers", 1, "--seed", 2)
+        hospital = ("--out-dir", ".", "--num-exams", 30, "--slices", 24, "--num-workers", 1, "--seed", 2)
         assert run("make_demo_dataset", *hospital) == 0
         statuses = {}
         for line in readme_commands():
@@ -76,7 +76,7 @@ def test_the_splits_nest_and_the_caches_hold_what_their_keys_say(ran):
         one, twenty, hundred = (tables.read_split(here / "artifacts" / root, pct).sets for pct in (1, 20, 100))
         assert set(one["train"].exam_id) <= set(twenty["train"].exam_id) <= set(hundred["train"].exam_id)
         assert set(one["val"].exam_id) == set(hundred["val"].exam_id)
-    for folder, shape in (("ears_hu", (6, 48, 48)), ("dual_volumes", (16, 32, 32))):
+    for folder, shape in (("ears_hu", (6, 48, 48)), ("dual_volumes", (16, 48, 48))):
         index_csv, = (here / "cache" / folder).glob("*/index.csv")
         index = tables.CACHE_INDEX.read(index_csv)
         assert len(index) and all(np.load(index_csv.parent / file).shape == shape for file in index.file)
