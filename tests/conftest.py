@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-TOOLS = {"dciodvfy": "dicom3tools", "dcmdump": "dcmtk"}
+TOOLS = {"dciodvfy": "dicom3tools", "dcmdump": "dcmtk", "7z": "7zip"}
 """Commands that some checks use, and Debian's package of each."""
 
 
 @pytest.fixture
-def tool() -> Callable[[str], str]:
-    """The path of an outside command; the check is left out, and named at the end, where it is not installed."""
-    def find(name: str) -> str:
-        path = shutil.which(name)
+def tool() -> Callable[..., str]:
+    """The path of an outside command, by any of its names; the check is left out, and named at the end, where it is missing."""
+    def find(*names: str) -> str:
+        path = next(filter(None, map(shutil.which, names)), None)
         if path is None:
-            pytest.skip(f"needs {name} (Debian package {TOOLS[name]})")
+            pytest.skip(f"needs {names[0]} (Debian package {TOOLS[names[0]]})")
         return path
 
     return find

@@ -126,7 +126,7 @@ def run(main: Callable[[], int]) -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return CHECK_FAILED
     except (KeyboardInterrupt, Stopped) as error:
-        print(f"{name}: stopped; {error or 'what was finished is kept; run it again to go on'}", file=sys.stderr)
+        print(f"{name}: stopped; {str(error) or 'what was finished is kept; run it again to go on'}", file=sys.stderr)
         return STOPPED
     except BrokenPipeError:                                     # `| head` closed the pipe: not a fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

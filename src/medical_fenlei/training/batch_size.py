@@ -106,12 +106,16 @@ def _bytes_a_sample(model: nn.Module, shape: tuple[int, ...], arithmetic: Arithm
 def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Weights, buffers, mode, gradients and torch's random state as they were."""
     before = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(p, p.grad) for p in model.parameters()]
+    model.zero_grad(set_to_none=True)
     model.train()
     with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
         try:
             yield
         finally:
             model.load_state_dict(before)
-            model.train(training)
-            model.zero_grad(set_to_none=True)
+            for module, mode in modes:
+                module.training = mode
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
