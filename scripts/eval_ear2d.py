@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser)
     parser.add_argument("--split", choices=SETS, default="val", help="which set (default: val)")
-    parser.add_argument("--draws", type=int, default=2000, help="resamples of an interval (default: 2000)")
+    cli.add(parser, "draws")
     args = parser.parse_args(argv)
 
     from medical_fenlei.analysis.evaluate import evaluate, table_of

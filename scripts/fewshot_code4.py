@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--val-npz", type=Path, default=Path("artifacts/emb_val.npz"), help="of extract_embeddings_ear2d")
     parser.add_argument("--task", default="normal_vs_cholesterol_granuloma", help="a binary task's name or Chinese alias")
     parser.add_argument("--out-dir", type=Path, help="default: artifacts/fewshot_<task>")
-    parser.add_argument("--draws", type=int, default=2000, help="resamples of an interval (default: 2000)")
+    cli.add(parser, "draws")
     args = parser.parse_args(argv)
 
     import pandas as pd

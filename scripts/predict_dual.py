@@ -17,9 +17,8 @@ from medical_fenlei.training.config import DUAL
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser, leave_out=("splits_root", "pct", "limit"))
-    cli.add(parser, "index_csv", "limit")
+    cli.add(parser, "index_csv", "limit", "draws")
     parser.add_argument("--out-csv", type=Path, default=Path("artifacts/predictions_dual.csv"), help="one row an exam")
-    parser.add_argument("--draws", type=int, default=2000, help="resamples of an interval (default: 2000)")
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables

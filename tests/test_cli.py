@@ -22,6 +22,11 @@ def test_an_error_becomes_one_line_and_a_status(error, status, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_stop_by_hand_says_what_to_do(capsys):
+    assert cli.run(raising(KeyboardInterrupt())) == 75
+    assert "run it again to go on" in capsys.readouterr().err
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run(raising(ZeroDivisionError()))

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from medical_fenlei import cli, settings
 from medical_fenlei.ears.spec import EarSpec
-from medical_fenlei.errors import UserError
-from medical_fenlei.training.config import DUAL_ROUTE, ModelConfig, RunConfig, TrainConfig
+from medical_fenlei.training.config import DUAL_ROUTE, ModelConfig, RunConfig
 
 if TYPE_CHECKING:
     import torch
@@ -23,21 +22,11 @@ if TYPE_CHECKING:
 
     from medical_fenlei.training.device import Arithmetic
 
-NETWORKS = tuple(name for s in settings.settings_of(ModelConfig) if s.name == "model" and s.choices
-                 for name in s.choices if name.startswith("dual_"))
+NETWORKS = tuple(name for name in settings.choices(ModelConfig, "model") if name.startswith("dual_"))
 EARS = 4
 TOLERANCE = 1e-6
 """Of a probability."""
 SMALL = EarSpec(num_slices=16, image_size=64, extent="half")
-
-
-def config_of(model: str, ears: EarSpec, backbone: str, seed: int) -> RunConfig:
-    """Raises UserError if the network cannot take ears of this size."""
-    try:
-        return RunConfig(data=DUAL_ROUTE.data, ears=ears, model=ModelConfig(model=model, backbone=backbone),  # type: ignore[arg-type]
-                         training=TrainConfig(precision="fp32", seed=seed))
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
 
 
 def step(model: "nn.Module", volume: "torch.Tensor", config: RunConfig) -> None:
@@ -98,17 +87,15 @@ def check(config: RunConfig, arithmetic: "Arithmetic") -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--models", type=lambda text: tuple(text.split(",")), default=NETWORKS, metavar="NAME,NAME",
+    parser.add_argument("--models", type=cli.words(NETWORKS), default=NETWORKS, metavar="NAME,NAME",
                         help=f"which (default: {','.join(NETWORKS)})")
     parser.add_argument("--backbone", default="resnet18", help="encoder of dual_slice_attention (default: resnet18)")
     cli.add(parser, "device", "seed")
     settings.add_flags(parser, EarSpec, base=SMALL, leave_out=("extent", "crop_size", "crop_mm", "sampling"))
     args = parser.parse_args(argv)
-    unknown = set(args.models) - set(NETWORKS)
-    if unknown:
-        raise UserError(f"--models: got {', '.join(sorted(unknown))}, expected some of {', '.join(NETWORKS)}")
     ears = settings.from_flags(EarSpec, args, base=SMALL)
-    configs = [config_of(name, ears, args.backbone, args.seed) for name in args.models]
+    same = {**vars(ears), "backbone": args.backbone, "seed": args.seed, "precision": "fp32"}
+    configs = [settings.changed(DUAL_ROUTE, model=name, **same) for name in args.models]
 
     import pandas as pd
 

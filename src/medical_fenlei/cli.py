@@ -20,6 +20,17 @@ PARTLY = 3
 """Done, but some files or ears could not be used."""
 STOPPED = 75
 
+def at_least(low: int) -> Callable[[str], int]:
+    """A flag's value: an integer, `low` or more."""
+    def parse(text: str) -> int:
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"got {text}, expected at least {low}")
+        return int(text)
+
+    parse.__name__ = "int"                                       # as argparse names it in its message
+    return parse
+
+
 SHARED_FLAGS: dict[str, dict[str, Any]] = {
     "dicom_base": {"type": Path, "default": Path("data/medical_data_2"), "help": "the extracted DICOM"},
     "xlsx_path": {"type": Path, "default": None, "help": "label sheet, .xlsx or .csv (default: the only .xlsx in metadata/)"},
@@ -31,7 +42,8 @@ SHARED_FLAGS: dict[str, dict[str, Any]] = {
     "num_workers": {"type": int, "default": parallel.default_workers(), "help": "processes"},
     "seed": {"type": int, "default": 42, "help": "of every random choice"},
     "device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "where to compute"},
-    "limit": {"type": int, "default": None, "metavar": "N", "help": "only the first N items, to try things out"},
+    "limit": {"type": at_least(1), "default": None, "metavar": "N", "help": "only the first N items, to try things out"},
+    "draws": {"type": at_least(1), "default": 2000, "help": "resamples of an interval"},
     "checkpoint": {"type": Path, "required": True, "help": "outputs/<run>/checkpoints/best.pt"},
 }
 

@@ -132,7 +132,8 @@ class Table:
             first = cases.iloc[0] if isinstance(cases, pd.DataFrame) and len(cases) else None
             if first is None or pd.isna(first["index"]):
                 raise UserError(f"{where}: {str(error).splitlines()[0]} ({self.name})") from None
-            got = f"row {int(first['index']) + 2}: got {first['failure_case']!r}, it {error.check.error}"
+            case = first["failure_case"]
+            got = f"row {int(first['index']) + 2}: got {getattr(case, 'item', lambda: case)()!r}, it {error.check.error}"
             raise UserError(f"{where}: column {error.schema.name!r}, {got} ({self.name})") from None
 
 

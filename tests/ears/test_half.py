@@ -185,3 +185,24 @@ def test_a_mirrored_head_gives_the_same_two_volumes_with_their_sides_exchanged(t
     for side in SIDES:
         difference = abs(one[side].volume.astype(int) - other[side.other].volume)
         assert np.mean(difference > 30) < 0.02                                                   # the plane's own pixels
+
+
+@pytest.mark.parametrize("turn", [12, 20])
+def test_the_plane_of_a_turned_head_in_a_tilted_gantry_stands_upright(tmp_path, turn):
+    """The slices lean back by 20°, the table moves along z: the head's plane holds z, not the normal of the slices."""
+    shape, tilt, turn = (30, 128, 128), np.deg2rad(20), np.deg2rad(turn)
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[:3, :3] = 2 * np.array([[0, 0, 1], [0, np.cos(tilt), 0], [1, np.sin(tilt), 0]])
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    x, y, z = affine[:3, :3] @ np.indices(shape).reshape(3, -1) + affine[:3, 3:]
+    across, along = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    radius = np.hypot(across / 73, along / 90)
+    hu = np.where(radius < 1, 40, -1000)
+    hu[(radius < 1) & (radius > 0.92)] = 1000
+    hu[(abs(abs(across) - 42) < 20) & (abs(along - 5) < 12)] = 900
+    write_volume(tmp_path, hu.reshape(shape).astype(np.int16), affine)
+    ear = prepare_ears(open_series(tmp_path), EarSpec(extent="half", num_slices=8, image_size=32))[Side.LEFT]
+    found = ear.facts["localization"]
+    normal = np.array(found["midsagittal_normal"])
+    error = (np.stack([x, y, z], 1) - found["midsagittal_point"]) @ normal - across
+    assert abs(error[abs(along) < 85]).max() < 2 and abs(normal[2]) < 1e-3

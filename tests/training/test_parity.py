@@ -42,7 +42,7 @@ def test_ears_alone_and_by_exam_give_the_same_losses_and_the_same_predictions(he
         found = [[line[name] for line in lines[kind]] for kind in ("ear2d", "dual")]
         assert len(found[0]) == 2
         np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-6, err_msg=name)
-    assert lines["dual"][0]["train_loss"] != lines["dual"][1]["train_loss"]
+    assert abs(np.diff([line["train_loss"] for line in lines["dual"]])) > 1e-3                   # something was learned
 
     frames = {}
     for kind, folder in folders.items():

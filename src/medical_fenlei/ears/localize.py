@@ -75,8 +75,10 @@ def locate(bone: np.ndarray, affine: np.ndarray) -> Localization:
         return affine[:3] @ np.array([0.0, *voxel, 1.0])
 
     point = to_lps(float(np.mean([rc[0] for rc in ears_rc.values()])), column)
-    normal = to_lps(0, column + 1) - to_lps(0, column)
-    return Localization(point, normal / np.linalg.norm(normal),
+    # the plane holds its trace in a slice and the way from slice to slice, which a tilted gantry shears
+    normal = np.cross(to_lps(1, column) - to_lps(0, column), affine[:3, 0])
+    normal *= np.sign(normal[0]) / np.linalg.norm(normal)
+    return Localization(point, normal,
                         {side: to_lps(*rc)[:2] for side, rc in ears_rc.items()}, confidence)
 
 

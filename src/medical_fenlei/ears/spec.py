@@ -6,7 +6,7 @@ from typing import Literal
 
 from medical_fenlei import settings
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raised whenever the code gives other voxels for the same options: it is part of every cache's key."""
 
 

@@ -7,6 +7,7 @@ from monai.networks.nets.unet import UNet
 from monai.networks.nets.vit import ViT
 from torch import nn
 
+from medical_fenlei.errors import UserError
 from medical_fenlei.models.output import Output
 from medical_fenlei.training.config import SIZE_STEP
 
@@ -27,7 +28,13 @@ class Ear3d(nn.Module):
 
     def forward(self, volume: torch.Tensor) -> Output:
         """volume: (N, K, C, H, W) in [-1, 1]."""
-        embedding = self.encoder(volume.transpose(1, 2))
+        try:
+            embedding = self.encoder(volume.transpose(1, 2))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError("--batch-size: batch normalisation cannot learn from one ear that shrinks to one voxel; take a "
+                            "larger batch, or a larger --image-size") from None
         with torch.autocast(volume.device.type, enabled=False):
             embedding = embedding.float()
             return Output(self.head(self.dropout(embedding)), embedding, None)
@@ -77,6 +84,8 @@ class _PooledViT(ViT):
 
     def __init__(self, shape: tuple[int, int, int], patch: tuple[int, int]) -> None:
         super().__init__(1, shape, (patch[0], patch[1], patch[1]), VIT_WIDTH, 4 * VIT_WIDTH, VIT_LAYERS, VIT_HEADS)
+        for block in self.blocks:
+            block.norm_cross_attn = nn.Identity()                # made by the library, and used by nothing
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = super().forward(x)[0]

@@ -50,6 +50,10 @@ class DataConfig:
     limit: int | None = None
     """Only the first N ears (on the dual route exams) of each set, to try things out."""
 
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            _at_least(self, 1, "limit")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
