@@ -22,7 +22,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei.analysis.embeddings import Embeddings
-
     from medical_fenlei.data.sources import find_ears
     from medical_fenlei.errors import UserError
 
