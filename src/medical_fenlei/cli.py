@@ -23,11 +23,10 @@ STOPPED = 75
 def at_least(low: int) -> Callable[[str], int]:
     """A flag's value: an integer, `low` or more."""
     def parse(text: str) -> int:
-        if int(text) < low:
-            raise argparse.ArgumentTypeError(f"got {text}, expected at least {low}")
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of at least {low}")
         return int(text)
 
-    parse.__name__ = "int"                                       # as argparse names it in its message
     return parse
 
 

@@ -102,14 +102,22 @@ class Run:
         write_text(self.metrics_jsonl, "".join(json.dumps(line, allow_nan=True) + "\n" for line in lines))
 
     def open_log(self) -> None:
-        """Send the package's log to `train.log` and to standard output, replacing what an earlier run opened."""
-        LOG.handlers.clear()
-        LOG.setLevel(logging.INFO)
-        LOG.propagate = False
-        file = logging.FileHandler(self.folder / "train.log", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        for handler in (file, logging.StreamHandler(sys.stdout)):
-            LOG.addHandler(handler)
+        """Send the package's log to `train.log` and to standard output."""
+        log_to(self.folder / "train.log")
+
+
+def log_to(path: Path, *, level: int = logging.INFO) -> None:
+    """Send the package's log to a file, with the time of each line, and from INFO on to standard output; and to no other."""
+    for handler in [*LOG.handlers]:
+        LOG.removeHandler(handler)
+        handler.close()
+    LOG.setLevel(level)
+    LOG.propagate = False
+    file, terminal = logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    terminal.setLevel(logging.INFO)
+    LOG.addHandler(file)
+    LOG.addHandler(terminal)
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,6 @@ What could not be extracted stands in logs/extract_all_rejects.csv.
 
 Leaves with status 0 when all is there, 2 for unusable input, 3 if some members were left out, 75 when stopped by a signal.
 """
-import argparse
 import contextlib
 import csv
 import logging
@@ -35,9 +34,7 @@ from medical_fenlei.ingest import unpack
 from medical_fenlei.ingest.joined import Archive, find_archives, is_archive
 from medical_fenlei.ingest.places import Places
 from medical_fenlei.ingest.unpack import METHODS, PARTS, Chunk, Done, Member, Reject
-
-LOG = logging.getLogger("medical_fenlei")
-"""Of level DEBUG: what stands in the log file alone (progress)."""
+from medical_fenlei.runs import LOG, log_to
 
 _CHUNK_MEMBERS, _CHUNK_BYTES = 100, 64 << 20
 _PROGRESS_SECONDS = 3.0
@@ -267,16 +264,9 @@ def _log_to(path: Path) -> Iterator[None]:
     """Lines to the log file, and those above DEBUG to the terminal; the line that ends a run stands in the file too."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, encoding="utf-8")
+        log_to(path, level=logging.DEBUG)
     except OSError as error:
         raise UserError(f"--log {path}: cannot be written: {error.strerror}") from None
-    terminal = logging.StreamHandler(sys.stdout)
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    terminal.setLevel(logging.INFO)
-    level = LOG.level
-    LOG.setLevel(logging.DEBUG)
-    LOG.addHandler(file)
-    LOG.addHandler(terminal)
     try:
         yield
     except (UserError, Stopped) as error:
@@ -285,17 +275,6 @@ def _log_to(path: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         LOG.debug(f"stopped: {_BY_A_SIGNAL}")
         raise Stopped(_BY_A_SIGNAL) from None
-    finally:
-        LOG.setLevel(level)
-        LOG.removeHandler(file)
-        LOG.removeHandler(terminal)
-        file.close()
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of at least 1")
-    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -303,9 +282,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.prog = "extract_all.sh"
     parser.add_argument("--archives", type=Path, default=Path("archives"), help="the archives (default: archives)")
     parser.add_argument("--out-dir", type=Path, default=Path("data/medical_data_2"), help="(default: data/medical_data_2)")
-    parser.add_argument("--jobs", type=_at_least_one, default=os.environ.get("JOBS") or str(parallel.default_workers()),
+    parser.add_argument("--jobs", type=cli.at_least(1), default=os.environ.get("JOBS") or str(parallel.default_workers()),
                         help="processes that extract members (default: $JOBS, else the processors: %(default)s)")
-    parser.add_argument("--threads", type=_at_least_one, default=os.environ.get("THREADS") or None,
+    parser.add_argument("--threads", type=cli.at_least(1), default=os.environ.get("THREADS") or None,
                         help="volumes copied out of the outer zips at a time (default: $THREADS, else as --jobs)")
     parser.add_argument("--max-expansion", type=float, default=20, metavar="FACTOR",
                         help="content over size on disk that is believed of an archive (default: %(default)s)")
