@@ -3,7 +3,8 @@
     python scripts/build_cache_ears.py --splits-root artifacts/splits_dual_patient --pct 100 --num-slices 32 \\
         --image-size 224 --crop-size 192 --sampling even --num-workers 16
 
-Ears that are there are left alone: it can be interrupted, run again, and run in two terminals at once.
+Ears that are there are left alone: it can be interrupted, run again, and run in two terminals at once, which share the work.
+--verify reads them all first, and makes anew what is damaged.
 """
 from medical_fenlei import cli
 from medical_fenlei.experiments.route import build_cache_command

@@ -75,4 +75,4 @@ def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> 
         raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears of the split, and there "
                         f"is no --dicom-base {data.dicom_base} to prepare them from")
     cli.warn(f"{len(missing)} ears are not in the cache; preparing them now, see build_cache_ears")
-    return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears")
+    return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects

@@ -1,5 +1,9 @@
 """Fill a store with the ears of a manifest: each series opened once, both its ears cut from it."""
+import errno
 import functools
+import shutil
+import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +15,7 @@ from medical_fenlei import tables
 from medical_fenlei.dicom.volume import inside, open_series
 from medical_fenlei.ears.prepare import prepare_ears
 from medical_fenlei.ears.store import EarStore
-from medical_fenlei.errors import Rejected
+from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.parallel import map_items
 from medical_fenlei.vocabulary import Side
 
@@ -31,35 +35,113 @@ def missing_ears(store: EarStore, manifest: pd.DataFrame) -> pd.DataFrame:
     return manifest[lacking]
 
 
-def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, workers: int, label: str) -> pd.DataFrame:
+FACTS_BYTES = 4096
+"""Of an ear's JSON on the disk, and its share of the index."""
+SPARE_BYTES = 64 << 20
+"""To be left free."""
+DISK_FULL = "disk_full"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of a build."""
+
+    rejects: pd.DataFrame
+    """`tables.REJECTS`: ears that could not be prepared, with the reason; the rest is readable."""
+
+    made: int
+    """Ears that this builder made; others at work on the same store make theirs."""
+
+    seconds: dict[str, float]
+    """Work of all its processes together, by stage."""
+
+
+def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, workers: int, label: str) -> Filled:
     """Prepare the manifest's ears that the store lacks; what is there is left alone, so an interrupted build goes on.
 
-    Returns the table of those that could not be prepared (`tables.REJECTS`), with the reason; the rest is readable.
+    Builders in several processes share the work: none prepares an exam that another is at. Raises UserError, before anything
+    is written, if the disk has no room for all of them; or when it is full after all.
     """
     missing = missing_ears(store, manifest)
     jobs = [
         _Job(str(exam), str(series), tuple(Side(s) for s in ears.side))
         for (exam, series), ears in missing.groupby(["exam_id", "series_relpath"], sort=True)
     ]
+    _check_space(store, len(missing))
     store.write_spec()
+    store.remove_remains()
     rejects: list[dict[str, object]] = []
+    made, seconds = 0, Counter[str]()
     try:
-        for outcome in map_items(functools.partial(_prepare, store, dicom_base), jobs, workers=workers, label=label):
-            if not outcome.ok:
-                rejects += _reject(outcome.item, outcome.reason, outcome.detail)
+        for wait in (False, True):                               # first what nobody is at, then what others have left
+            held = []
+            prepare = functools.partial(_prepare, store, dicom_base, wait=wait)
+            for outcome in map_items(prepare, jobs, workers=workers, label=label):
+                if outcome.reason == DISK_FULL:
+                    raise UserError(f"--cache-dir {store.folder}: the disk is full; what was finished is kept, make room and "
+                                    "run it again")
+                if not outcome.ok:
+                    rejects += _reject(outcome.item, outcome.reason, outcome.detail)
+                elif outcome.value is None:
+                    held.append(outcome.item)
+                else:
+                    made += outcome.value[0]
+                    seconds.update(outcome.value[1])
+            jobs = held
     finally:
         store.write_index()
-    return tables.REJECTS.frame(rejects)
+    return Filled(tables.REJECTS.frame(rejects), made, dict(seconds))
 
 
-def _prepare(store: EarStore, dicom_base: Path, job: _Job) -> None:
+def verify_store(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> list[str]:
+    """Read every ear of the manifest that is there; remove what is not as it was written, and return the names of it."""
+    there = [(str(exam), Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)
+             if store.has(exam, Side(side))]
+    checked = map_items(functools.partial(_is_sound, store), there, workers=workers, label="verified")
+    damaged = [outcome.item for outcome in checked if not outcome.value]
+    for exam, side in damaged:
+        store.remove(exam, side)
+    return [f"{exam} {side}" for exam, side in damaged]
+
+
+def _is_sound(store: EarStore, ear: tuple[str, Side]) -> bool:
+    return store.is_sound(*ear)
+
+
+def _check_space(store: EarStore, ears: int) -> None:
+    need = ears * (store.spec.nbytes + FACTS_BYTES) + SPARE_BYTES
+    there = next(folder for folder in (store.folder, *store.folder.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if ears and need > free:
+        raise UserError(f"--cache-dir {store.folder}: {ears} ears take {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there; "
+                        "make room, or name a folder on another disk")
+
+
+def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> tuple[int, dict[str, float]] | None:
+    """How many ears were made, and seconds by stage; None if another builder is at this exam and `wait` is not wanted."""
     if not job.series_relpath:
         raise Rejected("no_series", "the manifest names no series for this exam")
-    series = open_series(inside(dicom_base, job.series_relpath))
-    with threadpool_limits(1, user_api="blas"):                  # small matrices: threads would only wait for one another
-        ears = prepare_ears(series, store.spec, job.sides)
-    for side, ear in ears.items():
-        store.write(job.exam_id, side, ear.volume, {"series_relpath": job.series_relpath, **ear.facts})
+    with store.claim(job.exam_id, wait=wait) as claimed:
+        if not claimed:
+            return None
+        sides = tuple(side for side in job.sides if not store.has(job.exam_id, side))
+        if not sides:                                            # another builder has made them meanwhile
+            return 0, {}
+        began = time.monotonic()
+        series = open_series(inside(dicom_base, job.series_relpath))
+        opened = time.monotonic()
+        with threadpool_limits(1, user_api="blas"):              # small matrices: threads would only wait for one another
+            ears = prepare_ears(series, store.spec, sides)
+        cut = time.monotonic()
+        try:
+            for side, ear in ears.items():
+                store.write(job.exam_id, side, ear.volume, {"series_relpath": job.series_relpath, **ear.facts})
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Rejected(DISK_FULL) from None
+            raise
+        stages = {"headers": opened - began, "decoding and cutting": cut - opened, "writing": time.monotonic() - cut}
+        return len(ears), stages
 
 
 def _reject(job: _Job, reason: str, detail: str) -> Iterable[dict[str, object]]:

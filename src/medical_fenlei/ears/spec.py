@@ -45,6 +45,11 @@ class EarSpec:
         return self.num_slices, self.image_size, self.image_size
 
     @property
+    def nbytes(self) -> int:
+        """Of a volume on the disk, int16 with the NPY header."""
+        return 2 * self.num_slices * self.image_size**2 + 128
+
+    @property
     def key(self) -> str:
         """Short name of the cache folder: readable sizes, then a hash over every option and the code's version."""
         spelt = json.dumps(self.spelt_out(), sort_keys=True)

@@ -3,6 +3,9 @@
 An entry is there when its JSON is: the NPY is written first, each beside its target and then renamed, so that a killed builder
 leaves nothing readable that is not whole, and two builders at once write the same bytes.
 """
+import contextlib
+import fcntl
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,9 @@ from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, sha256, write_json
 from medical_fenlei.vocabulary import Side
+
+LOCK = ".lock"
+"""File in a store's folder on which builders agree who does what."""
 
 
 class EarStore:
@@ -57,6 +63,41 @@ class EarStore:
         with atomic(npy) as file:
             np.save(file, np.ascontiguousarray(volume, np.int16), allow_pickle=False)
         write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": sha256(npy), **facts})
+
+    def is_sound(self, exam_id: str, side: Side) -> bool:
+        """Whether an ear can be read whole and is, bit for bit, what was written."""
+        try:
+            self.read(exam_id, side)
+            return bool(self.read_facts(exam_id, side)["sha256"] == sha256(Path(f"{self._stem(exam_id, side)}.npy")))
+        except (UserError, OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def remove(self, exam_id: str, side: Side) -> None:
+        """The JSON first: without it the entry is not there."""
+        for ending in ("json", "npy"):
+            Path(f"{self._stem(exam_id, side)}.{ending}").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def claim(self, exam_id: str, *, wait: bool) -> Iterator[bool]:
+        """Whether this process has the exam to itself until the block ends; a process that dies lets go of it.
+
+        wait: until another has done with it. One byte of one file stands for an exam, so that nothing is left behind.
+        """
+        place = int.from_bytes(hashlib.sha256(exam_id.encode()).digest()[:4], "big") >> 1
+        with open(self.folder / LOCK, "ab") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+            except BlockingIOError:
+                yield False
+                return
+            yield True                                           # closing the file lets go
+
+    def remove_remains(self) -> None:
+        """Half-written files of killed builders, unless one is at work."""
+        with open(self.folder / LOCK, "ab") as file, contextlib.suppress(BlockingIOError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in self.folder.glob(".*.part"):
+                path.unlink(missing_ok=True)
 
     def write_spec(self) -> None:
         """`spec.json`, which spells the key out."""

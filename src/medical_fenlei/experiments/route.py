@@ -45,12 +45,13 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     parser = cli.parser(doc)
     cli.add(parser, "splits_root", "manifest_csv", "dicom_base", "num_workers", "limit",
             pct=100, cache_dir=route.data.cache_dir)
+    parser.add_argument("--verify", action="store_true", help="read what is there first, and make anew what is damaged")
     settings.add_flags(parser, EarSpec, base=route.ears, leave_out=FIXED[route.kind])
     args = parser.parse_args(argv)
     spec = settings.from_flags(EarSpec, args, base=route.ears)
 
     from medical_fenlei import tables
-    from medical_fenlei.ears.build import fill_store, missing_ears
+    from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
     from medical_fenlei.ears.store import EarStore
 
     split = tables.read_split(args.splits_root, args.pct)
@@ -59,12 +60,18 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
         raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
     wanted = manifest[manifest.exam_id.isin({e for frame in split.sets.values() for e in frame.exam_id})][: args.limit]
     store = EarStore(args.cache_dir, spec)
+    if args.verify:
+        damaged = verify_store(store, wanted, workers=args.num_workers)
+        cli.say(f"verified: {len(damaged)} were damaged and are made anew" + (f": {', '.join(damaged)}" if damaged else ""))
     there = len(wanted) - len(missing_ears(store, wanted))
-    rejects = fill_store(store, wanted, dicom_base=args.dicom_base, workers=args.num_workers, label="ears")
-    made = len(wanted) - there - len(rejects)
-    cli.say(f"{len(wanted)} ears wanted: {there} were there, {made} made, {len(rejects)} rejected")
+    done = fill_store(store, wanted, dicom_base=args.dicom_base, workers=args.num_workers, label="ears")
+    others = len(wanted) - there - done.made - len(done.rejects)
+    cli.say(f"{len(wanted)} ears wanted: {there} were there, {done.made} made, {len(done.rejects)} rejected"
+            + (f", {others} made by other builders meanwhile" if others else ""))
+    if done.seconds:
+        cli.say("seconds of work: " + ", ".join(f"{spent:.1f} {stage}" for stage, spent in done.seconds.items()))
     cli.say(f"wrote {store.folder / 'index.csv'}")
-    return cli.report_rejects(rejects, store.folder / "index.csv")
+    return cli.report_rejects(done.rejects, store.folder / "index.csv")
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser, *, leave_out: tuple[str, ...] = ()) -> None:

@@ -1,0 +1,156 @@
+"""The cache: what is there is whole, what is damaged is found, and builders do not get in one another's way."""
+import errno
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import ROOT
+from dicom_files import axial, write_volume
+
+from medical_fenlei.ears import build
+from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
+from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.ears.store import LOCK, EarStore
+from medical_fenlei.errors import UserError
+from medical_fenlei.vocabulary import SIDES, Side
+
+EXAMS = ("001", "002", "003", "004")
+SHAPE = (6, 48, 48)
+
+
+@pytest.fixture(scope="module")
+def dicom(tmp_path_factory):
+    base = tmp_path_factory.mktemp("dicom")
+    for number, exam in enumerate(EXAMS):
+        write_volume(base / exam, np.random.default_rng(number).integers(-1000, 2000, SHAPE), axial(SHAPE, (1.0, 3.0, 3.0)))
+    return base
+
+
+MANIFEST = pd.DataFrame([{"exam_id": exam, "side": str(side), "series_relpath": exam} for exam in EXAMS for side in SIDES])
+
+
+@pytest.fixture
+def store(tmp_path):
+    return EarStore(tmp_path / "cache", EarSpec(num_slices=4, image_size=16, crop_mm=40))
+
+
+def fill(store, dicom, manifest=MANIFEST, workers=1):
+    return fill_store(store, manifest, dicom_base=dicom, workers=workers, label="ears")
+
+
+def files(store):
+    return {path.name: path.read_bytes() for path in store.folder.iterdir() if path.name != LOCK}
+
+
+@pytest.mark.parametrize("harm", ["a flipped bit", "cut short", "no facts", "facts of another"])
+def test_a_damaged_entry_is_found_and_made_anew(store, dicom, harm):
+    assert fill(store, dicom).made == 8
+    whole = files(store)
+    npy, facts = store.folder / "002_left.npy", store.folder / "002_left.json"
+    if harm == "a flipped bit":
+        data = bytearray(npy.read_bytes())
+        data[700] ^= 4
+        npy.write_bytes(data)
+    elif harm == "cut short":
+        npy.write_bytes(npy.read_bytes()[:-100])
+    else:
+        facts.write_text("{" if harm == "no facts" else (store.folder / "003_left.json").read_text())
+    assert verify_store(store, MANIFEST, workers=2) == ["002 left"]
+    assert list(missing_ears(store, MANIFEST).index) == [2]
+    assert fill(store, dicom).made == 1 and files(store) == whole
+    assert verify_store(store, MANIFEST, workers=1) == []
+
+
+def test_what_takes_more_room_than_there_is_is_refused_before_anything_is_written(store, dicom, monkeypatch):
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=build.SPARE_BYTES + 8 * 4000))
+    with pytest.raises(UserError, match=r"8 ears take 0\.07 GB, 0\.07 GB are free"):
+        fill(store, dicom)
+    assert not store.folder.exists()
+    fill(store, dicom, MANIFEST[:2])                             # two ears fit
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_ends_the_build_in_one_line_with_nothing_half_written(store, dicom, monkeypatch, number):
+    real, written = np.save, []
+
+    def save(file, *args, **more):
+        real(file, *args, **more)
+        written.append(1)
+        if len(written) == 4:
+            raise OSError(number, "full")
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(UserError, match="the disk is full; what was finished is kept"):
+        fill(store, dicom)
+    assert len(missing_ears(store, MANIFEST)) == 5 and not list(store.folder.glob(".*.part"))
+    assert verify_store(store, MANIFEST, workers=1) == []
+    monkeypatch.undo()
+    assert fill(store, dicom).made == 5
+
+
+def hold(folder, spec, exam, held, release):
+    with EarStore(Path(folder), spec).claim(exam, wait=False) as claimed:
+        assert claimed
+        held.set()
+        release.wait(30)
+
+
+def test_an_exam_that_another_builder_is_at_is_left_to_it_and_taken_over_when_it_dies(store, dicom):
+    store.write_spec()
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(str(store.folder.parent), store.spec, "003", held, release))
+    other.start()
+    assert held.wait(30)
+    with store.claim("003", wait=False) as claimed:
+        assert not claimed
+    with store.claim("002", wait=False) as claimed:
+        assert claimed
+    other.kill()                                                 # the system lets go for it
+    other.join()
+    assert fill(store, dicom).made == 8
+
+
+def test_what_a_killed_builder_left_is_removed_but_never_under_a_builder_at_work(store, dicom):
+    store.write_spec()
+    remains = store.folder / ".001_left.npy.0123abcd.part"
+    remains.write_bytes(b"half")
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(str(store.folder.parent), store.spec, "004", held, release))
+    other.start()
+    assert held.wait(30)
+    store.remove_remains()
+    assert remains.exists()
+    release.set()
+    other.join()
+    fill(store, dicom)
+    assert not remains.exists()
+
+
+def test_time_is_told_by_stage_and_ears_are_counted_where_they_were_made(store, dicom):
+    done = fill(store, dicom, workers=2)
+    assert done.made == 8 and set(done.seconds) == {"headers", "decoding and cutting", "writing"}
+    assert all(spent > 0 for spent in done.seconds.values())
+    again = fill(store, dicom)
+    assert again.made == 0 and again.seconds == {} and again.rejects.empty
+
+
+def test_reading_for_training_is_a_memory_map_of_what_the_spec_says(store, dicom):
+    fill(store, dicom)
+    volume = store.read("001", Side.RIGHT)
+    assert isinstance(volume, np.memmap) and volume.shape == (4, 16, 16) and not volume.flags.writeable
+    assert (store.folder / "001_right.npy").stat().st_size == store.spec.nbytes
+
+
+@pytest.mark.end_to_end
+def test_builds_that_are_killed_or_share_a_store_give_the_same_bytes():
+    soak = [sys.executable, ROOT / "tools" / "soak_cache.py", "--kills", "10", "--builders", "3", "--exams", "8"]
+    done = subprocess.run(soak, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stderr
+    assert "killed 10 times" in done.stdout and "3 builders at once" in done.stdout
