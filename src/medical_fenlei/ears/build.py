@@ -113,8 +113,8 @@ def _check_space(store: EarStore, ears: int) -> None:
     there = next(folder for folder in (store.folder, *store.folder.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if ears and need > free:
-        raise UserError(f"--cache-dir {store.folder}: {ears} ears take {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there; "
-                        "make room, or name a folder on another disk")
+        raise UserError(f"--cache-dir {store.folder}: {ears} ears take {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free "
+                        "there; make room, or name a folder on another disk")
 
 
 def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> tuple[int, dict[str, float]] | None:
