@@ -39,7 +39,7 @@ FACTS_BYTES = 4096
 """Of an ear's JSON on the disk, and its share of the index."""
 SPARE_BYTES = 64 << 20
 """To be left free."""
-DISK_FULL = "disk_full"
+DISK_FULL, FULL = "disk_full", (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, wor
             prepare = functools.partial(_prepare, store, dicom_base, wait=wait)
             for outcome in map_items(prepare, jobs, workers=workers, label=label):
                 if outcome.reason == DISK_FULL:
-                    raise UserError(f"--cache-dir {store.folder}: the disk is full; what was finished is kept, make room and "
-                                    "run it again")
+                    raise OSError(errno.ENOSPC, DISK_FULL)
                 if not outcome.ok:
                     rejects += _reject(outcome.item, outcome.reason, outcome.detail)
                 elif outcome.value is None:
@@ -88,8 +87,15 @@ def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, wor
                     made += outcome.value[0]
                     seconds.update(outcome.value[1])
             jobs = held
-    finally:
         store.write_index()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(f"--cache-dir {store.folder}: the disk is full; what was finished is kept, make room and run it "
+                        "again") from None
+    except BaseException:
+        store.write_index()
+        raise
     return Filled(tables.REJECTS.frame(rejects), made, dict(seconds))
 
 
@@ -137,7 +143,7 @@ def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> tup
             for side, ear in ears.items():
                 store.write(job.exam_id, side, ear.volume, {"series_relpath": job.series_relpath, **ear.facts})
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise Rejected(DISK_FULL) from None
             raise
         stages = {"headers": opened - began, "decoding and cutting": cut - opened, "writing": time.monotonic() - cut}

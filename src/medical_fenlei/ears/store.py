@@ -6,6 +6,7 @@ leaves nothing readable that is not whole, and two builders at once write the sa
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,10 @@ class EarStore:
         """Store int16 HU (K, H, W) with its facts."""
         stem = self._stem(exam_id, side)
         npy = Path(f"{stem}.npy")
+        whole = io.BytesIO()                                     # numpy's own way to a file hides why a write fails
+        np.save(whole, np.ascontiguousarray(volume, np.int16), allow_pickle=False)
         with atomic(npy) as file:
-            np.save(file, np.ascontiguousarray(volume, np.int16), allow_pickle=False)
+            file.write(whole.getbuffer())
         write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": sha256(npy), **facts})
 
     def is_sound(self, exam_id: str, side: Side) -> bool:
