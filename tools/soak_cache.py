@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from medical_fenlei import cli
-from medical_fenlei.ears.store import EarStore, choose_store
+from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore, choose_store
 from medical_fenlei.errors import CheckFailed
 from medical_fenlei.vocabulary import Side
 
@@ -42,7 +42,7 @@ def run(name: str, *words: str) -> str:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file that is not a builder's own."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in (LOCK, BUILDERS)}
 
 
 def broken(store: EarStore) -> list[str]:
@@ -98,8 +98,10 @@ def main(argv: list[str] | None = None) -> int:
         builders = [subprocess.Popen(command(*BUILD, "--cache-dir", "shared"), stdout=subprocess.PIPE, text=True)
                     for _ in range(args.builders)]
         said = [build.communicate()[0] for build in builders]
+        if any(build.returncode for build in builders):
+            raise CheckFailed("a builder among several failed")
         made = [int(re.search(r"(\d+) made,", text)[1]) for text in said]  # type: ignore[index]
-        if any(build.returncode for build in builders) or content(EarStore(Path("shared"), whole.spec).folder) != expected:
+        if content(EarStore(Path("shared"), whole.spec).folder) != expected:
             raise CheckFailed("the cache of several builders differs from the undisturbed one")
         ears = sum(name.endswith(".npy") for name in expected)
         cli.say(f"{args.builders} builders at once made {' + '.join(map(str, made))} of {ears} ears: equal byte for byte")

@@ -16,7 +16,7 @@ from dicom_files import axial, write_volume
 from medical_fenlei.ears import build
 from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
 from medical_fenlei.ears.spec import EarSpec
-from medical_fenlei.ears.store import LOCK, EarStore
+from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.vocabulary import SIDES, Side
 
@@ -45,7 +45,7 @@ def fill(store, dicom, manifest=MANIFEST, workers=1):
 
 
 def files(store):
-    return {path.name: path.read_bytes() for path in store.folder.iterdir() if path.name != LOCK}
+    return {path.name: path.read_bytes() for path in store.folder.iterdir() if path.name not in (LOCK, BUILDERS)}
 
 
 @pytest.mark.parametrize("harm", ["a flipped bit", "cut short", "no facts", "facts of another"])
@@ -117,16 +117,25 @@ def test_an_exam_that_another_builder_is_at_is_left_to_it_and_taken_over_when_it
     assert fill(store, dicom).made == 8
 
 
+def build_slowly(folder, spec, held, release):
+    with EarStore(Path(folder), spec).building():
+        held.set()
+        release.wait(30)
+
+
 def test_what_a_killed_builder_left_is_removed_but_never_under_a_builder_at_work(store, dicom):
     store.write_spec()
     remains = store.folder / ".001_left.npy.0123abcd.part"
     remains.write_bytes(b"half")
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(str(store.folder.parent), store.spec, "004", held, release))
+    with store.building():
+        assert not remains.exists()
+    other = context.Process(target=build_slowly, args=(str(store.folder.parent), store.spec, held, release))
     other.start()
     assert held.wait(30)
-    store.remove_remains()
+    remains.write_bytes(b"half")                                 # the other's, who is still writing it
+    fill(store, dicom)
     assert remains.exists()
     release.set()
     other.join()

@@ -68,34 +68,33 @@ def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, wor
         for (exam, series), ears in missing.groupby(["exam_id", "series_relpath"], sort=True)
     ]
     _check_space(store, len(missing))
-    store.write_spec()
-    store.remove_remains()
     rejects: list[dict[str, object]] = []
     made, seconds = 0, Counter[str]()
     try:
-        for wait in (False, True):                               # first what nobody is at, then what others have left
-            held = []
-            prepare = functools.partial(_prepare, store, dicom_base, wait=wait)
-            for outcome in map_items(prepare, jobs, workers=workers, label=label):
-                if outcome.reason == DISK_FULL:
-                    raise OSError(errno.ENOSPC, DISK_FULL)
-                if not outcome.ok:
-                    rejects += _reject(outcome.item, outcome.reason, outcome.detail)
-                elif outcome.value is None:
-                    held.append(outcome.item)
-                else:
-                    made += outcome.value[0]
-                    seconds.update(outcome.value[1])
-            jobs = held
-        store.write_index()
+        with store.building():
+            store.write_spec()
+            try:
+                for wait in (False, True):                       # first what nobody is at, then what others have left
+                    held = []
+                    prepare = functools.partial(_prepare, store, dicom_base, wait=wait)
+                    for outcome in map_items(prepare, jobs, workers=workers, label=label):
+                        if outcome.reason == DISK_FULL:
+                            raise OSError(errno.ENOSPC, DISK_FULL)
+                        if not outcome.ok:
+                            rejects += _reject(outcome.item, outcome.reason, outcome.detail)
+                        elif outcome.value is None:
+                            held.append(outcome.item)
+                        else:
+                            made += outcome.value[0]
+                            seconds.update(outcome.value[1])
+                    jobs = held
+            finally:
+                store.write_index()
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise UserError(f"--cache-dir {store.folder}: the disk is full; what was finished is kept, make room and run it "
                         "again") from None
-    except BaseException:
-        store.write_index()
-        raise
     return Filled(tables.REJECTS.frame(rejects), made, dict(seconds))
 
 

@@ -20,8 +20,8 @@ from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, sha256, write_json
 from medical_fenlei.vocabulary import Side
 
-LOCK = ".lock"
-"""File in a store's folder on which builders agree who does what."""
+LOCK, BUILDERS = ".lock", ".builders"
+"""Files in a store's folder: on the one builders agree who does what, on the other whether any is at work."""
 
 
 class EarStore:
@@ -95,12 +95,17 @@ class EarStore:
                 return
             yield True                                           # closing the file lets go
 
-    def remove_remains(self) -> None:
-        """Half-written files of killed builders, unless one is at work."""
-        with open(self.folder / LOCK, "ab") as file, contextlib.suppress(BlockingIOError):
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for path in self.folder.glob(".*.part"):
-                path.unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """Around everything that a builder writes. The first of several removes what killed ones left half-written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / BUILDERS, "ab") as file:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for path in self.folder.glob(".*.part"):
+                    path.unlink(missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_SH)                     # as long as one holds this, nobody gets the one above
+            yield
 
     def write_spec(self) -> None:
         """`spec.json`, which spells the key out."""
