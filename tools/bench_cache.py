@@ -1,20 +1,38 @@
-"""How much memory one worker of the cache builder takes on a large exam, raw and JPEG Lossless (JPEG-LS).
+"""How fast, and in how much memory, the cache is built: against its floor, against doing less at once, against MONAI.
 
-    python tools/bench_cache.py                    # 467 slices of 512 x 512, the largest to be planned for
-    python tools/bench_cache.py --quick            # 64 slices
+    python tools/bench_cache.py                    # some 10 minutes on two cores
+    python tools/bench_cache.py --quick            # smaller exams, under a minute
 
+An exam of 160 slices of 512 x 512, both ears, the default options, stored raw and as JPEG Lossless (JPEG-LS). Ratios are
+medians of pairs measured in turn in this run:
+  exam_vs_decode       the whole exam over its floor: each header read once, each used slice decoded once, one resize of every
+                       slice and one flushed write an ear (lower is better)
+  speedup_vs_per_ear   each ear by itself over both together
+  speedup_vs_monai     a MONAI pipeline (load the series, orient, space, crop, save) over ours
+  scaling_2            what two processes gain over one, over what they gain on a bare loop
+  peak_mb              of one worker, on 467 slices (its own process, VmHWM)
 Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
 """
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from medical_fenlei import cli
+from medical_fenlei.dicom.volume import open_series
+from medical_fenlei.ears.prepare import prepare_ears
+from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.ears.store import EarStore
 from medical_fenlei.files import write_json
 from medical_fenlei.phantom.head import draw_head
 from medical_fenlei.phantom.hospital import examine
@@ -22,8 +40,12 @@ from medical_fenlei.phantom.population import draw_population
 from medical_fenlei.phantom.scanner import acquire
 from medical_fenlei.phantom.series import SeriesFacts, write_series
 from medical_fenlei.phantom.spec import HospitalSpec
+from medical_fenlei.vocabulary import SIDES
 
 SYNTAXES = {"raw": str(ExplicitVRLittleEndian), "jpeg": str(JPEGLSLossless)}
+SPEC = EarSpec()
+Job = Callable[[Path, Path], None]
+"""From a series folder to files in another folder."""
 
 WORKER = r"""
 import json, re, sys
@@ -52,21 +74,149 @@ def write_exam(folder: Path, syntax: str, slices: int) -> None:
     write_series(folder, hu, seen.affine, scan, facts, rng)
 
 
+def ours(series: Path, out: Path) -> None:
+    """Both ears of an exam, as the builder makes them."""
+    store = EarStore(out, SPEC)
+    for side, ear in prepare_ears(open_series(series), SPEC).items():
+        store.write("1", side, ear.volume, ear.facts)
+
+
+def per_ear(series: Path, out: Path) -> None:
+    store = EarStore(out, SPEC)
+    for side in SIDES:
+        for own, ear in prepare_ears(open_series(series), SPEC, (side,)).items():
+            store.write("1", own, ear.volume, ear.facts)
+
+
+def floor(series: Path, out: Path) -> None:
+    """What no builder can leave out, by pydicom and OpenCV alone."""
+    import cv2
+    import pydicom
+
+    needed = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "RescaleSlope",
+              "RescaleIntercept"]
+    paths = sorted(series.iterdir())
+    headers = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=needed) for path in paths]
+    places = [float(header.ImagePositionPatient[2]) for header in headers]
+    order = np.argsort(places)
+    used = np.rint(np.linspace(0, len(order) - 1, SPEC.num_slices)).astype(int)
+    slices = []
+    for i in order[used]:
+        image = pydicom.dcmread(paths[i])
+        slices.append((image.pixel_array * int(image.RescaleSlope) + int(image.RescaleIntercept)).astype(np.int16))
+    edge, top = SPEC.crop_size, (slices[0].shape[0] - SPEC.crop_size) // 2
+    out.mkdir(parents=True, exist_ok=True)
+    for side, left in zip(SIDES, (0, slices[0].shape[1] - edge), strict=True):
+        cut = [cv2.resize(image[top:top + edge, left:left + edge], (SPEC.image_size, SPEC.image_size),
+                          interpolation=cv2.INTER_LINEAR) for image in slices]
+        with open(out / f"{side}.npy", "wb") as file:
+            np.save(file, np.stack(cut))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def monai(series: Path, out: Path) -> None:
+    """The same work as the library's transforms do it: the whole series, oriented, spaced as the cache is, cropped, saved."""
+    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, Spacingd
+
+    out.mkdir(parents=True, exist_ok=True)
+    series_of = open_series(series)
+    pixel = float(np.linalg.norm(series_of.affine[:3, 2])) * SPEC.crop_size / SPEC.image_size
+    between = float(np.linalg.norm(series_of.affine[:3, 0])) * (series_of.shape[0] - 1) / (SPEC.num_slices - 1)
+    pipeline = Compose([
+        LoadImaged("image", reader="PydicomReader"), EnsureChannelFirstd("image"), 
+        Orientationd("image", axcodes="LPS", labels=(("R", "L"), ("A", "P"), ("I", "S"))),
+        Spacingd("image", pixdim=(pixel, pixel, between), mode="bilinear"),
+    ])
+    image = pipeline({"image": str(series)})["image"].numpy()[0]
+    middle = (image.shape[1] - SPEC.image_size) // 2
+    for side, first in zip(SIDES, (image.shape[0] - SPEC.image_size, 0), strict=True):
+        cut = image[max(0, first):max(0, first) + SPEC.image_size, middle:middle + SPEC.image_size]
+        with open(out / f"{side}.npy", "wb") as file:
+            np.save(file, cut.transpose(2, 1, 0).astype(np.int16))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def seconds(job: Job, series: Path) -> float:
+    with tempfile.TemporaryDirectory() as out:
+        began = time.perf_counter()
+        job(series, Path(out) / "cache")
+        return time.perf_counter() - began
+
+
+def ratios(one: Job, other: Job, series: Path, pairs: int) -> list[float]:
+    """Time of the one over that of the other, measured in turn; once before, so that both have been imported and read."""
+    seconds(one, series), seconds(other, series)
+    found = []
+    for n in range(pairs):
+        first, second = (one, other) if n % 2 else (other, one)
+        times = {first: seconds(first, series), second: seconds(second, series)}
+        found.append(times[one] / times[other])
+    return found
+
+
+def spin(rounds: int) -> int:
+    total = 0
+    for n in range(rounds):
+        total += n * n
+    return total
+
+
+def work(series: str) -> None:
+    seconds(ours, Path(series))
+
+
+def scaling(series: Path, exams: int, pool: Any) -> float:
+    """What two processes gain over one on the same exams, over what they gain on a bare loop."""
+    def gain(function: Callable[[Any], object], items: list[Any]) -> float:
+        began = time.perf_counter()
+        pool[1].map(function, items, 1)
+        alone = time.perf_counter() - began
+        began = time.perf_counter()
+        pool[2].map(function, items, 1)
+        return alone / (time.perf_counter() - began)
+
+    return gain(work, [str(series)] * exams) / gain(spin, [6_000_000] * exams)
+
+
+def figure(name: str, values: list[float], unit: str, better: str) -> dict[str, Any]:
+    value = float(np.median(values))
+    spread = float(np.subtract(*np.quantile(values, [0.75, 0.25])))
+    cli.say(f"{name:24s} {value:8.2f} {unit:6s} (n {len(values)}, quartiles apart {spread:.2f})")
+    return {"name": name, "value": value, "unit": unit, "better": better, "n": len(values), "spread": spread}
+
+
+def peak(syntax: str, slices: int) -> float:
+    """MB of a worker that takes every slice of the series."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_exam(Path(folder) / "series", syntax, slices)
+        said = subprocess.run([sys.executable, "-c", WORKER, f"{folder}/series", f"{folder}/cache", str(slices)],
+                              check=True, capture_output=True, text=True)
+        return float(json.loads(said.stdout))
+
+
 def main() -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small exam, under a minute")
+    parser.add_argument("--quick", action="store_true", help="smaller exams and fewer repeats, under a minute")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
-    slices, found = 64 if args.quick else 467, []
-    for name, syntax in SYNTAXES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            write_exam(Path(folder) / "series", syntax, slices)
-            for wanted in (32, slices):                          # the default, and every slice of the series
-                said = subprocess.run([sys.executable, "-c", WORKER, f"{folder}/series", f"{folder}/cache", str(wanted)],
-                                      check=True, capture_output=True, text=True)
-                value = json.loads(said.stdout)
-                cli.say(f"peak_mb.{name}: {value:.0f} MB for {wanted} of {slices} slices of 512 x 512")
-        found.append({"name": f"peak_mb.{name}", "value": value, "unit": "MB", "better": "lower", "n": 1, "spread": 0.0})
+    slices, pairs, many = (40, 2, 48) if args.quick else (160, 9, 467)
+    found = []
+    context = multiprocessing.get_context("fork")
+    with context.Pool(1) as one, context.Pool(2) as two:
+        for name, syntax in SYNTAXES.items():
+            with tempfile.TemporaryDirectory() as folder:
+                series = Path(folder) / "series"
+                write_exam(series, syntax, slices)
+                found += [
+                    figure(f"exam_vs_decode.{name}", ratios(ours, floor, series, pairs), "ratio", "lower"),
+                    figure(f"speedup_vs_per_ear.{name}", ratios(per_ear, ours, series, pairs), "ratio", "higher"),
+                    figure(f"speedup_vs_monai.{name}", ratios(monai, ours, series, max(2, pairs // 3)), "ratio", "higher"),
+                    figure(f"scaling_2.{name}", [scaling(series, 4 if args.quick else 8, {1: one, 2: two}) for _ in range(max(2, pairs // 3))],
+                           "ratio", "higher"),
+                    figure(f"peak_mb.{name}", [peak(syntax, many)], "MB", "lower"),
+                ]
     if args.json:
         write_json(args.json, found)
     return cli.OK
