@@ -201,7 +201,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smaller exams and fewer repeats, under a minute")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
-    slices, pairs, many = (40, 2, 48) if args.quick else (160, 9, 467)
+    slices, pairs, many, exams = (40, 2, 48, 4) if args.quick else (160, 9, 467, 8)
+    few = max(2, pairs // 3)
     found = []
     context = multiprocessing.get_context("fork")
     with context.Pool(1) as one, context.Pool(2) as two:
@@ -212,9 +213,8 @@ def main() -> int:
                 found += [
                     figure(f"exam_vs_decode.{name}", ratios(ours, floor, series, pairs), "ratio", "lower"),
                     figure(f"speedup_vs_per_ear.{name}", ratios(per_ear, ours, series, pairs), "ratio", "higher"),
-                    figure(f"speedup_vs_monai.{name}", ratios(monai, ours, series, max(2, pairs // 3)), "ratio", "higher"),
-                    figure(f"scaling_2.{name}", [scaling(series, 4 if args.quick else 8, {1: one, 2: two}) for _ in range(max(2, pairs // 3))],
-                           "ratio", "higher"),
+                    figure(f"speedup_vs_monai.{name}", ratios(monai, ours, series, few), "ratio", "higher"),
+                    figure(f"scaling_2.{name}", [scaling(series, exams, {1: one, 2: two}) for _ in range(few)], "ratio", "higher"),
                     figure(f"peak_mb.{name}", [peak(syntax, many)], "MB", "lower"),
                 ]
     if args.json:
