@@ -16,6 +16,7 @@ Prints a table and, with --json FILE, writes a list of {"name", "value", "unit",
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -205,7 +206,8 @@ def main() -> int:
     few = max(2, pairs // 3)
     found = []
     context = multiprocessing.get_context("fork")
-    with context.Pool(1) as one, context.Pool(2) as two:
+    plain = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
+    with context.Pool(1, **plain) as one, context.Pool(2, **plain) as two:
         for name, syntax in SYNTAXES.items():
             with tempfile.TemporaryDirectory() as folder:
                 series = Path(folder) / "series"
@@ -214,7 +216,8 @@ def main() -> int:
                     figure(f"exam_vs_decode.{name}", ratios(ours, floor, series, pairs), "ratio", "lower"),
                     figure(f"speedup_vs_per_ear.{name}", ratios(per_ear, ours, series, pairs), "ratio", "higher"),
                     figure(f"speedup_vs_monai.{name}", ratios(monai, ours, series, few), "ratio", "higher"),
-                    figure(f"scaling_2.{name}", [scaling(series, exams, {1: one, 2: two}) for _ in range(few)], "ratio", "higher"),
+                    figure(f"scaling_2.{name}", [scaling(series, exams, {1: one, 2: two}) for _ in range(few)], "ratio",
+                           "higher"),
                     figure(f"peak_mb.{name}", [peak(syntax, many)], "MB", "lower"),
                 ]
     if args.json:
