@@ -27,25 +27,28 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.analysis.fewshot import few_shot
     from medical_fenlei.errors import UserError
     from medical_fenlei.files import sha256
+    from medical_fenlei.metrics.predictions import SEED
     from medical_fenlei.report.fewshot import write_few_shot
-    from medical_fenlei.tasks import find_task
+    from medical_fenlei.tasks import BINARY_TASKS
 
-    task = find_task(args.task)
-    if not task.binary:
-        raise UserError(f"--task: got {task.name}, expected a task of two classes")
+    task = next((task for task in BINARY_TASKS if args.task in (task.name, task.alias)), None)
+    if task is None:
+        known = ", ".join(f"{task.name} ({task.alias})" for task in BINARY_TASKS)
+        raise UserError(f"--task: got {args.task!r}, expected a task of two classes: {known}")
     train, val = Embeddings.read(args.train_npz), Embeddings.read(args.val_npz)
     found = few_shot(train, val, task, draws=args.draws)
     for name, n in found.counts.items():
         cli.say(f"{name}: {n['positive_ears']} positive ears of {n['positive_patients']} patients, "
                 f"{n['negative_ears']} negative of {n['negative_patients']}")
     cli.show(pd.DataFrame([{"method": method, "chosen": found.chosen[method]["setting"],
+                            "cross-validated auroc": f"{found.chosen[method]['auroc']:.3f}",
                             **{name: f"{i.estimate:.3f} ({i.low:.3f} to {i.high:.3f})" for name, i in intervals.values.items()}}
                            for method, intervals in found.intervals.items()]))
     for text in found.warnings:
         cli.warn(text)
     folder = args.out_dir or Path("artifacts") / f"fewshot_{task.name}"
-    hashes = {"train": sha256(args.train_npz), "val": sha256(args.val_npz)}
-    cli.say("wrote " + ", ".join(map(str, write_few_shot(found, val, folder, task=task, facts={"data": hashes}))))
+    facts = {"data": {"train": sha256(args.train_npz), "val": sha256(args.val_npz)}, "seed": SEED, "draws": args.draws}
+    cli.say("wrote " + ", ".join(map(str, write_few_shot(found, val, folder, task=task, facts=facts))))
     return cli.OK
 
 

@@ -1,4 +1,5 @@
 """Few-shot learning on embeddings: chance is chance, perfect is perfect, and nothing of validation helps to choose."""
+import hashlib
 import json
 
 import numpy as np
@@ -6,13 +7,17 @@ import pytest
 from commands import run
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import pairwise_distances, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.embeddings import Embeddings
-from medical_fenlei.analysis.fewshot import METHODS, _standardised, few_shot, neighbours
+from medical_fenlei.analysis.embeddings import Embeddings, standardised
+from medical_fenlei.analysis.fewshot import METHODS, few_shot
+from medical_fenlei.analysis.neighbours import neighbours
 from medical_fenlei.errors import UserError
+from medical_fenlei.metrics.bootstrap import canonical_patients
 from medical_fenlei.tasks import find_task
 
 TASK = find_task("normal_vs_cholesterol_granuloma")
@@ -52,7 +57,7 @@ def test_a_perfect_embedding_has_auroc_one(method):
 def test_scores_are_those_of_slow_formulas():
     train, val = draw(2, 30, 8, signal=1), draw(3, 20, 6, signal=1, name="q")
     y = (train.label_code == 4).astype(int)
-    x, asked = _standardised(train.embedding, val.embedding)
+    x, asked = standardised(train.embedding, val.embedding)
     scaler = StandardScaler().fit(train.embedding.astype(float))
     np.testing.assert_allclose(x, scaler.transform(train.embedding.astype(float)), atol=1e-9)
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=5000).fit(x, y)
@@ -80,22 +85,112 @@ def test_nothing_of_validation_changes_what_is_chosen():
     assert all(0 <= area <= 1 for method in chosen[0].values() for area in method["cross_validated_auroc"].values())
 
 
-def test_neither_the_order_of_ears_nor_the_name_of_a_patient_changes_a_figure():
-    train, val = draw(8, 30, 9, signal=0.8), draw(9, 24, 7, signal=0.8, name="q")
+def with_changes(ears, **arrays):
+    return Embeddings(**{**vars(ears), **arrays})
 
-    def shuffled(ears, seed):
-        ears = ears[np.random.default_rng(seed).permutation(len(ears))]
-        renamed = {key: f"{hash((seed, key)):x}" for key in ears.patient_key.tolist()}
-        return Embeddings(**{**vars(ears), "patient_key": np.array([renamed[key] for key in ears.patient_key.tolist()])})
 
-    one, two = few_shot(train, val, TASK, draws=100), few_shot(shuffled(train, 1), shuffled(val, 2), TASK, draws=100)
-    names = ["exam_id", "side"]
-    a, b = (f.scores.sort_values(names).reset_index(drop=True).drop(columns="patient_key") for f in (one, two))
-    np.testing.assert_allclose(a.filter(like="score_").to_numpy(), b.filter(like="score_").to_numpy(), atol=1e-9)
-    for method in METHODS:
-        for name, interval in one.intervals[method].values.items():
-            np.testing.assert_allclose(interval[:3], two.intervals[method].values[name][:3], atol=1e-9)
-    assert one.chosen == two.chosen
+def shuffled(ears, seed):
+    """The same ears in another order, their patients under other names in another order."""
+    rng = np.random.default_rng(seed)
+    keys, person = np.unique(ears.patient_key, return_inverse=True)
+    renamed = np.array([f"{seed}_{number:04d}" for number in rng.permutation(len(keys))])[person]
+    return with_changes(ears, patient_key=renamed)[rng.permutation(len(ears))]
+
+
+@pytest.mark.parametrize("dead", [0, 16])
+def test_neither_the_order_of_ears_nor_the_name_of_a_patient_changes_a_figure(dead):
+    """Nor where the first numbers are 0 for every ear, as behind a ReLU, and both ears of a patient look the same."""
+    def cohort(seed, patients, positive, name):
+        ears = draw(seed, patients, positive, signal=0.8, name=name)
+        x = ears.embedding * (np.arange(24) >= dead)
+        return with_changes(ears, embedding=x[np.arange(len(x)) // 2 * 2] if dead else x)
+
+    train, val = cohort(8, 30, 9, "p"), cohort(9, 24, 7, "q")
+    one = few_shot(train, val, TASK, draws=100)
+    for seed in range(3):
+        two = few_shot(shuffled(train, 2 * seed + 1), shuffled(val, 2 * seed + 2), TASK, draws=100)
+        a, b = (f.scores.sort_values(["exam_id", "side"]) for f in (one, two))
+        np.testing.assert_allclose(a.filter(like="score_").to_numpy(), b.filter(like="score_").to_numpy(), atol=1e-9)
+        for method in METHODS:
+            for name, interval in one.intervals[method].values.items():
+                np.testing.assert_allclose(interval[:3], two.intervals[method].values[name][:3], atol=1e-9)
+        assert one.chosen == two.chosen
+        names = ["exam_id", "side", "rank"]
+        near, again = (f.neighbours.sort_values(names).reset_index(drop=True) for f in (one, two))
+        assert near.drop(columns="distance").equals(again.drop(columns="distance"))
+
+
+def test_ears_that_look_the_same_have_the_same_score():
+    val = draw(24, 40, 9, signal=0.8, name="q")
+    twins = with_changes(val, embedding=val.embedding[np.arange(80) // 2])
+    scores = few_shot(draw(23, 40, 9, signal=0.8), twins, TASK, draws=5).scores.filter(like="score_").to_numpy()
+    assert (scores[::2] == scores[1::2]).all()                   # a tie, not a difference in the last bit
+
+
+def test_cross_validated_figures_are_those_of_a_pipeline_fitted_without_the_patients_it_is_asked_about():
+    train = draw(20, 40, 12, signal=0.6, size=12)
+    train = with_changes(train, embedding=train.embedding * np.float32(10) ** np.arange(-6, 6, dtype=np.float32))
+    found = few_shot(train, draw(21, 10, 3, size=12, name="q"), TASK, draws=5).chosen["logistic"]
+    order = np.lexsort((*train.embedding.T[::-1], train.label_code))
+    x, y, key = train.embedding[order].astype(float), (train.label_code[order] == 4).astype(int), train.patient_key[order]
+    content = np.column_stack([train.label_code, train.embedding])[order]
+    _, patient = canonical_patients(key, content)
+    for c, figure in found["cross_validated_auroc"].items():
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=float(c), class_weight="balanced", max_iter=5000))
+        right = pairs = 0
+        for fit, check in StratifiedGroupKFold(5).split(x, y, patient):
+            assert not {*key[fit]} & {*key[check]}
+            score = model.fit(x[fit], y[fit]).decision_function(x[check])
+            difference = score[y[check] == 1][:, None] - score[y[check] == 0][None]
+            right, pairs = right + (difference > 0).sum(), pairs + difference.size
+        assert figure == pytest.approx(right / pairs, abs=1e-9)
+    assert found["folds"] == 5 and found["auroc"] == max(found["cross_validated_auroc"].values())
+
+
+def test_the_setting_of_the_best_cross_validated_figure_is_chosen_and_the_most_careful_of_equals():
+    taken = set()
+    for seed in range(4):
+        found = few_shot(draw([22, seed], 40, 12, signal=0.6), draw(21, 10, 3, name="q"), TASK, draws=5)
+        for name, chosen in found.chosen.items():
+            figures = [chosen["cross_validated_auroc"][str(setting)] for setting in METHODS[name][1]]
+            assert chosen["setting"] == METHODS[name][1][int(np.argmax(figures))] and chosen["auroc"] == max(figures)
+            taken.add((name, chosen["setting"]))
+    assert len(taken) > len(METHODS)                             # else the first would do
+
+
+def test_neither_scale_nor_origin_of_a_number_changes_a_score():
+    train, val = draw(36, 30, 9, signal=1), draw(37, 24, 8, signal=1, name="q")
+    scale = np.exp2(np.resize([-40, -3, 0, 30], 24))
+
+    def other(ears):
+        return with_changes(ears, embedding=((np.round(ears.embedding, 2) + 5) * scale).astype(np.float32))
+
+    plain, more = (few_shot(a, b, TASK, draws=5).scores.filter(like="score_") for a, b in (
+        [with_changes(ears, embedding=np.round(ears.embedding, 2)) for ears in (train, val)], [other(train), other(val)]))
+    np.testing.assert_allclose(more, plain, rtol=1e-4, atol=1e-4)                    # float32 holds the sum to 1e-7
+
+
+def test_a_number_that_is_the_same_in_all_training_ears_says_nothing():
+    train, val = draw(34, 30, 9, signal=1), draw(35, 24, 8, signal=1, name="q")
+
+    def wider(ears, more):
+        return with_changes(ears, embedding=np.column_stack([ears.embedding, more]).astype(np.float32))
+
+    plain = few_shot(train, val, TASK, draws=5)
+    more = few_shot(wider(train, np.full(60, 1e12 / 7)), wider(val, np.linspace(0, 1e9, 48)), TASK, draws=5)
+    np.testing.assert_allclose(more.scores.filter(like="score_"), plain.scores.filter(like="score_"), atol=1e-9)
+
+
+def test_a_flipped_label_in_validation_changes_the_figures_and_nothing_else():
+    train, val = draw(25, 30, 9, signal=1), draw(26, 24, 8, signal=1, name="q")
+    code = val.label_code.copy()
+    code[np.flatnonzero(code == 4)[0]] = 5
+    one, two = few_shot(train, val, TASK, draws=20), few_shot(train, with_changes(val, label_code=code), TASK, draws=20)
+    scores = ["score_prototype", "score_knn", "score_logistic"]
+    assert one.chosen == two.chosen and one.scores[scores].equals(two.scores[scores])
+    own = ["label_code"]
+    assert one.neighbours.drop(columns=own).equals(two.neighbours.drop(columns=own))
+    assert all(one.intervals[m].values["auroc"] != two.intervals[m].values["auroc"] for m in METHODS)
 
 
 def test_the_nearest_cases_are_the_nearest_of_other_patients():
@@ -104,7 +199,7 @@ def test_the_nearest_cases_are_the_nearest_of_other_patients():
     near = neighbours(train, twin)
     patient = dict(zip(train.exam_id.tolist(), train.patient_key.tolist(), strict=True))
     assert (near.exam_id.map(patient) != near.neighbour_exam_id.map(patient)).all()
-    x, asked = _standardised(train.embedding, twin.embedding)
+    x, asked = standardised(train.embedding, twin.embedding)
     far = pairwise_distances(asked, x, metric="cosine")
     for v in range(len(twin)):
         others = sorted((far[v, t], train.exam_id[t], train.side[t]) for t in range(len(train))
@@ -115,13 +210,53 @@ def test_the_nearest_cases_are_the_nearest_of_other_patients():
         np.testing.assert_allclose(own.distance, [o[0] for o in others], atol=1e-9)
 
 
+def test_neighbours_found_in_chunks_are_those_found_at_once_and_fewer_where_there_are_fewer(monkeypatch):
+    train = draw(27, 300, 9)
+    at_once = neighbours(train, train)
+    monkeypatch.setattr("medical_fenlei.analysis.neighbours.CHUNK_MIB", 0.1)
+    assert neighbours(train, train).equals(at_once)
+    few = neighbours(train[np.arange(4)], train[np.arange(3)])   # two patients of two ears: two of another patient for each
+    assert len(few) == 6 and few["rank"].tolist() == [1, 2] * 3
+    alone = neighbours(train[np.arange(2)], train[np.arange(2)])
+    assert len(alone) == 0 and list(alone.columns) == list(tables.NEIGHBOURS.columns)
+
+
+def test_equally_near_cases_stand_in_the_order_of_their_exams():
+    train = draw(29, 8, 3)[np.array([12, 3, 8, 1, 14, 5])]
+    same = with_changes(train, embedding=np.repeat(train.embedding[[0, 1]], 3, axis=0))
+    near = neighbours(same, draw(30, 6, 2, name="q"))
+    for _, own in near.groupby(["exam_id", "side"]):
+        assert own.neighbour_exam_id.iloc[:3].is_monotonic_increasing and own.distance.is_monotonic_increasing
+
+
+def joined(*files):
+    return Embeddings(**{name: np.concatenate([getattr(ears, name) for ears in files]) for name in vars(files[0])})
+
+
 def test_training_ears_of_a_validated_patient_are_left_out_and_said():
     train, val = draw(11, 20, 6), draw(12, 20, 6, name="q")
-    four = val[np.arange(4)]
-    mixed = Embeddings(**{name: np.concatenate([getattr(train, name), getattr(four, name)]) for name in vars(train)})
-    found, alone = few_shot(mixed, val, TASK, draws=20), few_shot(train, val, TASK, draws=20)
+    found, alone = few_shot(joined(train, val[np.arange(4)]), val, TASK, draws=20), few_shot(train, val, TASK, draws=20)
     assert any("4 training ears" in text for text in found.warnings)
     assert found.scores.equals(alone.scores) and found.counts == alone.counts
+    with pytest.raises(UserError, match=r"0 positive and 0 negative training ears.*40 training ears are of patients"):
+        few_shot(val, val, TASK)
+
+
+def test_an_exam_with_two_patient_keys_is_refused_since_patients_cannot_be_kept_apart():
+    val = draw(12, 20, 6, name="q")
+    with pytest.raises(UserError, match="exam q0000 has two patient keys"):
+        few_shot(joined(draw(11, 20, 6), with_changes(val, patient_key=np.char.add("other_", val.patient_key))), val, TASK)
+
+
+def test_ears_of_other_codes_take_no_part():
+    train, val = draw(31, 30, 9, signal=1), draw(32, 24, 8, signal=1, name="q")
+    other = draw(33, 10, 0, name="r")
+    codes = np.resize([0, 1, 2, 3, 6], 20).astype(np.int8)
+    other = with_changes(other, label_code=codes)
+    found = few_shot(joined(train, other), joined(val, other), TASK, draws=20)
+    alone = few_shot(train, val, TASK, draws=20)
+    assert found.scores.equals(alone.scores) and found.neighbours.equals(alone.neighbours) and found.counts == alone.counts
+    assert found.warnings == alone.warnings
 
 
 def test_one_positive_patient_still_gives_scores_and_no_positive_is_an_error():
@@ -133,6 +268,7 @@ def test_one_positive_patient_still_gives_scores_and_no_positive_is_an_error():
         few_shot(draw(14, 20, 0), val, TASK)
     only_normal = few_shot(draw(14, 20, 4), draw(13, 20, 0, name="q"), TASK, draws=20)
     assert all(np.isnan(i.values["auroc"].estimate) and i.values["auroc"].reason for i in only_normal.intervals.values())
+    assert any("auroc: undefined" in text for text in only_normal.warnings)
 
 
 def test_the_command_writes_what_it_says(tmp_path, monkeypatch, capsys):
@@ -141,13 +277,31 @@ def test_the_command_writes_what_it_says(tmp_path, monkeypatch, capsys):
     draw(16, 24, 6, signal=2, name="q").write(tmp_path / "artifacts/emb_val.npz")
     assert run("fewshot_code4", "--task", "正常vs胆固醇肉芽肿", "--draws", 50) == 0
     said = capsys.readouterr()
-    assert "train: 8 positive ears of 8 patients, 52 negative of 30" in said.out and "only 6 validation patients" in said.err
+    assert "only 6 validation patients" in said.err
+    counts, _, header, *methods, wrote = said.out.splitlines()
+    assert counts == "train: 8 positive ears of 8 patients, 52 negative of 30" and wrote.startswith("wrote ")
+    assert header.split()[0] == "method" and [line.split()[0] for line in methods] == list(METHODS)
     folder = tmp_path / "artifacts/fewshot_normal_vs_cholesterol_granuloma"
     assert len(tables.FEWSHOT.read(folder / "predictions.csv")) == 48
     assert len(tables.NEIGHBOURS.read(folder / "neighbours.csv")) == 5 * 48
     told = json.loads((folder / "metrics.json").read_text())
-    assert set(told["metrics"]) == set(METHODS) and len(told["data"]["train"]) == 64
+    assert set(told["metrics"]) == set(METHODS)
+    digest = hashlib.sha256((tmp_path / "artifacts/emb_val.npz").read_bytes()).hexdigest()
+    assert told["data"]["val"] == digest and told["draws"] == 50 and told["counts"]["val"]["positive_patients"] == 6
     assert (folder / "fewshot.png").read_bytes().startswith(b"\x89PNG")
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run("fewshot_code4", "--task", TASK.name, "--draws", 50) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    ears = draw(17, 5, 2)
+    loose = {name: getattr(ears, name).astype(object) for name in ("exam_id", "side", "patient_key")}    # as pandas has them
+    with_changes(ears, embedding=ears.embedding.astype(float), **loose).write(tmp_path / "some.npz")
+    again = Embeddings.read(tmp_path / "some.npz")
+    for name, array in vars(ears).items():
+        assert getattr(again, name).dtype.kind == array.dtype.kind and (getattr(again, name) == array).all()
+    assert again.embedding.dtype == np.float32 and again.label_code.dtype == np.int8
 
 
 def spoilt(tmp_path, **arrays):
@@ -160,7 +314,12 @@ def spoilt(tmp_path, **arrays):
     ({"patient_key": None}, "has no 'patient_key'"),
     ({"embedding": np.zeros((8, 3))}, "expected float32 (N, D)"),
     ({"embedding": np.full((8, 3), np.nan, np.float32)}, "not finite"),
+    ({"embedding": np.zeros((8, 0), np.float32)}, "expected float32 (N, D)"),
     ({"label_code": np.zeros(7, np.int8)}, "label_code: got (7,)"),
+    ({"label_code": np.int8(4)}, "label_code: got ()"),
+    ({"label_code": np.full(8, 4.0)}, "label_code: got float64"),
+    ({"patient_key": np.array([""] * 8)}, "patient_key: must not be empty"),
+    ({"side": np.array(["left", "middle"] * 4)}, "left or right"),
     ({"label_code": np.full(8, 9, np.int8)}, "0 to 6"),
     ({"side": np.array(["left"] * 8)}, "holds an ear twice"),
     ({"exam_id": np.arange(8)}, "expected text"),
@@ -174,14 +333,41 @@ def test_a_file_that_is_not_embeddings_is_refused_in_one_line(tmp_path, capsys, 
     assert says in said and len(said.splitlines()) == 1
 
 
+def test_a_damaged_file_is_refused_or_read_and_never_a_fault_of_the_program(tmp_path):
+    path = tmp_path / "some.npz"
+    draw(1, 4, 2).write(path)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(600):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            Embeddings.read(path)
+        except UserError:
+            refused += 1
+    assert refused > 300
+
+
 def test_other_bad_input_is_refused_in_one_line(tmp_path, capsys):
     good = tmp_path / "good.npz"
     draw(1, 4, 2).write(good)
     (tmp_path / "text.npz").write_text("embedding")
     draw(2, 4, 2, size=7, name="q").write(tmp_path / "other.npz")
-    for words, says in (((good, tmp_path / "none.npz"), "no such file"), ((good, tmp_path / "text.npz"), "is not a file"),
+    (tmp_path / "empty.npz").touch()
+    with open(tmp_path / "one.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:-40])
+    packed = bytearray(good.read_bytes())
+    packed[packed.rindex(b"PK\x01\x02") + 10] = 99              # says it is packed in a way that nobody knows
+    (tmp_path / "packed.npz").write_bytes(packed)
+    for words, says in (((good, tmp_path / "none.npz"), "no such file"), ((good, tmp_path), "is not a file"),
+                        *(((good, tmp_path / f"{name}.npz"), "is not a file")
+                          for name in ("text", "empty", "one", "cut", "packed")),
                         ((good, tmp_path / "other.npz"), "got 7 numbers an ear")):
         assert run("fewshot_code4", "--train-npz", words[0], "--val-npz", words[1]) == 2
         said = capsys.readouterr().err
         assert says in said and len(said.splitlines()) == 1
-    assert run("fewshot_code4", "--train-npz", good, "--val-npz", good, "--task", "six_class") == 2
+    for task in ("six_class", "正常"):
+        assert run("fewshot_code4", "--train-npz", good, "--val-npz", good, "--task", task) == 2
+        said = capsys.readouterr().err
+        assert f"--task: got '{task}'" in said and TASK.name in said and len(said.splitlines()) == 1

@@ -1,5 +1,6 @@
 """One vector an ear, as a file without pickled objects."""
 import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import numpy as np
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
+
+TEXTS = ("exam_id", "side", "patient_key")
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise on bytes that are not theirs (RuntimeError: encrypted, or packed in an unknown way)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,21 +44,23 @@ class Embeddings:
     def write(self, path: Path) -> None:
         with atomic(path) as file:
             np.savez(file, embedding=self.embedding.astype(np.float32), label_code=self.label_code.astype(np.int8),
-                     **{name: getattr(self, name).astype(str) for name in ("exam_id", "side", "patient_key")})
+                     **{name: getattr(self, name).astype(str) for name in TEXTS})
 
     @classmethod
     def read(cls, path: Path) -> "Embeddings":
         """Raises UserError: no such file, not such a file, or the first thing in it that may not be."""
         names = [f.name for f in fields(cls)]
+        if not path.exists():
+            raise UserError(f"{path}: no such file; extract_embeddings_ear2d writes it")
         try:
+            if not zipfile.is_zipfile(path):
+                raise ValueError("an array by itself, or no array")
             with np.load(path, allow_pickle=False) as file:
                 missing = [name for name in names if name not in file]
                 if missing:
                     raise UserError(f"{path}: has no {missing[0]!r}; found {', '.join(file) or 'nothing'}")
                 found = cls(**{name: file[name] for name in names})
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; extract_embeddings_ear2d writes it") from None
-        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise UserError(f"{path}: is not a file of embeddings ({type(error).__name__})") from None
         why = found._what_is_wrong()
         if why:
@@ -61,14 +68,18 @@ class Embeddings:
         return found
 
     def _what_is_wrong(self) -> str:
-        if self.embedding.ndim != 2 or self.embedding.dtype != np.float32:
+        if self.embedding.ndim != 2 or self.embedding.dtype != np.float32 or not self.embedding.shape[1]:
             return f"embedding: got {self.embedding.dtype} {self.embedding.shape}, expected float32 (N, D)"
         for f in fields(self):
             array = getattr(self, f.name)
-            if len(array) != len(self) or (f.name != "embedding" and array.ndim != 1):
+            if f.name != "embedding" and array.shape != (len(self),):
                 return f"{f.name}: got {array.shape}, expected one entry for each of {len(self)} ears"
-            if f.name in ("exam_id", "side", "patient_key") and array.dtype.kind != "U":
+            if f.name in TEXTS and array.dtype.kind != "U":
                 return f"{f.name}: got {array.dtype}, expected text"
+            if f.name in TEXTS and (array == "").any():          # an empty key would make one giant patient
+                return f"{f.name}: must not be empty"
+        if self.label_code.dtype != np.int8:
+            return f"label_code: got {self.label_code.dtype}, expected int8"
         if not np.isfinite(self.embedding).all():
             return "embedding: holds a number that is not finite"
         if not np.isin(self.side, SIDES).all() or not np.isin(self.label_code, [UNLABELLED, *DIAGNOSES]).all():
@@ -76,3 +87,14 @@ class Embeddings:
         if len({*zip(self.exam_id.tolist(), self.side.tolist(), strict=True)}) < len(self):
             return "holds an ear twice"
         return ""
+
+
+def standardised(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean 0 and deviation 1 over the training ears (T, D), and others (N, D) by the same numbers; float64.
+
+    A number that is the same in all training ears, as far as float32 can tell, becomes 0 in all of them and in the others.
+    """
+    train = train.astype(np.float64)
+    mean, deviation = train.mean(0), train.std(0)
+    deviation[deviation <= 1e-6 * np.abs(mean)] = np.inf
+    return tuple((x - mean) / deviation for x in (train, *others))

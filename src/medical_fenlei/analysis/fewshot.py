@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.embeddings import Embeddings
+from medical_fenlei.analysis.embeddings import Embeddings, standardised
+from medical_fenlei.analysis.neighbours import neighbours
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Intervals, canonical_patients, patient_intervals
@@ -20,8 +21,6 @@ from medical_fenlei.metrics.predictions import SEED
 from medical_fenlei.tasks import OUTSIDE, Task
 
 FOLDS = 5
-NEIGHBOURS = 5
-"""Nearest cases that are named for each ear."""
 ENOUGH_POSITIVE = 10
 """Patients; with fewer there is a warning."""
 RANKING = ("auroc", "auprc", "sensitivity_at_95_specificity")
@@ -46,12 +45,15 @@ def prototype(x: np.ndarray, y: np.ndarray, asked: np.ndarray, metric: str) -> n
 def nearest(x: np.ndarray, y: np.ndarray, asked: np.ndarray, k: int) -> np.ndarray:
     """How much closer the k nearest positives are than the k nearest negatives, cosine distances, means.
 
-    Each class is asked for its own k, so that a hundred times more negatives do not outvote the positives.
+    Each class is asked for its own k, so that a hundred times more negatives do not outvote the positives. (Their share among
+    the k nearest of all would be 0 for nearly every ear, and no weight of the classes changes the order of shares.)
     """
+    from sklearn.neighbors import NearestNeighbors
+
     def distance(c: int) -> np.ndarray:
-        each = 1 - _unit(asked) @ _unit(x[y == c]).T
-        few = min(k, each.shape[1])
-        return np.partition(each, few - 1, axis=1)[:, :few].mean(1)
+        own = x[y == c]
+        search = NearestNeighbors(n_neighbors=min(k, len(own)), metric="cosine", algorithm="brute").fit(own)
+        return np.asarray(search.kneighbors(asked)[0].mean(1))
 
     return distance(0) - distance(1)
 
@@ -83,7 +85,7 @@ class FewShot:
     """`tables.NEIGHBOURS`."""
 
     chosen: dict[str, dict[str, Any]]
-    """Of each method its `setting`, and the cross-validated AUROC of every setting (NaN where none could be measured)."""
+    """Of each method its `setting`, the cross-validated `auroc` of it and of every setting (NaN without folds), and `folds`."""
 
     intervals: dict[str, Intervals]
     counts: dict[str, dict[str, int]]
@@ -98,25 +100,28 @@ class FewShot:
 def few_shot(train: Embeddings, val: Embeddings, task: Task, *, draws: int = 2000) -> FewShot:
     """Neither the order of the ears nor the value of a patient's key changes the result.
 
-    Training ears of a patient who is also validated are left out. Raises UserError where a class has no training ear, or
-    validation no ear of the task.
+    Training ears of a patient who is also validated are left out. Raises UserError where a class has no training ear,
+    validation no ear of the task, or an exam two patients.
     """
+    _check_persons(train, val)
     train, val = (_of_task(ears, task) for ears in (train, val))
     said = []
     both = np.isin(train.patient_key, val.patient_key)
     if both.any():
         said.append(f"{both.sum()} training ears are of patients who are validated too; they are left out")
         train = train[~both]
-    train = train[_order(train)]
+    train = train[np.argsort(_content(train), kind="stable")]
     y, truth = (task.targets(ears.label_code).astype(np.int64) for ears in (train, val))
     counts = {"train": _count(train, y), "val": _count(val, truth)}
     if not len(val) or not all(counts["train"][f"{c}_ears"] for c in ("positive", "negative")):
         raise UserError(f"{task.name}: got {counts['train']['positive_ears']} positive and {counts['train']['negative_ears']} "
-                        f"negative training ears and {len(val)} validation ears, expected at least one of each")
+                        f"negative training ears and {len(val)} validation ears, expected at least one of each"
+                        + "".join(f" ({text})" for text in said))
     if len(val.embedding[0]) != len(train.embedding[0]):
         raise UserError(f"--val-npz: got {len(val.embedding[0])} numbers an ear, --train-npz has {len(train.embedding[0])}")
 
-    x, asked = _standardised(train.embedding, val.embedding)
+    distinct, ear = np.unique(val.embedding, axis=0, return_inverse=True)      # equal ears get equal scores, to the last bit
+    x, asked = standardised(train.embedding, distinct)
     folds = list(_folds(train, y))
     if not folds:
         said.append("fewer than two training patients of a class: nothing could be chosen, the most careful settings are taken")
@@ -124,10 +129,12 @@ def few_shot(train: Embeddings, val: Embeddings, task: Task, *, draws: int = 200
     for name, (score, settings) in METHODS.items():
         found = {setting: _cross_validated(score, setting, train.embedding, y, folds) for setting in settings}
         best = max(settings, key=lambda setting: np.nan_to_num(found[setting], nan=-1))
-        chosen[name] = {"setting": best, "cross_validated_auroc": {str(k): v for k, v in found.items()}}
-        scores[f"score_{name}"] = score(x, y, asked, best)
+        chosen[name] = {"setting": best, "auroc": found[best], "folds": len(folds),
+                        "cross_validated_auroc": {str(k): v for k, v in found.items()}}
+        scores[f"score_{name}"] = score(x, y, asked, best)[ear.reshape(-1)]
         intervals[name] = _intervals(truth, scores[f"score_{name}"], val.patient_key, draws)
     said += sorted({text for i in intervals.values() for text in i.warnings})
+    said += sorted({f"{name}: {i.reason}" for each in intervals.values() for name, i in each.values.items() if np.isnan(i.low)})
     few = counts["val"]["positive_patients"]
     if few < ENOUGH_POSITIVE:
         said.append(f"only {few} validation patients with positive ears: resampling them cannot show what others would be like")
@@ -136,26 +143,23 @@ def few_shot(train: Embeddings, val: Embeddings, task: Task, *, draws: int = 200
     return FewShot(tables.FEWSHOT.frame(table), neighbours(train, val), chosen, intervals, counts, train, tuple(said))
 
 
-def neighbours(train: Embeddings, val: Embeddings, *, most: int = NEIGHBOURS) -> pd.DataFrame:
-    """`tables.NEIGHBOURS`: of each validation ear the nearest training ears by cosine distance, never of the same patient."""
-    x, asked = _standardised(train.embedding, val.embedding)
-    distance = 1 - _unit(asked) @ _unit(x).T
-    distance[val.patient_key[:, None] == train.patient_key[None]] = np.inf
-    order = np.argsort(distance, axis=1, kind="stable")[:, :most]
-    rows = [{"exam_id": val.exam_id[v], "side": val.side[v], "label_code": val.label_code[v], "rank": rank,
-             "neighbour_exam_id": train.exam_id[t], "neighbour_side": train.side[t],
-             "neighbour_label_code": train.label_code[t], "distance": distance[v, t]}
-            for v, near in enumerate(order) for rank, t in enumerate(near, 1) if np.isfinite(distance[v, t])]
-    return tables.NEIGHBOURS.frame(rows)
+def _check_persons(*files: Embeddings) -> None:
+    """Keys that differ between the files, or within an exam, would make one person two."""
+    key_of: dict[str, str] = {}
+    for ears in files:
+        for exam, key in zip(ears.exam_id.tolist(), ears.patient_key.tolist(), strict=True):
+            if key_of.setdefault(exam, key) != key:
+                raise UserError(f"exam {exam} has two patient keys: patients cannot be kept apart; extract both files from one "
+                                "manifest")
 
 
 def _of_task(ears: Embeddings, task: Task) -> Embeddings:
     return ears[task.targets(ears.label_code) != OUTSIDE]
 
 
-def _order(ears: Embeddings) -> np.ndarray:
-    """By what is known of each ear, so that the order in a file does not matter."""
-    return np.lexsort((*ears.embedding.T[:8][::-1], ears.label_code))
+def _content(ears: Embeddings) -> np.ndarray:
+    """(N,), a number for what is known of each ear, so that neither the order in a file nor a key matters."""
+    return np.unique(np.column_stack([ears.label_code, ears.embedding]), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _count(ears: Embeddings, y: np.ndarray) -> dict[str, int]:
@@ -165,20 +169,11 @@ def _count(ears: Embeddings, y: np.ndarray) -> dict[str, int]:
     return counts
 
 
-def _standardised(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Mean 0 and deviation 1 over the training ears, float64; a number that never changes becomes 0."""
-    train = train.astype(np.float64)
-    mean, deviation = train.mean(0), train.std(0)
-    deviation[deviation < 1e-9] = np.inf
-    return tuple((np.asarray(x, np.float64) - mean) / deviation for x in (train, *others))
-
-
 def _folds(train: Embeddings, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Fit and check, patients whole and positives spread; none where a class has fewer than two patients."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    content = np.column_stack([train.label_code, train.embedding[:, :8]])
-    _, patient = canonical_patients(train.patient_key, content)
+    _, patient = canonical_patients(train.patient_key, _content(train))
     folds = min(FOLDS, *(len(np.unique(patient[y == c])) for c in (0, 1)))
     if folds < 2:
         return
@@ -195,7 +190,7 @@ def _cross_validated(
     """AUROC over the pairs that stand in one fold: scores of different fits have no common scale. NaN without folds."""
     right = pairs = 0.0
     for fit, check in folds:
-        fitted, asked = _standardised(x[fit], x[check])
+        fitted, asked = standardised(x[fit], x[check])
         area = BinaryMeasures(y[check], score(fitted, y[fit], asked, setting))(np.ones((1, len(check))))["auroc"][0]
         here = float(y[check].sum() * (1 - y[check]).sum())
         right, pairs = right + area * here, pairs + here
