@@ -19,6 +19,7 @@ FIT = ("--epochs", 1, "--precision", "fp32", "--device", "cpu", "--batch-size", 
 SMALL = {
     "build_index": ("--num-workers", 1), "build_manifest_ears": ("--num-workers", 1),
     "build_cache_ears": ("--num-slices", 6, "--image-size", 48, "--crop-size", 128, "--num-workers", 1),
+    "qa_cache_ears": ("--worst", 3, "--num-workers", 1),
     "train_ear2d": ("--backbone", "test_resnet", *FIT, "--output-dir", "outputs/ear"),
     "run_seeds_ear2d": ("--backbone", "test_resnet", *FIT),
     "build_cache_dual": ("--num-slices", 16, "--image-size", 48, "--num-workers", 1),

@@ -158,6 +158,13 @@ MANIFEST = Table("manifest, one row an ear", {
 CACHE_INDEX = Table("cache index, one row an ear", {"exam_id": "key", "side": "side", "file": "relpath", "sha256": "key"},
                     unique=("exam_id", "side"))
 
+QA_EARS = Table("quality of cached ears, one row an ear", {
+    "exam_id": "key", "side": "side", "score": "float", "why": "text", "confidence": "float", "method": "text",
+    "reasons": "text", "padded_share": "float", "histogram_distance": "float", "plane_difference_mm": "float",
+    "height_difference_mm": "float", "odd_confidence": "float", "odd_padding": "float", "odd_histogram": "float",
+    "odd_plane": "float", "odd_height": "float", "picture": "text",
+}, unique=("exam_id", "side"))
+
 PREDICTIONS = Table("predictions, one row an ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "float",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",

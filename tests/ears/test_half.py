@@ -205,4 +205,4 @@ def test_the_plane_of_a_turned_head_in_a_tilted_gantry_stands_upright(tmp_path, 
     found = ear.facts["localization"]
     normal = np.array(found["midsagittal_normal"])
     error = (np.stack([x, y, z], 1) - found["midsagittal_point"]) @ normal - across
-    assert abs(error[abs(along) < 85]).max() < 2 and abs(normal[2]) < 1e-3
+    assert abs(error[abs(along) < 85]).max() < 1 and abs(normal[2]) < 0.01

@@ -13,21 +13,21 @@ def image():
 
 
 def test_nothing_is_interpolated_where_nothing_is_resampled(image):
-    cut = resample(image, Axis(7, 20, 20), Axis(11, 30, 30))
+    cut = resample(image, Axis.over(7, 20, 20), Axis.over(11, 30, 30))
     np.testing.assert_array_equal(cut, image[7:27, 11:41])
-    np.testing.assert_array_equal(resample(image, Axis(7, 20, 20), Axis(11, 30, 30, mirrored=True)), cut[:, ::-1])
+    np.testing.assert_array_equal(resample(image, Axis.over(7, 20, 20), Axis.over(11, 30, 30, mirrored=True)), cut[:, ::-1])
 
 
 def test_beyond_the_image_is_air(image):
-    cut = resample(image, Axis(-5, 60, 60), Axis(-5, 70, 70))
+    cut = resample(image, Axis.over(-5, 60, 60), Axis.over(-5, 70, 70))
     np.testing.assert_array_equal(cut[5:-5, 5:-5], image)
     cut[5:-5, 5:-5] = -1000
     assert (cut == -1000).all()
-    assert (resample(image, Axis(200, 10, 10), Axis(0, 10, 10)) == -1000).all()
+    assert (resample(image, Axis.over(200, 10, 10), Axis.over(0, 10, 10)) == -1000).all()
 
 
 def test_enlarging_equals_linear_interpolation_of_simpleitk(image):
-    rows, columns = Axis(5.3, 21.7, 40), Axis(8.1, 30.2, 50)
+    rows, columns = Axis.over(5.3, 21.7, 40), Axis.over(8.1, 30.2, 50)
     picture = sitk.GetImageFromArray(image.astype(np.float32))
     expected = [[picture.EvaluateAtContinuousIndex((c, r)) for c in columns.centres()] for r in rows.centres()]
     np.testing.assert_allclose(resample(image, rows, columns), expected, atol=0.51)
@@ -36,7 +36,7 @@ def test_enlarging_equals_linear_interpolation_of_simpleitk(image):
 def test_shrinking_keeps_the_mean_and_drops_what_it_cannot_show(image):
     stripes = np.zeros((64, 64), np.int16)
     stripes[:, ::2] = 1000
-    small = resample(stripes, Axis(0, 64, 16), Axis(0, 64, 16))[2:-2, 2:-2]
+    small = resample(stripes, Axis.over(0, 64, 16), Axis.over(0, 64, 16))[2:-2, 2:-2]
     assert abs(small - 500).max() <= 1
 
 

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -39,6 +39,7 @@ FACTS_BYTES = 4096
 """Of an ear's JSON on the disk, and its share of the index."""
 SPARE_BYTES = 64 << 20
 """To be left free."""
+NOT_IN_SCAN = "ear_not_in_scan", "the series does not reach this ear"
 DISK_FULL, FULL = "disk_full", (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -85,8 +86,9 @@ def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, wor
                         elif outcome.value is None:
                             held.append(outcome.item)
                         else:
-                            made += outcome.value[0]
-                            seconds.update(outcome.value[1])
+                            made += len(outcome.value.made)
+                            seconds.update(outcome.value.seconds)
+                            rejects += _reject(replace(outcome.item, sides=outcome.value.not_in_scan), *NOT_IN_SCAN)
                     jobs = held
             finally:
                 store.write_index()
@@ -122,8 +124,17 @@ def _check_space(store: EarStore, ears: int) -> None:
                         "there; make room, or name a folder on another disk")
 
 
-def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> tuple[int, dict[str, float]] | None:
-    """How many ears were made, and seconds by stage; None if another builder is at this exam and `wait` is not wanted."""
+@dataclass(frozen=True)
+class _Prepared:
+    """What became of one job."""
+
+    made: tuple[Side, ...] = ()
+    not_in_scan: tuple[Side, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> _Prepared | None:
+    """Make the ears of a job; None if another builder is at this exam and `wait` is not wanted."""
     if not job.series_relpath:
         raise Rejected("no_series", "the manifest names no series for this exam")
     with store.claim(job.exam_id, wait=wait) as claimed:
@@ -131,7 +142,7 @@ def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> tup
             return None
         sides = tuple(side for side in job.sides if not store.has(job.exam_id, side))
         if not sides:                                            # another builder has made them meanwhile
-            return 0, {}
+            return _Prepared()
         began = time.monotonic()
         series = open_series(inside(dicom_base, job.series_relpath))
         opened = time.monotonic()
@@ -146,7 +157,7 @@ def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> tup
                 raise Rejected(DISK_FULL) from None
             raise
         stages = {"headers": opened - began, "decoding and cutting": cut - opened, "writing": time.monotonic() - cut}
-        return len(ears), stages
+        return _Prepared(tuple(ears), tuple(side for side in sides if side not in ears), stages)
 
 
 def _reject(job: _Job, reason: str, detail: str) -> Iterable[dict[str, object]]:

@@ -1,120 +1,302 @@
-"""Where the midsagittal plane and the two ears are, from bone alone. LPS, mm.
+"""Where the middle ears are, from the midsagittal plane and the tissues around each tympanic cavity. LPS, mm.
 
-Assumptions, each with its anatomical reason: the skull base is symmetric about the midsagittal plane (so the best mirror of the
-bone is the plane); the temporal bones are the largest mass of bone at the side of the skull base between face and occiput (so
-they show where the ears are from front to back); the tympanic cavity lies at a fixed share of the way from the plane to the
-outer table (42 of 73 mm in adults, and skulls grow evenly in width).
+Assumptions, each with its anatomical reason:
+- The skull base mirrors about the midsagittal plane (`symmetry`), so both ears lie at nearly the same height and depth, and a
+  place counts where both sides look like an ear: one ear alone may be operated, filled or malformed.
+- Every tympanic cavity, diseased or not, has the neighbours of `LANDMARKS`, at distances that vary by a few mm and grow with
+  the width of the skull. Those that disease changes least (otic capsule, brain above and behind, bony walls) stand beside those
+  that it may take away (air in the canal and in the cavity), so that none of them decides alone.
+- Heads nod in the scanner by up to some 20 degrees, which symmetry does not show: nodding is tried. Rotation and tilt come from
+  the plane; where a scan holds one ear only, and no symmetry, rotation is tried too.
+- What lies far to the side and opens to air is lateral: it tells which ear a scan of one ear holds.
 """
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from medical_fenlei.vocabulary import Side
+from medical_fenlei.dicom.pixels import AIR
+from medical_fenlei.ears.symmetry import BONE_HU, TISSUE_HU, Plane, find_plane, head_mask, ramp
+from medical_fenlei.vocabulary import SIDES, Side
 
-COARSE_MM = 2.0
-"""Pixel of the coarse map in which everything is found."""
+GRID_MM = 2.0
+"""Voxel in which landmarks are sought."""
 
-MAX_ROTATION_DEG = 26.0
-TYMPANUM_SHARE = 42 / 73
-"""Distance of the tympanic cavity from the plane, as a share of the skull's half width there."""
+Tissue = Literal["capsule", "firm", "soft", "open", "air"]
 
-HALF_WIDTH_MM = (48.0, 90.0)
-"""Plausible half widths of a skull, infant to large adult."""
+
+class Landmark(NamedTuple):
+    """A tissue at `offset` mm (outwards, back, up) from the tympanic centre of an adult, and how much it counts."""
+
+    tissue: Tissue
+    offset: tuple[float, float, float]
+    weight: float
+    wide: bool = False
+    """Averaged over about a centimetre instead of half of one."""
+
+
+LANDMARKS = (
+    Landmark("capsule", (-7, 2, 2), 2.0),                        # the otic capsule: the densest bone of the body
+    Landmark("firm", (-9, -3, 2), 1.0, wide=True),               # the petrous pyramid, forward and inward, and its borders
+    Landmark("firm", (-6, 8, 2), 0.7), Landmark("firm", (-6, 2, 6), 0.7), Landmark("firm", (-3, -14, -2), 0.7),
+    Landmark("firm", (12, 14, -4), 1.0, wide=True),              # the mastoid: cells, marrow or ivory, never plain soft tissue
+    Landmark("firm", (20, -12, 4), 1.0),                         # root of the zygoma and squama: beyond them bone ends
+    Landmark("open", (2, 1, -2), 0.5), Landmark("open", (6, 0, -2), 0.5),                # the ear canal: no bone in it …
+    Landmark("open", (11, 0, -2), 0.5), Landmark("open", (16, 0, -2), 0.5),
+    Landmark("air", (1, 0, 0), 1.0), Landmark("air", (10, 0, -2), 1.0), Landmark("air", (16, 0, -2), 1.0),   # … but air
+    Landmark("firm", (11, 9, -3), 0.7), Landmark("firm", (12, 0, 8), 0.7), Landmark("firm", (8, 0, -10), 0.7),    # its walls
+    Landmark("soft", (0, 0, 19), 1.0, wide=True), Landmark("soft", (4, -10, 10), 1.0),   # the temporal lobe over the tegmen
+    Landmark("soft", (-14, 18, -1), 1.0, wide=True), Landmark("soft", (-8, 17, 2), 0.7),  # the posterior fossa
+    Landmark("open", (-6, 0, -23), 0.5, wide=True),              # vessels and muscle below the skull base
+)
+OFFSETS = np.array([mark.offset for mark in LANDMARKS], float)
+UNSEEN = 0.4
+"""Taken for a landmark beyond the scan."""
+
+PAD = 18
+"""Voxels around the grid: the farthest landmark of a large head."""
+
+NOD_DEG = (-16.0, -8.0, 0.0, 8.0, 16.0)
+NOD_COST = 0.01 / 16**2
+"""A square degree of nodding, or of rotation where it is tried, costs so much: heads lie straight unless landmarks say more."""
+
+ADULT_HALF_WIDTH = 71.0
+"""Plane to outer table at the ears, mm (146 mm across), and the scale that other widths give, infant to large adult."""
+SCALES = (0.65, 1.1)
+
+CENTRE_MM = 41.0
+"""Plane to tympanic centre in an adult."""
+
+ONE_EAR_MM = 130.0
+"""A narrower field of view cannot hold both ears: an adult's are some 84 mm apart, and each needs its mastoid."""
+
+SURE, UNSURE = 0.65, 0.45
+"""Share of the landmarks at a certain ear, and at a place that is no better than chance."""
+
+
+@dataclass(frozen=True)
+class EarPlace:
+    """One ear. `centre` (x, y, z): of its tympanic cavity, mm."""
+
+    centre: np.ndarray
+    confidence: float
+    """0 to 1."""
+
+    reasons: tuple[str, ...] = ()
+    """Why it is not surer."""
+
+    method: Literal["landmarks", "mirrored", "geometric"] = "landmarks"
 
 
 @dataclass(frozen=True)
 class Localization:
-    """The midsagittal plane (a point and a unit normal to the patient's left) and both ears' centres (x, y)."""
+    """The midsagittal plane and the ears that the scan can hold."""
 
-    point: np.ndarray
-    normal: np.ndarray
-    ears: dict[Side, np.ndarray]
-    confidence: float
-    """How well the bone mirrors onto itself, 0 to 1."""
+    plane: Plane
+    ears: dict[Side, EarPlace]
 
     def lateral(self, points: np.ndarray, side: Side) -> np.ndarray:
         """Distance (…) from the plane towards `side` of points (…, 3), mm; negative beyond the plane."""
-        return (points - self.point) @ self.normal * side.sign
+        return (points - self.plane.point) @ self.plane.normal * side.sign
 
     def facts(self, side: Side) -> dict[str, Any]:
         """What is written beside an ear's volume."""
+        ear = self.ears[side]
         return {
-            "method": "bone_symmetry", "confidence": round(self.confidence, 4),
-            "ear_centre_xy": self.ears[side].round(2).tolist(),
-            "midsagittal_point": self.point.round(2).tolist(), "midsagittal_normal": self.normal.round(5).tolist(),
+            "method": ear.method, "confidence": round(ear.confidence, 3), "reasons": list(ear.reasons),
+            "ear_centre": ear.centre.round(2).tolist(), "midsagittal_point": self.plane.point.round(2).tolist(),
+            "midsagittal_normal": self.plane.normal.round(5).tolist(),
         }
 
 
-def locate(bone: np.ndarray, affine: np.ndarray) -> Localization:
-    """Find the plane and the ears in a map of bone.
+def locate(hu: np.ndarray, affine: np.ndarray) -> Localization:
+    """Find the plane and the ears in a coarse copy of a scan.
 
-    bone (rows, columns): mean share of bone over the slices, 0 to 1, rows to the back, columns to the left;
-    affine (4, 4): (0, row, column, 1) of that map to LPS mm.
+    hu (K, rows, columns): HU, K upwards, rows to the back, columns to the left, some 2 mm apart; affine (4, 4): to LPS mm.
     """
-    spacing = np.linalg.norm(affine[:3, 1:3], axis=0)
-    even = ndimage.zoom(bone, spacing / COARSE_MM, order=1, grid_mode=True, mode="grid-constant")
-    size = int(np.hypot(*even.shape)) + 2                        # nothing leaves the square, however it is turned
-    square = np.zeros((size, size))
-    low = [(size - n) // 2 for n in even.shape]
-    square[low[0]:low[0] + even.shape[0], low[1]:low[1] + even.shape[1]] = even
-    square = ndimage.gaussian_filter(square, 1.0)
-
-    angle, column, confidence = _symmetry(square)
-    upright = ndimage.rotate(square, angle, reshape=False, order=1)
-    ears_rc = {side: _ear(upright, column, side) for side in Side}
-
-    centre = (size - 1) / 2
-    turn = np.deg2rad(angle)
-    back = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-
-    def to_lps(row: float, col: float) -> np.ndarray:
-        place = back @ (np.array([row, col]) - centre) + centre - low
-        voxel = (place + 0.5) * COARSE_MM / spacing - 0.5
-        return affine[:3] @ np.array([0.0, *voxel, 1.0])
-
-    point = to_lps(float(np.mean([rc[0] for rc in ears_rc.values()])), column)
-    # the plane holds its trace in a slice and the way from slice to slice, which a tilted gantry shears
-    normal = np.cross(to_lps(1, column) - to_lps(0, column), affine[:3, 0])
-    normal *= np.sign(normal[0]) / np.linalg.norm(normal)
-    return Localization(point, normal,
-                        {side: to_lps(*rc)[:2] for side, rc in ears_rc.items()}, confidence)
+    head = head_mask(hu)
+    hu = np.where(ndimage.binary_dilation(head, np.ones((1, 3, 3), bool)), hu, AIR)      # no rest, no pillow
+    width = hu.shape[2] * float(np.linalg.norm(affine[:3, 2]))
+    if width < ONE_EAR_MM:
+        return _one_ear(hu, affine)
+    plane = find_plane(ramp(hu, *BONE_HU), affine)
+    grid = _Grid(hu, affine, plane)
+    scale = grid.scale()
+    for _ in range(2):                                           # the skull's width is that at the ears
+        found = _search(grid, SIDES, scale, reach=(24.0, 56.0), turns=(0.0,))
+        scale = grid.scale(float(np.mean([centre[2] for centre, _ in found.values()])))
+    (_, back, up), (_, other_back, other_up) = (centre for centre, _ in found.values())
+    doubts = []
+    if plane.match < 0.85:
+        doubts.append(f"bone mirrors by {plane.match:.2f} only")
+    if np.hypot(back - other_back, up - other_up) > 8:
+        doubts.append("the two ears lie differently")
+    return Localization(plane, {side: _place(grid, side, found, scale, doubts) for side in SIDES})
 
 
-def _symmetry(square: np.ndarray) -> tuple[float, float, float]:
-    """The rotation (degrees) that sets the plane upright, its column then, and the share of bone that mirrors (0 to 1)."""
-    def try_angle(angle: float) -> tuple[float, float]:
-        turned = ndimage.rotate(square, angle, reshape=False, order=1)
-        width = turned.shape[1]
-        spectrum = np.fft.rfft(turned, 2 * width, axis=1)
-        mirrored = np.fft.irfft((spectrum**2).sum(axis=0), 2 * width)       # Σ I(x) I(s - x), for every s
-        best = int(mirrored.argmax())
-        left, peak, right = mirrored[best - 1], mirrored[best], mirrored[(best + 1) % (2 * width)]
-        bend = left - 2 * peak + right
-        return float(peak), (best + (0.5 * (left - right) / bend if bend else 0.0)) / 2
-
-    wide = np.arange(-MAX_ROTATION_DEG, MAX_ROTATION_DEG + 1, 2.0)
-    rough = max(wide, key=lambda a: try_angle(a)[0])
-    angle = float(max(rough + np.arange(-2, 2.01, 0.5), key=lambda a: try_angle(a)[0]))
-    peak, column = try_angle(angle)
-    energy = float((ndimage.rotate(square, angle, reshape=False, order=1) ** 2).sum())
-    return angle, column, min(1.0, peak / energy) if energy else 0.0
+def _one_ear(hu: np.ndarray, affine: np.ndarray) -> Localization:
+    """In a field of view without symmetry: the ear of the side where the head ends, the plane at its usual distance."""
+    tissue = hu[:, hu.shape[1] // 4: -(hu.shape[1] // 4)] > TISSUE_HU
+    edge = max(1, round(6 / float(np.linalg.norm(affine[:3, 2]))))
+    open_left, open_right = 1 - tissue[..., -edge:].mean(), 1 - tissue[..., :edge].mean()
+    middle = affine[:3] @ np.append((np.array(hu.shape) - 1) / 2, 1.0)
+    side = Side.LEFT if (open_left - open_right if abs(open_left - open_right) > 0.1 else middle[0]) > 0 else Side.RIGHT
+    normal = np.array([1.0, 0.0, 0.0])
+    plane = Plane(middle - normal * side.sign * CENTRE_MM, normal, 0.0)
+    grid, scale = _Grid(hu, affine, plane), 0.95
+    found = _search(grid, (side,), scale, reach=(14.0, 70.0), turns=NOD_DEG)
+    ear = _place(grid, side, found, scale, ["one ear in the scan: the midsagittal plane is a guess"])
+    plane = replace(plane, point=ear.centre - normal * side.sign * CENTRE_MM * scale)
+    return Localization(plane, {side: ear})
 
 
-def _ear(upright: np.ndarray, column: float, side: Side) -> tuple[float, float]:
-    """(row, column) of one ear's centre in the upright map: columns grow to the patient's left."""
-    lateral = (np.arange(upright.shape[1]) - column) * side.sign * COARSE_MM
-    outside = np.flatnonzero((lateral > HALF_WIDTH_MM[0] * 0.4) & (lateral < HALF_WIDTH_MM[1]))
-    half = upright[:, outside]
-    rows_of_bone = np.flatnonzero(upright.sum(axis=1) > 0.1 * upright.sum(axis=1).max())
-    if not len(rows_of_bone) or not half.any():
-        return (upright.shape[0] - 1) / 2, column + side.sign * 42 / COARSE_MM
-    middle = (rows_of_bone[0] + rows_of_bone[-1]) / 2
-    near = np.exp(-0.5 * ((np.arange(len(half)) - middle) * COARSE_MM / 25) ** 2)      # between face and occiput
-    mass = ndimage.gaussian_filter1d(half.sum(axis=1), 6 / COARSE_MM) * near
-    row = int(mass.argmax())
-    band = upright[max(0, row - 8):row + 9].sum(axis=0)
-    beyond = lateral[(band > 0.2 * band.max()) & (lateral > 0) & (lateral < HALF_WIDTH_MM[1])]
-    width = float(np.clip(beyond.max(initial=0), *HALF_WIDTH_MM))
-    return float(row), column + side.sign * TYMPANUM_SHARE * width / COARSE_MM
+class _Grid:
+    """A scan in the axes of the head: HU [u, v, w], u to the left, v back, w up from the plane's point, GRID_MM apart."""
+
+    REACH, DEPTH = 80.0, 66.0
+    """Mm from the plane, and to the front and back of the middle of the head, that are looked at."""
+
+    def __init__(self, hu: np.ndarray, affine: np.ndarray, plane: Plane) -> None:
+        self.plane = plane
+        ends = np.stack(np.meshgrid(*([0, n - 1] for n in hu.shape), indexing="ij"), -1).reshape(-1, 3)
+        spread = self._to_head(ends, affine)
+        low, high = spread.min(axis=0), spread.max(axis=0)
+        rows = np.flatnonzero((hu > TISSUE_HU).mean(axis=(0, 2)) > 0.1)
+        ends_of_head = rows[[0, -1]] if len(rows) else (0, hu.shape[1] - 1)
+        of_head = np.array([[(len(hu) - 1) / 2, row, (hu.shape[2] - 1) / 2] for row in ends_of_head])
+        self.middle = float(self._to_head(of_head, affine)[:, 1].mean())
+        low[1], high[1] = max(low[1], self.middle - self.DEPTH), min(high[1], self.middle + self.DEPTH)
+        low[0], high[0] = -self.REACH, self.REACH
+        self.low = np.floor(low / GRID_MM) * GRID_MM
+        shape = tuple((np.ceil((high - self.low) / GRID_MM).astype(int) + 1).tolist())
+        back = np.linalg.inv(affine[:3, :3])
+        self.hu = ndimage.affine_transform(
+            hu.astype(np.float32), back @ plane.axes.T * GRID_MM, back @ (self.to_lps(self.low) - affine[:3, 3]), shape,
+            order=1, mode="constant", cval=AIR)
+        self.axes = tuple(start + GRID_MM * np.arange(n) for start, n in zip(self.low, shape, strict=True))
+        self._shares: dict[Tissue, np.ndarray] = {}
+        self._fields: dict[tuple[Tissue, bool], np.ndarray] = {}
+
+    def _to_head(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        found: np.ndarray = (voxels @ affine[:3, :3].T + affine[:3, 3] - self.plane.point) @ self.plane.axes.T
+        return found
+
+    def to_lps(self, place: np.ndarray) -> np.ndarray:
+        """(3,) LPS mm of (u, v, w)."""
+        point: np.ndarray = self.plane.point + place @ self.plane.axes
+        return point
+
+    def scale(self, level: float | None = None) -> float:
+        """Of this skull to an adult's, from its width, at this height (w) where one is given."""
+        bone = self.hu > 300
+        if level is not None:
+            bone = bone[..., np.abs(self.axes[2] - level) < 12]
+        u = self.axes[0][:, None, None]
+        left, right = (np.where(bone, u * side.sign, -np.inf).max(axis=0) for side in SIDES)
+        both = (left > 20) & (right > 20)
+        half = float(np.percentile((left + right)[both] / 2, 90)) if both.any() else ADULT_HALF_WIDTH
+        return float(np.clip(half / ADULT_HALF_WIDTH, *SCALES))
+
+    def field(self, tissue: Tissue, wide: bool) -> np.ndarray:
+        """Share of this tissue around each voxel, 0 to 1, float32 [u, v, w], PAD voxels of UNSEEN around it."""
+        if (tissue, wide) not in self._fields:
+            if tissue not in self._shares:
+                self._shares[tissue] = self._share(tissue).astype(np.float32)
+            around = ndimage.gaussian_filter(self._shares[tissue], (5.0 if wide else 2.5) / GRID_MM, truncate=2.5)
+            self._fields[tissue, wide] = np.pad(around, PAD, constant_values=UNSEEN)
+        return self._fields[tissue, wide]
+
+    def _share(self, tissue: Tissue) -> np.ndarray:
+        hu = self.hu
+        if tissue == "open":
+            return 1 - ramp(hu, *BONE_HU)
+        if tissue == "soft":
+            return 1 - ramp(np.abs(hu - 40), 100, 250)
+        if tissue == "capsule":                                  # denser than the rest of this skull, with this kernel
+            bone = hu[hu > 300]
+            dense = float(np.percentile(bone, 80)) if bone.size else 1000.0
+            return ramp(hu, 0.85 * dense, 1.5 * dense)
+        return self._inside() * (ramp(-hu, 200, 700) if tissue == "air" else ramp(np.abs(hu - 40), 100, 250))
+
+    def _inside(self) -> np.ndarray:
+        """bool: tissue lies before and behind, as on both sides of the ear canal."""
+        tissue = self.hu > TISSUE_HU
+        before = np.logical_or.accumulate(tissue, axis=1)
+        behind = np.logical_or.accumulate(tissue[:, ::-1], axis=1)[:, ::-1]
+        both: np.ndarray = before & behind
+        return both
+
+
+Found = dict[Side, tuple[np.ndarray, float]]
+"""(u, v, w) of each ear, and the share of the landmarks that are there."""
+
+
+def _search(
+    grid: _Grid, sides: tuple[Side, ...], scale: float, *, reach: tuple[float, float], turns: tuple[float, ...],
+) -> Found:
+    """The place that looks most like an ear on all `sides` together, at `reach` mm from the plane; then each side by itself."""
+    def every_other(axis: np.ndarray, low: float, high: float) -> slice:
+        inside = np.flatnonzero((axis >= low) & (axis <= high))
+        return slice(int(inside[0]), int(inside[-1]) + 1, 2)
+
+    u, v, w = grid.axes
+    rough = (every_other(u, *reach), every_other(v, grid.middle - 44, grid.middle + 44),
+             slice(0, len(w), 2 if len(w) > 12 else 1))
+    cost = (0.05 * ((u[rough[0]] - CENTRE_MM * scale) / 12)[:, None, None] ** 2
+            + 0.05 * ((v[rough[1]] - grid.middle) / 30)[:, None] ** 2)
+    found: tuple[float, tuple[float, float], list[int]] = (-np.inf, (0.0, 0.0), [0, 0, 0])
+    for nod in NOD_DEG:
+        for turn in turns:
+            seen = [ndimage.maximum_filter(_likeness(grid, side, scale, nod, turn, rough), 3) for side in sides]
+            total = sum(seen) / len(seen) - cost
+            best = int(total.argmax())
+            here = float(total.flat[best]) - NOD_COST * (nod**2 + turn**2)
+            if here > found[0]:
+                at = np.unravel_index(best, total.shape)
+                found = here, (nod, turn), [part.start + part.step * int(i) for part, i in zip(rough, at, strict=True)]
+    near = tuple(slice(max(0, i - 4), min(len(axis), i + 5), 1) for i, axis in zip(found[2], grid.axes, strict=True))
+    ears = {}
+    for side in sides:
+        likeness = _likeness(grid, side, scale, *found[1], near)
+        weight = np.exp(40 * (likeness - likeness.max()))
+        lines = np.meshgrid(*(axis[part] for axis, part in zip(grid.axes, near, strict=True)), indexing="ij")
+        centre = np.array([(weight * line).sum() for line in lines]) / weight.sum()
+        ears[side] = centre * [side.sign, 1, 1], float(likeness.max())
+    return ears
+
+
+def _likeness(grid: _Grid, side: Side, scale: float, nod: float, turn: float, places: tuple[slice, ...]) -> np.ndarray:
+    """Share of the landmarks, 0 to 1, that are there if the tympanic centre were at each of the places.
+
+    places: parts of the grid's axes, u counted outwards on either side. nod, turn: of the head, degrees.
+    """
+    a, b = np.deg2rad([nod, turn])
+    nodding = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    turning = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    offsets = np.rint(OFFSETS @ (turning @ nodding).T * (scale / GRID_MM)).astype(int) + PAD
+    total = np.zeros(tuple(len(range(part.start, part.stop, part.step)) for part in places), np.float32)
+    for mark, offset in zip(LANDMARKS, offsets.tolist(), strict=True):
+        field = grid.field(mark.tissue, mark.wide)[:: side.sign]
+        there = field[tuple(slice(part.start + o, part.stop + o, part.step) for part, o in zip(places, offset, strict=True))]
+        total += mark.weight * there
+    return total / np.float32(sum(mark.weight for mark in LANDMARKS))
+
+
+def _place(grid: _Grid, side: Side, found: Found, scale: float, doubts: list[str]) -> EarPlace:
+    """An ear with its confidence. Where hardly any landmark shows, its place is guessed: from the other side, or from bone."""
+    centre, share = found[side]
+    doubt = 0.6 ** len(doubts)
+    if share >= UNSURE:
+        few = [f"few landmarks ({share:.2f})"] if share < (UNSURE + SURE) / 2 else []
+        return EarPlace(grid.to_lps(centre), doubt * float(ramp(np.array(share), UNSURE, SURE)), (*doubts, *few))
+    missing = f"no landmarks of an ear ({share:.2f})"
+    other, other_share = found.get(side.other, (centre, 0.0))
+    if other_share >= (UNSURE + SURE) / 2:
+        return EarPlace(grid.to_lps(other * [-1, 1, 1]), 0.3 * doubt, (*doubts, f"{missing}: as on the other side"), "mirrored")
+    u, v, w = grid.axes
+    deep = (u * side.sign > 24 * scale) & (u * side.sign < 56 * scale)
+    mass = ramp(grid.hu[deep], *BONE_HU).sum(axis=0) * np.exp(-0.5 * ((v - grid.middle) / 25) ** 2)[:, None]
+    back, up = np.unravel_index(int(ndimage.gaussian_filter(mass, 6 / GRID_MM, mode="nearest").argmax()), mass.shape)
+    place = np.array([side.sign * CENTRE_MM * scale, v[back], w[up]])
+    return EarPlace(grid.to_lps(place), 0.0, (*doubts, f"{missing}: where bone is deepest"), "geometric")

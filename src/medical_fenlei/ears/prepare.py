@@ -1,4 +1,5 @@
 """From a series to its ear volumes: which slices, which square, which way round."""
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,19 +8,23 @@ import numpy as np
 from medical_fenlei.dicom.pixels import AIR
 from medical_fenlei.dicom.volume import Series
 from medical_fenlei.ears import sampling
-from medical_fenlei.ears.localize import COARSE_MM, Localization, locate
-from medical_fenlei.ears.resample import Axis, resample
+from medical_fenlei.ears.lattice import Box, Lattice
+from medical_fenlei.ears.localize import GRID_MM, Localization, locate
+from medical_fenlei.ears.resample import Axis, Plane, resample, resample_turned, to_hu
 from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.vocabulary import SIDES, Side
 
-LOCATE_SLICES = 16
-"""So many slices, spread over the series, show where the ears are."""
+LOOK_MM, LOOK_LONG_MM = 2.6, 8.0
+"""Slices so far apart show where the ears are; in a long scan, first where to look."""
 
-BONE_HU = (200.0, 1000.0)
-"""From no bone to bone, on a ramp, so that a partly filled voxel counts in part."""
+LONG_MM, AROUND_MM = 90.0, 28.0
+"""What is long, and how far around the ears the second look goes: temporal bones are some 50 mm high."""
 
 AERATED_HU = -300
 """Below this a voxel near the ear is air: cells are small, so most of their voxels hold some wall."""
+
+EAR_MM = 12.0
+"""An ear whose centre lies farther than this beyond the scan is not in it: hardly a wall of the cavity would be seen."""
 
 
 @dataclass(frozen=True)
@@ -46,97 +51,97 @@ class _Slices:
         return np.clip(np.rint(places), 0, self._series.shape[0] - 1).astype(int).tolist()
 
 
-def prepare_ears(series: Series, spec: EarSpec, sides: tuple[Side, ...] = SIDES) -> dict[Side, EarVolume]:
-    """Cut the ears of one series; a slice that both need is decoded once. Raises Rejected where a slice cannot be read."""
+def prepare_ears(series: Series, spec: EarSpec, sides: Iterable[Side] = SIDES) -> dict[Side, EarVolume]:
+    """Cut those of these ears that the series holds; a slice that both need is decoded once.
+
+    Raises Rejected where a slice cannot be read.
+    """
     slices = _Slices(series)
-    available = series.shape[0]
-    spread = sampling.even(available, min(LOCATE_SLICES, available))
-    if spec.sampling == "even":                                  # look at slices that are decoded anyway
-        wanted = sampling.even(available, spec.num_slices)
-        spread = wanted[:: max(1, len(wanted) // LOCATE_SLICES)]
-    looked_at = slices.nearest(spread)
-    found = _locate([slices[k] for k in looked_at], series.affine)
-    return {side: _cut(series, slices, spec, side, found, looked_at) for side in sides}
+    found, looked_at = _find(series, slices, spec)
+    return {side: _cut(series, slices, spec, side, found, looked_at) for side in sides if _holds(series, found, side)}
 
 
-def _locate(images: list[np.ndarray], affine: np.ndarray) -> Localization:
-    """The ears, from a coarse map of the mean share of bone."""
-    spacing = np.linalg.norm(affine[:3, 1:3], axis=0)
-    height, width = images[0].shape
-    axes = [Axis(0, n, max(2, round(n * s / COARSE_MM))) for n, s in zip((height, width), spacing, strict=True)]
-    coarse = np.stack([resample(image, *axes) for image in images]).astype(np.float32)
-    low, high = BONE_HU
-    bone = np.clip((coarse - low) / (high - low), 0, 1).mean(axis=0)
-    shrink = np.array([height / axes[0].count, width / axes[1].count])
-    coarse_affine = affine.copy()
-    coarse_affine[:3, 1:3] *= shrink
-    coarse_affine[:3, 3] += affine[:3, 1:3] @ ((shrink - 1) / 2)
-    coarse_affine[:3, 3] += affine[:3, 0] * (0.5 * (len(images) - 1))       # any height will do: x and y are what is sought
-    return locate(bone, coarse_affine)
+def find_ears(series: Series) -> Localization:
+    """Where the ears of a series are. Raises Rejected where a slice cannot be read."""
+    return _find(series, _Slices(series), EarSpec(sampling="roi"))[0]
+
+
+def _holds(series: Series, found: Localization, side: Side) -> bool:
+    if side not in found.ears:
+        return False
+    place = np.linalg.solve(series.affine, np.append(found.ears[side].centre, 1))[:3]
+    beyond = np.maximum(-0.5 - place, place - (np.array(series.shape) - 0.5)) * np.linalg.norm(series.affine[:3, :3], axis=0)
+    return bool(beyond.max() < EAR_MM)
+
+
+def _find(series: Series, slices: _Slices, spec: EarSpec) -> tuple[Localization, list[int]]:
+    """The ears, and which slices were looked at to find them."""
+    step, available = float(np.linalg.norm(series.affine[:3, 0])), series.shape[0]
+    used = sorted(set(slices.nearest(sampling.even(available, spec.num_slices).centres()))) if spec.sampling == "even" else []
+
+    def spread(gap_mm: float) -> list[int]:
+        """Slices about so far apart: of those that are decoded anyway where they do."""
+        if len(used) > 1 and (used[-1] - used[0]) / (len(used) - 1) * step <= gap_mm:
+            return used[:: max(1, int(gap_mm / ((used[-1] - used[0]) / (len(used) - 1) * step)))]
+        return list(range(0, available, max(1, int(gap_mm / step))))
+
+    if (available - 1) * step <= LONG_MM:
+        looked_at = spread(LOOK_MM)
+        return _locate(series, slices, looked_at), looked_at
+    first = _locate(series, slices, spread(LOOK_LONG_MM))
+    heights = [np.linalg.solve(series.affine, np.append(ear.centre, 1))[0] for ear in first.ears.values()]
+    low, high = (int(np.clip(end, 0, available - 1)) for end in
+                 (min(heights) - AROUND_MM / step, np.ceil(max(heights) + AROUND_MM / step)))
+    looked_at = list(range(low, high + 1, max(1, int(LOOK_MM / step))))
+    return (_locate(series, slices, looked_at) if len(looked_at) > 4 else first), looked_at
+
+
+def _locate(series: Series, slices: _Slices, looked_at: list[int]) -> Localization:
+    """The ears, from a coarse copy of these slices."""
+    spacing = np.linalg.norm(series.affine[:3, 1:3], axis=0)
+    rows, columns = (Axis.over(0, n, max(2, round(n * s / GRID_MM))) for n, s in zip(series.shape[1:], spacing, strict=True))
+    coarse = Plane(rows, columns, series.shape[1:])
+    hu = np.stack([coarse(slices[k]) for k in looked_at])
+    gap = (looked_at[-1] - looked_at[0]) / max(1, len(looked_at) - 1)
+    to_scan = np.array([[gap, 0, 0, looked_at[0]], [0, rows.step, 0, rows.first], [0, 0, columns.step, columns.first]])
+    return locate(to_hu(hu), series.affine @ np.vstack([to_scan, [0, 0, 0, 1]]))
 
 
 def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Localization, looked_at: list[int]) -> EarVolume:
-    rows, columns = (_square if spec.extent == "crop" else _half)(series, spec, side, found)
-    places = _places(series, slices, spec, rows, columns, looked_at)
-    used = slices.nearest(places)
-    volume = np.stack([resample(slices[k], rows, columns) for k in used])
-    affine = _affine(series.affine, places, rows, columns)
-
-    inside = [(axis.centres() > -0.5) & (axis.centres() < n - 0.5)
-              for axis, n in zip((rows, columns), series.shape[1:], strict=True)]
-    padded = ~np.broadcast_to(np.outer(*inside), volume.shape)
-    beyond = _beyond_plane(affine, volume.shape, side, found)
-    volume[beyond] = AIR                                         # nothing of the other half, however the head is turned
+    box = Box(series.affine, series.shape, spec, side, found)
+    along = _along(series, slices, spec, box, looked_at)
+    lattice = box.lattice(along.first, along.step)
+    thick = (spec.target_spacing or 0.0) / box.slice_mm()        # in slices
+    volume = (_straight if lattice.straight else _turned)(series, slices, lattice, thick)
+    affine = lattice.affine(series.affine)
+    missing = _outside(lattice, series.shape) | _beyond_plane(affine, volume.shape, side, found)
+    volume[missing] = AIR                                        # nothing of the other half, however the head is turned
     facts = {
-        "affine_lps": affine.tolist(), "slice_files": [series.headers[k].path.name for k in used],
-        "localization": found.facts(side), "padded_share": round(float((padded | beyond).mean()), 4),
+        "affine_lps": affine.tolist(), "slice_files": [series.headers[k].path.name for k in slices.nearest(along.centres())],
+        "localization": found.facts(side), "padded_share": round(float(missing.mean()), 4),
     }
     return EarVolume(volume, facts)
 
 
-def _square(series: Series, spec: EarSpec, side: Side, found: Localization) -> tuple[Axis, Axis]:
-    """Rows and columns of the square around the ear, moved sideways where it would pass the midsagittal plane."""
-    spacing = np.linalg.norm(series.affine[:3, 1:3], axis=0)
-    edge = np.full(2, float(spec.crop_size)) if spec.crop_mm is None else spec.crop_mm / spacing
-    centre_xy = found.ears[side].copy()
-    reach = found.lateral(np.array([*centre_xy, found.point[2]]), side) - edge[1] * spacing[1] / 2
-    if reach < 0:
-        centre_xy -= found.normal[:2] * side.sign * reach
-    middle = np.linalg.solve(series.affine[:2, 1:3], centre_xy - series.affine[:2, :1] @ [(series.shape[0] - 1) / 2]
-                             - series.affine[:2, 3])
-    start = middle - (edge - 1) / 2
-    if spec.crop_mm is None:
-        start = np.rint(start)                                   # the scan's own pixels: nothing to interpolate at equal size
-    mirrored = side is Side.LEFT                                 # columns run to the left, column 0 has to be lateral
-    return (Axis(start[0], edge[0], spec.image_size), Axis(start[1], edge[1], spec.image_size, mirrored))
-
-
-def _half(series: Series, spec: EarSpec, side: Side, found: Localization) -> tuple[Axis, Axis]:
-    """All rows, and the columns from the scan's lateral edge to where the plane is farthest from it: nothing is cropped."""
-    height, width = series.shape[1:]
-    ends = np.array([[(series.shape[0] - 1) / 2, row, 0.0, 1.0] for row in (-0.5, height - 0.5)])
-    across = found.normal @ series.affine[:3, 2]                 # mm from the plane that one column adds
-    plane = np.clip((found.point - ends @ series.affine[:3].T) @ found.normal / across, -0.5, width - 0.5)
-    rows = Axis(0, height, spec.image_size)
-    if side is Side.RIGHT:
-        return rows, Axis(0, max(1.0, float(plane.max()) + 0.5), spec.image_size)
-    edge = max(1.0, width - 0.5 - float(plane.min()))
-    return rows, Axis(width - edge, edge, spec.image_size, mirrored=True)
-
-
-def _places(series: Series, slices: _Slices, spec: EarSpec, rows: Axis, columns: Axis, looked_at: list[int]) -> np.ndarray:
-    """(K,) which slices, in source slices."""
-    available = series.shape[0]
-    if spec.sampling == "even" or available <= spec.num_slices:
+def _along(series: Series, slices: _Slices, spec: EarSpec, box: Box, looked_at: list[int]) -> Axis:
+    """Which slices, in those of the scan."""
+    available, slice_mm = series.shape[0], box.slice_mm()
+    fixed = spec.target_spacing / slice_mm if spec.target_spacing else None
+    if spec.sampling == "roi":
+        return sampling.centred(box.centre_in_scan[0], fixed or spec.roi_mm / spec.num_slices / slice_mm, spec.num_slices)
+    if spec.sampling == "even" or available <= spec.num_slices * (fixed or 1.0):
         return sampling.even(available, spec.num_slices)
+    straight = box.lattice(0.0, 1.0).to_scan
+    rows, columns = (Axis.over(float(line[3] + 0.5 - abs(step) / 2 + min(0.0, step * (spec.image_size - 1))),
+                               abs(step) * spec.image_size, 64)
+                     for line, step in ((straight[1], straight[1, 1]), (straight[2], straight[2, 2])))
     air = [_air_in_bone(slices[k], rows, columns) for k in looked_at]
-    return sampling.block(available, spec.num_slices, np.interp(np.arange(available), looked_at, air))
+    return sampling.block(np.interp(np.arange(available), looked_at, air), spec.num_slices, fixed or 1.0)
 
 
 def _air_in_bone(image: np.ndarray, rows: Axis, columns: Axis) -> float:
     """Share of the square that is air inside the head: between tissue on both sides in its row and in its column."""
-    square = resample(image, Axis(rows.start, rows.edge, 64), Axis(columns.start, columns.edge, 64))
-    tissue = square > AERATED_HU
+    tissue = resample(image, rows, columns) > AERATED_HU
     enclosed = np.ones_like(tissue)
     for axis in (0, 1):
         for view in (tissue, np.flip(tissue, axis)):
@@ -145,24 +150,56 @@ def _air_in_bone(image: np.ndarray, rows: Axis, columns: Axis) -> float:
     return float((enclosed & ~tissue).mean())
 
 
-def _affine(source: np.ndarray, places: np.ndarray, rows: Axis, columns: Axis) -> np.ndarray:
-    """(4, 4): (k, row, column, 1) of the cut volume to LPS mm."""
-    def line(values: np.ndarray) -> tuple[float, float]:
-        return float(values[0]), float(values[-1] - values[0]) / max(1, len(values) - 1)
+def _straight(series: Series, slices: _Slices, lattice: Lattice, thick: float) -> np.ndarray:
+    """int16 HU where the volume's axes are those of the scan.
 
-    first, step = np.array([line(places), line(rows.centres()), line(columns.centres())]).T
-    if len(places) == 1:
-        step[0] = 1.0
-    into = np.eye(4)
-    into[:3, :3] = np.diag(step)
-    into[:3, 3] = first
-    return source @ into
+    Along the slices: the nearest one; between two where the volume is finer than the scan; a mean where `thick` spans several.
+    """
+    row, column = (Axis(float(lattice.to_scan[i, 3]), float(lattice.to_scan[i, i]), lattice.shape[i]) for i in (1, 2))
+    along = Axis(float(lattice.to_scan[0, 3]), float(lattice.to_scan[0, 0]), lattice.shape[0], reach=max(1.0, thick))
+    cut = Plane(row, column, series.shape[1:])
+    if thick <= 1 and along.step >= 1:
+        return np.stack([to_hu(cut(slices[k])) for k in slices.nearest(along.centres())])
+    volume = np.empty(lattice.shape, np.int16)
+    span, weights = along.weights(series.shape[0])
+    planes: dict[int, np.ndarray] = {}
+    for i, line in enumerate(weights):
+        planes = {j: planes[j] if j in planes else cut(slices[span.start + j]) for j in np.flatnonzero(line).tolist()}
+        volume[i] = to_hu(sum((line[j] * plane for j, plane in planes.items()), np.zeros(lattice.shape[1:], np.float32)))
+    return volume
+
+
+def _turned(series: Series, slices: _Slices, lattice: Lattice, thick: float) -> np.ndarray:
+    """int16 HU where the volume lies turned in the scan: trilinear, from the part of the scan that it crosses."""
+    reach = np.maximum(1.0, np.abs(lattice.to_scan[:, :3]).max(axis=1))
+    reach[0] = max(1.0, thick)
+    corners = np.stack(np.meshgrid(*([0, n - 1] for n in lattice.shape), indexing="ij"), -1).reshape(-1, 3)
+    ends = corners @ lattice.to_scan[:, :3].T + lattice.to_scan[:, 3]
+    low = np.clip(np.floor(ends.min(axis=0) - reach), 0, np.array(series.shape) - 1).astype(int)
+    high = np.clip(np.ceil(ends.max(axis=0) + reach) + 1, low + 1, series.shape).astype(int)
+    block = np.stack([slices[k][low[1]:high[1], low[2]:high[2]] for k in range(low[0], high[0])])
+    to_block = lattice.to_scan.copy()
+    to_block[:, 3] -= low
+    return to_hu(resample_turned(block, to_block, lattice.shape, reach))
+
+
+def _outside(lattice: Lattice, shape: tuple[int, int, int]) -> np.ndarray:
+    """bool (K, H, W): voxels whose centre lies beyond the scan."""
+    if lattice.straight:
+        k, row, column = (Axis(float(line[3]), float(line[i]), count).inside(n)
+                          for i, (line, count, n) in enumerate(zip(lattice.to_scan, lattice.shape, shape, strict=True)))
+        return ~(k[:, None, None] & row[:, None] & column)
+    outside = np.zeros(lattice.shape, bool)
+    for place, n in zip(lattice.places(), shape, strict=True):
+        outside |= (place <= -0.5) | (place >= n - 0.5)
+    return outside
 
 
 def _beyond_plane(affine: np.ndarray, shape: tuple[int, ...], side: Side, found: Localization) -> np.ndarray:
     """bool (K, H, W): voxels whose centre lies on the other side of the midsagittal plane."""
-    across = found.normal @ affine[:3] * side.sign               # mm from the plane grow evenly along each index
+    normal = found.plane.normal * side.sign
+    across = normal @ affine[:3]                                 # mm from the plane grow evenly along each index
     k, row, column = (np.arange(n, dtype=np.float32) * np.float32(step) for n, step in zip(shape, across, strict=False))
-    start = np.float32(across[3] - found.point @ found.normal * side.sign)
+    start = np.float32(across[3] - found.plane.point @ normal)
     beyond: np.ndarray = k[:, None, None] + (row[:, None] + column + start) < 0
     return beyond

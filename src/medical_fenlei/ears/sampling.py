@@ -1,18 +1,27 @@
-"""Which slices of a series an ear volume holds."""
+"""Which slices of a series an ear volume holds: places in the series' own slices, evenly spaced."""
 import numpy as np
 
+from medical_fenlei.ears.resample import Axis
 
-def even(available: int, wanted: int) -> np.ndarray:
-    """(wanted,) float places spread over slices 0 to available - 1, ends included; some repeat where there are too few."""
+
+def even(available: int, wanted: int) -> Axis:
+    """Spread over slices 0 to available - 1, ends included."""
     if wanted == 1:
-        return np.array([(available - 1) / 2])
-    return np.linspace(0, available - 1, wanted)
+        return Axis((available - 1) / 2, 1.0, 1)
+    return Axis(0.0, (available - 1) / (wanted - 1), wanted)
 
 
-def block(available: int, wanted: int, score: np.ndarray) -> np.ndarray:
-    """(wanted,) neighbouring places whose `score` (available,) adds up to most; `even` where there are too few."""
-    if available <= wanted:
+def centred(middle: float, step: float, wanted: int) -> Axis:
+    """`step` slices apart around the place `middle`."""
+    return Axis(middle - step * (wanted - 1) / 2, step, wanted)
+
+
+def block(score: np.ndarray, wanted: int, step: float = 1.0) -> Axis:
+    """`step` slices apart, where `score` (available,) adds up to most; `even` where the block is as long as the series."""
+    available, length = len(score), round(wanted * step)
+    if available <= length:
         return even(available, wanted)
-    sums = np.convolve(score, np.ones(wanted), mode="valid")
+    sums = np.convolve(score, np.ones(length), mode="valid")
     best = np.flatnonzero(sums >= sums.max() - 1e-9)
-    return float(best[len(best) // 2]) + np.arange(wanted)       # of equals the middle one: no air at all means the middle
+    first = float(best[len(best) // 2])                          # of equals the middle one: no air at all means the middle
+    return centred(first + (length - 1) / 2, step, wanted)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from medical_fenlei import settings
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 """Raised whenever the code gives other voxels for the same options: it is part of every cache's key."""
 
 
@@ -29,15 +29,29 @@ class EarSpec:
     crop_mm: float | None = None
     """Edge of that square in mm; where given, it replaces `crop_size`."""
 
-    sampling: Literal["even", "air_block"] = "even"
-    """Which slices: spread over the whole series, or the most aerated block of neighbouring ones."""
+    sampling: Literal["even", "air_block", "roi"] = "even"
+    """Which slices: spread over the whole series, the most aerated block of neighbouring ones, or a block around the ear."""
+
+    roi_mm: float = 32.0
+    """Height of the block that `roi` takes around the tympanic cavity, mm."""
+
+    target_spacing: float | None = None
+    """Edge of a voxel in mm, in plane and along z, averaged where the scan is finer; replaces crop-size, crop-mm and roi-mm."""
+
+    align: bool = False
+    """Turn each volume upright: the columns along the normal of the midsagittal plane, the slices across it."""
 
     def __post_init__(self) -> None:
         for name in ("num_slices", "image_size", "crop_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
-        if self.crop_mm is not None and not 5 <= self.crop_mm <= 300:
-            raise ValueError(f"crop-mm: got {self.crop_mm}, expected 5 to 300 mm")
+        for name, low, high in (("crop_mm", 5, 300), ("roi_mm", 5, 300), ("target_spacing", 0.05, 10)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name.replace('_', '-')}: got {value}, expected {low} to {high} mm")
+        if self.crop_mm is not None and self.target_spacing is not None:
+            raise ValueError(f"crop-mm: got {self.crop_mm} beside target-spacing {self.target_spacing}, which fixes the field "
+                             f"to image-size times as much ({self.image_size * self.target_spacing:g} mm); give one of them")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,0 +1,232 @@
+"""The look at a cache: what is odd comes first, what is drawn is where it is, what is damaged is said."""
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from commands import run
+from dicom_files import Form, axial, write_volume
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from small_study import write_manifest
+
+from medical_fenlei import tables
+from medical_fenlei.analysis.ear_outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear
+from medical_fenlei.analysis.scan_view import ScanView, box_corners, open_view, outline, place, plane_line
+from medical_fenlei.ears.build import fill_store
+from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.ears.store import EarStore
+from medical_fenlei.vocabulary import SIDES, Side
+
+SPEC = EarSpec(num_slices=6, image_size=40, crop_size=56)
+EXAMS = ("0001", "0002", "a&b <i>#1", "0004")
+"""One has an id that neither a page nor a URL holds as it stands."""
+CANARY = "CANARYPERSON"
+ODD, WHOLE = ("0002", Side.LEFT), ("0001", Side.RIGHT)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Four exams of a drawn skull as DICOM, the manifest, and the cache that fill_store makes of them."""
+    here = tmp_path_factory.mktemp("hospital")
+    shape, spacing = (8, 150, 140), (2.0, 1.3, 1.3)
+    affine = axial(shape, spacing)
+    _, r, c = np.indices(shape)
+    x, y = c * spacing[2] + affine[0, 3], r * spacing[1] + affine[1, 3]
+    radius = np.hypot(x / 73, y / 92)
+    person = {"PatientName": f"{CANARY}^Name", "PatientID": f"{CANARY}1", "PatientComments": CANARY}
+    for number, exam in enumerate(EXAMS):
+        hu = np.where(radius < 1, 40, -1000) + np.random.default_rng(number).integers(-20, 20, shape)
+        hu[(radius < 1) & (radius > 0.93)] = 1200
+        hu[(abs(abs(x) - 42) < 20) & (abs(y - 5) < 12)] = 900
+        write_volume(here / "data/medical_data_2" / exam / "bone", hu, affine, Form(more=person))
+    write_manifest(here / "artifacts/manifest_ears.csv", dict.fromkeys(EXAMS, (5, 1)))
+    store = EarStore(here / "cache/ears_hu", SPEC)
+    manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv")
+    fill_store(store, manifest, dicom_base=here / "data/medical_data_2", workers=1, label="ears")
+    return here
+
+
+@pytest.fixture
+def hospital(built, tmp_path, monkeypatch):
+    """A copy of it to work in, and its store."""
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path, EarStore(tmp_path / "cache/ears_hu", SPEC)
+
+
+def make_odd(store, name=ODD, **facts):
+    """Most of an ear becomes air, and its facts say so."""
+    volume, old = np.array(store.read(*name)), store.read_facts(*name)
+    volume[:, 8:] = -1000
+    store.write(*name, volume, {**{k: v for k, v in old.items() if k not in ("exam_id", "side", "sha256")}, **facts})
+
+
+def qa(*words):
+    return run("qa_cache_ears", "--num-workers", 1, *words)
+
+
+class Links(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_an_odd_ear_comes_first_with_the_part_that_makes_it(hospital):
+    here, store = hospital
+    make_odd(store, padded_share=0.8)
+    assert qa("--worst", 0) == 0
+    found = tables.QA_EARS.read(here / "artifacts/qa_ears/qa_ears.csv")
+    assert (found.exam_id[0], found.side[0], found.padded_share[0]) == (*ODD, 0.8)
+    assert found.score[0] > 20 > 1 > found.score[1]              # the others are alike
+    assert len(found) == 2 * len(EXAMS) and found.score.is_monotonic_decreasing
+    parts = found[[f"odd_{name}" for name in PARTS]]
+    np.testing.assert_allclose(parts.max(axis=1).clip(0), found.score)
+    assert [parts.columns[i] for i in parts.to_numpy().argmax(1)] == [f"odd_{why}" for why in found.why]
+
+
+@pytest.mark.parametrize(("part", "changes"), [
+    ("confidence", {"confidence": 0.2}), ("padding", {"padded_share": 0.7}), ("plane", {"centre": np.array([60.0, 0, 0])}),
+    ("height", {"centre": np.array([0.0, 0, 30])}), ("histogram", {"histogram": np.eye(64)[0]}),
+])
+def test_each_part_of_the_score_finds_its_own_kind_of_ear(built, part, changes):
+    store = EarStore(built / "cache/ears_hu", SPEC)
+    ears = {(exam, side): replace(read_ear(store, (exam, side)), confidence=0.9) for exam in EXAMS for side in SIDES}
+    if "centre" in changes:
+        changes = {"centre": ears[ODD].centre + changes["centre"]}
+    ears[ODD] = replace(ears[ODD], **changes)
+    first = rank(list(ears.values())).iloc[0]
+    assert first.exam_id == ODD[0] and first.why == part and first.score > 5
+    assert first.side == ODD[1] or part in ("plane", "height")   # of these both ears are suspect
+
+
+def test_every_link_of_the_page_is_there_and_needs_no_network(hospital):
+    here, _ = hospital
+    assert qa("--worst", 3) == 0
+    out = here / "artifacts/qa_ears"
+    page = Links((out / "index.html").read_text(encoding="utf-8"))
+    assert page.found and all((out / unquote(link)).is_file() for link in page.found), page.found
+    assert "a&b <i>#1" in page.text                              # escaped, so that it is read as it is written
+    assert len(list((out / "exams").iterdir())) == 3
+    for png in out.rglob("*.png"):
+        with Image.open(png) as picture:
+            picture.load()
+            assert png.stat().st_size < 200_000 and len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_a_damaged_ear_is_said_and_does_not_stop_it(hospital, capsys):
+    here, store = hospital
+    npy = store.folder / f"{WHOLE[0]}_{WHOLE[1]}.npy"
+    npy.write_bytes(npy.read_bytes()[:-500])
+    (store.folder / "0004_left.json").write_text('{"exam_id": "0004"')
+    store.remove("0002", Side.LEFT)
+    assert qa() == 3
+    said = tables.REJECTS.read(here / "artifacts/qa_ears/qa_ears_rejects.csv")
+    assert {(row.exam_id, row.reason, row.detail.split(":")[0]) for row in said.itertuples()} == {
+        ("0001", "damaged_entry", "right"), ("0004", "damaged_entry", "left"), ("0002", "not_cached", "left")}
+    found = tables.QA_EARS.read(here / "artifacts/qa_ears/qa_ears.csv")
+    assert len(found) + len(said) == 2 * len(EXAMS) and (found.picture != "").all()
+    assert found[found.exam_id == "0001"].plane_difference_mm.isna().all()
+    assert "2 could not be used" in capsys.readouterr().err
+
+
+def test_without_the_dicom_the_cached_volumes_are_shown_and_it_says_so(hospital, capsys):
+    here, _ = hospital
+    shutil.rmtree(here / "data")
+    assert qa("--limit", 2) == 0
+    said = capsys.readouterr()
+    assert "no such folder" in said.err and "2 exams drawn, 2 of them without their scan" in said.out
+    assert len(list((here / "artifacts/qa_ears/exams").glob("*.png"))) == 2
+
+
+def test_an_empty_cache_is_one_line(hospital, capsys):
+    assert qa("--image-size", 99) == 2
+    assert "build_cache_ears" in capsys.readouterr().err
+
+
+def test_nothing_written_names_a_person(hospital):
+    here, _ = hospital
+    assert qa("--worst", 0) == 0
+    written = [path for path in (here / "artifacts/qa_ears").rglob("*") if path.is_file()]
+    assert len(written) == len(EXAMS) + 4
+    assert not [path for path in written if CANARY.encode() in path.read_bytes() or CANARY in path.name]
+
+
+def test_corners_of_a_box_are_where_a_hand_computes_them():
+    scan = axial((10, 100, 80), (1.5, 0.5, 0.25))                # its centre is the origin
+    volume = np.array([[0, 0, -1.0, 8], [0, 2.0, 0, -6], [3.0, 0, 0, -4.5], [0, 0, 0, 1]])
+    corners = box_corners(volume, (4, 6, 8), scan)
+    # z from -4.5 - 1.5 to -4.5 + 10.5; the scan's slice 0 lies at z = -6.75, 1.5 mm apart
+    np.testing.assert_allclose(corners[:, 0, 0, 0], [(-6 + 6.75) / 1.5, (6 + 6.75) / 1.5])
+    # y from -6 - 1 to -6 + 11; row 0 at y = -24.75, 0.5 mm apart
+    np.testing.assert_allclose(corners[0, :, 0, 1], [(-7 + 24.75) / 0.5, (5 + 24.75) / 0.5])
+    # column 0 begins at x = 8.5 (lateral, left), the last ends at 0.5; column 0 of the scan at x = -9.875, 0.25 mm apart
+    np.testing.assert_allclose(corners[0, 0, :, 2], [(8.5 + 9.875) / 0.25, (0.5 + 9.875) / 0.25])
+    cut = outline(corners, 3)
+    assert {tuple(point) for point in cut.round(6)} == {(35.5, 73.5), (35.5, 41.5), (59.5, 73.5), (59.5, 41.5)}
+    np.testing.assert_allclose(np.abs(np.diff(cut, axis=0)).min(axis=1), 0, atol=1e-6)   # around, never across
+    np.testing.assert_allclose(outline(corners, 99), cut, atol=1e-6)                     # beyond the box its last face
+
+
+def test_the_outline_of_a_turned_box_runs_along_its_faces():
+    scan, shape = axial((40, 200, 200), (1.0, 0.5, 0.5)), (12, 30, 20)
+    volume = np.eye(4)
+    turn = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
+    volume[:3, :3] = turn @ np.array([[0, 0, 1.0], [0, 1.0, 0], [2.0, 0, 0]])
+    volume[:3, 3] = -volume[:3, :3] @ ((np.array(shape) - 1) / 2) + [5, -3, 1]
+    cut = outline(box_corners(volume, shape, scan), 21)
+    assert 3 <= len(cut) <= 6
+    lps = np.column_stack([np.full(len(cut), 21.0), cut, np.ones(len(cut))]) @ scan[:3].T
+    inside = place(lps, volume)
+    ends = np.isclose(inside, -0.5, atol=1e-4) | np.isclose(inside, np.array(shape) - 0.5, atol=1e-4)
+    assert (ends.sum(axis=1) >= 2).all()                         # on an edge of the box: at an end of two axes
+    assert ((inside > -0.51) & (inside < np.array(shape) - 0.49)).all()
+
+
+def test_the_picture_s_slice_is_the_nearest_and_the_plane_crosses_it_where_it_is(built):
+    ear = read_ear(EarStore(built / "cache/ears_hu", SPEC), WHOLE)
+    view = open_view(built / "data/medical_data_2", [ear])
+    assert abs(view.affine[2, 3] + view.k * view.affine[2, 0] - ear.centre[2]) <= view.affine[2, 0] / 2
+    line = np.column_stack([np.full(2, view.k), plane_line(ear.plane_point, ear.plane_normal, view), np.ones(2)])
+    np.testing.assert_allclose((line @ view.affine[:3].T - ear.plane_point) @ ear.plane_normal, 0, atol=1e-6)
+    np.testing.assert_allclose(line[:, 1], [-0.5, 149.5])
+    # the plane of this drawn skull is x = 0, the middle column
+    np.testing.assert_allclose(line[:, 2], (140 - 1) / 2, atol=3)
+
+
+def test_centres_disagree_by_what_the_mirror_image_misses(built):
+    left, right = (read_ear(EarStore(built / "cache/ears_hu", SPEC), ("0001", side)) for side in SIDES)
+    turn = np.deg2rad(12)                                        # a head that lies askew, rolled about the y axis
+    normal = np.array([np.cos(turn), 0, np.sin(turn)])
+    upward = np.array([-np.sin(turn), 0, np.cos(turn)])
+    left = replace(left, plane_point=np.zeros(3), plane_normal=normal, centre=40 * normal + 7 * upward)
+    right = replace(right, plane_point=np.zeros(3), plane_normal=normal, centre=-40 * normal + 7 * upward)
+    np.testing.assert_allclose(disagreement(left, right), 0, atol=1e-9)
+    moved = replace(right, centre=right.centre - 3 * normal)
+    np.testing.assert_allclose(disagreement(left, moved), (3, 0), atol=1e-9)
+    raised = replace(right, centre=right.centre + 5 * upward)
+    np.testing.assert_allclose(disagreement(left, raised), (0, 5 * np.cos(turn)), atol=1e-9)
+    assert np.isnan(disagreement(left, replace(right, series_relpath="another"))).all()
+
+
+def test_alike_cohorts_and_single_ears_divide_by_no_zero(built):
+    store = EarStore(built / "cache/ears_hu", SPEC)
+    one = read_ear(store, WHOLE)
+    alone = rank([one])
+    assert len(alone) == 1 and alone.score[0] == 0 and np.isfinite(alone.histogram_distance[0])
+    assert deviations(np.array([1.0, 1, 1, 3, np.nan]), 0.5).tolist()[:4] == [0, 0, 0, 4]
+    assert np.isnan(deviations(np.full(3, np.nan), 1.0)).all()
+    assert median_histogram([one]).sum() == pytest.approx(1)
+
+
+def test_a_slice_where_rows_and_columns_differ_keeps_its_proportions():
+    assert ScanView(np.zeros((4, 4), np.int16), 0, axial((2, 4, 4), (1.0, 0.6, 0.3))).aspect == pytest.approx(2)
