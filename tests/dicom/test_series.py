@@ -1,8 +1,14 @@
 """A series as read from disk: HU and geometry against SimpleITK, and a reason for everything that cannot be one."""
+from dataclasses import replace
+
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import Form, axial, write_volume
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -11,7 +17,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medical_fenlei.dicom import header as header_module
+from medical_fenlei.dicom import pixels
+from medical_fenlei.dicom.elements import value_of
 from medical_fenlei.dicom.header import read_header, read_identity
+from medical_fenlei.dicom.pixels import to_hu
 from medical_fenlei.dicom.volume import open_series, read_headers
 from medical_fenlei.errors import Rejected
 
@@ -34,6 +44,7 @@ def by_simpleitk(files):
     Form(bits=12, signed=False, intercept=-1024, syntax=ImplicitVRLittleEndian),
     Form(bits=16, signed=True, syntax=DeflatedExplicitVRLittleEndian),
     Form(bits=16, signed=True, syntax=RLELossless), Form(bits=12, signed=False, intercept=-1024, syntax=JPEGLSLossless),
+    Form(bits=16, signed=True, syntax=JPEGLSLossless),
     Form(bits=16, signed=True, syntax=JPEG2000Lossless), Form(bits=16, signed=False, intercept=-8192, syntax=JPEGLSLossless),
 ], ids=str)
 def test_hu_equals_simpleitk_for_every_stored_form(tmp_path, hu, form):
@@ -45,6 +56,12 @@ def test_hu_equals_simpleitk_for_every_stored_form(tmp_path, hu, form):
         got = series.slice(k)
         assert got.dtype == np.int16
         np.testing.assert_array_equal(got, np.rint(expected[header.path.name]))
+
+
+def test_a_decoder_that_is_not_installed_is_replaced_by_another(tmp_path, hu, monkeypatch):
+    write_volume(tmp_path / "s", hu, axial(SHAPE), Form(syntax=JPEGLSLossless))
+    monkeypatch.setitem(pixels._FASTEST, str(JPEGLSLossless), "no such plugin")
+    np.testing.assert_array_equal(open_series(tmp_path / "s").slice(2), hu[2])
 
 
 def test_monochrome1_says_how_to_display_and_changes_no_hu(tmp_path, hu):
@@ -197,3 +214,103 @@ def test_a_malformed_birth_date_is_not_quoted_in_a_warning(tmp_path, hu, recwarn
 def test_nothing_that_identifies_a_person_is_kept_in_a_header(tmp_path, hu):
     header = read_header(write_volume(tmp_path / "s", hu[:1], axial(SHAPE))[0])
     assert not {"PAT1", "Nobody", "19700101"} & set(str(header).replace("'", " ").split())
+
+
+def outcome(read, path):
+    """What comes of it: a header, or the error and its words."""
+    try:
+        return repr(read(path))
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+def outcomes(path, monkeypatch):
+    """Of reading the header from the first block, and by pydicom from the whole file."""
+    quick = outcome(read_header, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(header_module, "_BLOCK", 0)
+        return quick, outcome(read_header, path)
+
+
+@pytest.mark.parametrize("undefined_length", [False, True])
+def test_a_header_longer_than_the_first_block_is_read_whole(tmp_path, hu, undefined_length):
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE))[0]
+    short = read_header(path)
+    ds = pydicom.dcmread(path)
+    item = Dataset()
+    item.add_new(0x00091001, "OB", bytes(200_000))
+    ds.add_new(0x00090010, "LO", "ACME")
+    ds.add_new(0x00091002, "SQ", [item])
+    ds[0x00091002].is_undefined_length = undefined_length
+    ds.save_as(path)
+    assert path.read_bytes().find(b"\x28\x00\x10\x00") > header_module._BLOCK
+    assert read_header(path) == short
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, JPEGLSLossless])
+def test_a_file_that_ends_anywhere_in_its_header_is_refused_as_pydicom_would(tmp_path, hu, syntax, monkeypatch):
+    form = Form(bits=16, padding=-2000, **({"syntax": syntax} if syntax else {}))
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), form)[0]
+    whole = path.read_bytes()
+    for end in (*range(100, 1400, 7), len(whole) - 1):
+        path.write_bytes(whole[:end])
+        quick, slow = outcomes(path, monkeypatch)
+        assert quick == slow
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian])
+def test_damaged_and_odd_headers_are_read_or_refused_as_pydicom_would(tmp_path, hu, syntax, monkeypatch):
+    more = {"SpecificCharacterSet": "ISO_IR 192", "Manufacturer": "东软", "ConvolutionKernel": ["U75u", "3"]}
+    form = Form(bits=16, padding=-2000, more=more, **({"syntax": syntax} if syntax else {}))
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), form)[0]
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        changed = whole.copy()
+        places = rng.integers(128, 1200, rng.integers(1, 4))
+        changed[places] = rng.choice(np.frombuffer(b"\0 \\.-+eE19_nD\xb5", np.uint8), len(places))
+        path.write_bytes(changed.tobytes())
+        quick, slow = outcomes(path, monkeypatch)
+        assert quick == slow
+
+
+VALUES = (b"", b" ", b"1 ", b"+1.5e1", b"1\\0", b"1\\\\2", b"1\\2\\", b"nan ", b"1_0 ", b"abc ", b"\x10\0", b"\x10\0\x20\0",
+          b"\xff\xff", b" A \\B\0", b"A\0\\B\0", b"\xe4b", b"1\n", b"1.2.840\0", b"1.2 ", b"1.2\\1.3")
+
+
+@pytest.mark.parametrize("vr", ["DS", "IS", "US", "SS", "UI", "CS", "LO", "SH", "UN", "FD", None])
+@pytest.mark.parametrize(("name", "kind"), [
+    ("PixelSpacing", float), ("Rows", float), ("PixelPaddingValue", int), ("SOPInstanceUID", str), ("ImageType", str),
+    ("Manufacturer", str),
+])
+def test_a_value_is_what_pydicom_makes_of_it(name, kind, vr):
+    def seen(value):
+        """As it is used: padding of a text is nothing."""
+        if isinstance(value, (list, MultiValue)):
+            return [seen(v) for v in value]
+        return value if value is None else kind(value) if kind is not str else str(value).rstrip()
+
+    tag = pydicom.tag.Tag(name)
+    for value in VALUES:
+        for little in (True, False):
+            ds, same = (Dataset({tag: RawDataElement(tag, vr, len(value), value, 0, vr is None, little)}) for _ in range(2))
+            by_us, by_pydicom = outcome(lambda ds: seen(value_of(ds, name)), ds), outcome(lambda ds: seen(ds.get(name)), same)
+            assert by_us == by_pydicom, value
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "<i2", "<u2", ">i2", ">u2", "i4", "u4"])
+def test_hu_is_the_clipped_sum_whatever_the_word_and_the_intercept(tmp_path, hu, dtype):
+    header = read_header(write_volume(tmp_path / "s", hu[:1], axial(SHAPE))[0])
+    ends = np.iinfo(dtype)
+    values = np.array([ends.min, ends.max, -32769, -32768, -2000, -1, 0, 1, 1024, 32767, 32768, 63536])
+    values = values[(values >= ends.min) & (values <= ends.max)]
+    for intercept in (0, 1, -1, -1024, -8192, 32767, -32768, 40000, -70000, 1e9, 0.5):
+        for padding in (None, (-2000, -2000), (0, 1), (63536, 63536)):
+            expected = np.clip(np.rint(values + intercept), -32768, 32767)
+            if padding is not None:
+                expected[(values >= padding[0]) & (values <= padding[1])] = -1000
+            got = to_hu(values.astype(dtype), replace(header, intercept=float(intercept), padding=padding))
+            assert got.dtype == np.int16
+            np.testing.assert_array_equal(got, expected)

@@ -1,15 +1,21 @@
 """The facts of one CT file, typed and checked. Parsing is not validation: whatever leaves `read_header` can be used."""
+import contextlib
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom import filereader
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import CTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import AllTransferSyntaxes, CTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
+from medical_fenlei.dicom.elements import tag_of, value_of
 from medical_fenlei.errors import Rejected
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -20,13 +26,22 @@ MAX_EDGE = 4096
 """Rows or columns beyond this are not CT: nothing is allocated for them."""
 
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "ImageType", "Rows", "Columns",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer",
-    "ManufacturerModelName", "ConvolutionKernel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "SamplesPerPixel", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "PhotometricInterpretation", "NumberOfFrames",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
+    "BitsAllocated", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept",
+    "PixelPaddingValue", "PixelPaddingRangeLimit",
 ]
 _IDENTITY_TAGS = ["PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"]
+_PIXEL_TAGS = {Tag(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")}
+
+_BLOCK = 1 << 16
+"""So many bytes hold nearly every header."""
+
+_PREAMBLE, _BEGIN = 128, b"DICM\x02\x00\x00\x00UL\x04\x00"
+"""A file begins so: free bytes, the magic word, and the length of the file meta information."""
+
+_IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated}
+"""Whether elements are written without their VR, by transfer syntax."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +107,7 @@ class Identity:
 def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
     """The dataset of a DICOM file, its pixels only without `tags`. Raises Rejected: not_dicom, truncated or unreadable."""
     try:
-        if tags is not None:
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
-        return pydicom.dcmread(path)
+        return pydicom.dcmread(path) if tags is None else _before_pixels(path, tags)
     except InvalidDicomError:
         raise Rejected("not_dicom", "no DICOM preamble") from None
     except OSError as error:
@@ -103,9 +116,43 @@ def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
         raise Rejected("damaged_header", type(error).__name__) from None
 
 
-def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...]:
-    value = dataset.get(name)
+def _before_pixels(path: Path, tags: Iterable[str]) -> Dataset:
+    wanted: list[BaseTag | int] = [int(tag_of(name)) for name in tags]
+    dataset = None
+    with contextlib.suppress(Exception):                         # what is wrong is found, and said, by reading the file
+        dataset = _in_first_block(path, wanted)
+    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted) if dataset is None else dataset
+
+
+def _in_first_block(path: Path, wanted: list[BaseTag | int]) -> Dataset | None:
+    """As `dcmread`, in half the time: for files that begin as they should and whose pixels begin in the first block."""
+    with open(path, "rb", buffering=0) as file:
+        start = file.read(_BLOCK)
+    if not start.startswith(_BEGIN, _PREAMBLE):
+        return None
+    block = io.BytesIO(start)
+    block.seek(_PREAMBLE + 4)
+    meta = filereader.read_dataset(block, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    implicit = _IMPLICIT.get(value_of(meta, "TransferSyntaxUID"))
+    if implicit is None:
+        return None
+    reached = False
+
+    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal reached
+        reached = tag in _PIXEL_TAGS
+        return reached
+
+    dataset = filereader.read_dataset(block, implicit, True, stop_when=at_pixels, specific_tags=wanted)
+    dataset.file_meta = FileMetaDataset(meta)
+    return dataset if reached else None
+
+
+def _numbers(dataset: Dataset, name: str, count: int, default: float | None = None) -> tuple[float, ...]:
+    value = value_of(dataset, name)
     if value is None or value == "":
+        if default is not None:
+            return (default,)
         raise Rejected("missing_attribute", name)
     try:                                                         # pydicom's MultiValue is neither a list nor a tuple
         numbers = tuple(float(v) for v in ([value] if count == 1 else value))
@@ -117,16 +164,25 @@ def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...]:
 
 
 def _optional(dataset: Dataset, name: str, default: float) -> float:
-    value = dataset.get(name)
-    return default if value is None or value == "" else _numbers(dataset, name, 1)[0]
+    return _numbers(dataset, name, 1, default)[0]
 
 
-def _text(value: object) -> str:
+def _text(dataset: Dataset, name: str) -> str:
+    value = value_of(dataset, name)
     if value is None:
         return ""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return str(value).strip()
     return "\\".join(str(v).strip() for v in value)
+
+
+@lru_cache(maxsize=64)                                           # the slices of a series share theirs
+def _axes(orientation: tuple[float, ...]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
+    if abs(np.linalg.norm(along_row) - 1) > 0.01 or abs(np.linalg.norm(along_column) - 1) > 0.01 or (
+            abs(along_row @ along_column) > 0.01):
+        raise Rejected("bad_attribute", "ImageOrientationPatient: not two perpendicular unit vectors")
+    return tuple(_unit(along_row).tolist()), tuple(_unit(along_column).tolist())
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
@@ -135,7 +191,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 def header_of(dataset: Dataset, path: Path) -> Header:
     """Check a dataset and take its facts. Raises Rejected with the first thing that is wrong."""
-    if dataset.get("SOPClassUID") not in CT_CLASSES:
+    if value_of(dataset, "SOPClassUID") not in CT_CLASSES:
         raise Rejected("not_ct", f"SOP class {dataset.get('SOPClassUID', 'missing')}")
     rows, columns = (int(_numbers(dataset, name, 1)[0]) for name in ("Rows", "Columns"))
     if not (0 < rows <= MAX_EDGE and 0 < columns <= MAX_EDGE):
@@ -144,11 +200,7 @@ def header_of(dataset: Dataset, path: Path) -> Header:
         raise Rejected("bad_size", "expected one grey frame")
     if _optional(dataset, "BitsAllocated", 16) not in (8, 16, 32):
         raise Rejected("bad_attribute", f"BitsAllocated: got {dataset.BitsAllocated}, expected 8, 16 or 32")
-    orientation = np.array(_numbers(dataset, "ImageOrientationPatient", 6))
-    along_row, along_column = orientation[:3], orientation[3:]
-    if abs(np.linalg.norm(along_row) - 1) > 0.01 or abs(np.linalg.norm(along_column) - 1) > 0.01 or (
-            abs(along_row @ along_column) > 0.01):
-        raise Rejected("bad_attribute", "ImageOrientationPatient: not two perpendicular unit vectors")
+    row_cosines, column_cosines = _axes(_numbers(dataset, "ImageOrientationPatient", 6))
     spacing = _numbers(dataset, "PixelSpacing", 2)
     if min(spacing) <= 0:
         raise Rejected("bad_attribute", f"PixelSpacing: got {spacing}, expected positive")
@@ -158,23 +210,23 @@ def header_of(dataset: Dataset, path: Path) -> Header:
     return Header(
         path=path,
         transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
-        sop_uid=_text(dataset.get("SOPInstanceUID")), series_uid=_text(dataset.get("SeriesInstanceUID")),
-        image_type=tuple(_text(dataset.get("ImageType")).split("\\")), rows=rows, columns=columns,
+        sop_uid=_text(dataset, "SOPInstanceUID"), series_uid=_text(dataset, "SeriesInstanceUID"),
+        image_type=tuple(_text(dataset, "ImageType").split("\\")), rows=rows, columns=columns,
         position=_numbers(dataset, "ImagePositionPatient", 3),  # type: ignore[arg-type]
-        row_cosines=tuple(_unit(along_row).tolist()), column_cosines=tuple(_unit(along_column).tolist()),
+        row_cosines=row_cosines, column_cosines=column_cosines,
         pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
-        manufacturer=_text(dataset.get("Manufacturer")), model=_text(dataset.get("ManufacturerModelName")),
-        kernel=_text(dataset.get("ConvolutionKernel")), slope=slope, intercept=_optional(dataset, "RescaleIntercept", 0.0),
+        manufacturer=_text(dataset, "Manufacturer"), model=_text(dataset, "ManufacturerModelName"),
+        kernel=_text(dataset, "ConvolutionKernel"), slope=slope, intercept=_optional(dataset, "RescaleIntercept", 0.0),
         padding=_padding(dataset),
     )
 
 
 def _padding(dataset: Dataset) -> tuple[int, int] | None:
     """The stored values that mean "no data". Read with the wrong sign by some writers, so taken modulo the word."""
-    value = dataset.get("PixelPaddingValue")
+    value = value_of(dataset, "PixelPaddingValue")
     if not isinstance(value, int):
         return None
-    limit = dataset.get("PixelPaddingRangeLimit")
+    limit = value_of(dataset, "PixelPaddingRangeLimit")
     bits = int(_optional(dataset, "BitsAllocated", 16))
     signed = _optional(dataset, "PixelRepresentation", 0) == 1
 
@@ -194,5 +246,5 @@ def read_header(path: Path) -> Header:
 def read_identity(path: Path) -> Identity:
     """Who the patient is. Raises Rejected as `read_header` does."""
     dataset = read_dataset(path, _IDENTITY_TAGS)
-    values = (_text(dataset.get(name)) for name in _IDENTITY_TAGS)
+    values = (_text(dataset, name) for name in _IDENTITY_TAGS)
     return Identity(*values)

@@ -1,0 +1,73 @@
+"""The value of one element: read here where it is written plainly, at a tenth of the time, and by pydicom where it is not.
+
+A series has hundreds of headers with some twenty elements each, nearly all of them plain.
+"""
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Literal
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
+
+Order = Literal["little", "big"]
+
+
+@cache
+def tag_of(name: str) -> BaseTag:
+    return Tag(name)
+
+
+@cache
+def _vr_of(name: str) -> str:
+    return dictionary_VR(tag_of(name))
+
+
+def value_of(dataset: Dataset, name: str) -> Any:
+    """`dataset.get(name)`, but numbers, strings and lists of them; None where the element is absent."""
+    element = dataset.get_item(tag_of(name))
+    if not isinstance(element, RawDataElement) or not element.value:
+        return None if element is None else dataset.get(name)
+    known = _vr_of(name)                                         # one, or "US or SS"
+    vr = element.VR or known
+    try:
+        if vr in known:
+            return _PLAIN[vr](element.value, "little" if element.is_little_endian else "big")
+    except (KeyError, ValueError):                               # padded, damaged, in Chinese: pydicom knows what files hold
+        pass
+    return dataset.get(name)
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _decimals(value: bytes, order: Order) -> Any:
+    return _one_or_all([float(number) for number in value.split(b"\\")])
+
+
+def _word(value: bytes, order: Order, *, signed: bool = False) -> int:
+    if len(value) != 2:
+        raise ValueError
+    return int.from_bytes(value, order, signed=signed)
+
+
+def _uid(value: bytes, order: Order) -> str:
+    uid = value.rstrip(b"\0 ").decode("ascii")
+    if not uid.replace(".", "").isdecimal():
+        raise ValueError
+    return uid
+
+
+def _text(value: bytes, order: Order) -> Any:
+    text = value.rstrip(b"\0 ").decode("ascii")                  # every character set of DICOM has these characters in common
+    if not text.isprintable():
+        raise ValueError
+    return _one_or_all([part.rstrip(" ") for part in text.split("\\")])
+
+
+_PLAIN: dict[str, Callable[[bytes, Order], Any]] = {
+    "DS": _decimals, "US": _word, "SS": partial(_word, signed=True), "UI": _uid, "CS": _text, "LO": _text, "SH": _text,
+}
+"""By VR. ValueError: it is not plain."""
