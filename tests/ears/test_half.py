@@ -166,7 +166,7 @@ def test_nothing_of_a_half_is_lost_at_any_size(halves, turn_deg, size):
         found = (ear.volume + 1000.0).sum() * np.linalg.norm(steps, axis=0).prod()
         share = np.clip(lateral(grid, ear, side) / SPACING[2] + 0.5, 0, 1)                        # of each pixel on this side
         expected = ((hu + 1000.0) * share).sum() * SPACING[1] * SPACING[2]
-        assert found == pytest.approx(expected, rel=0.005)
+        assert found == pytest.approx(expected, rel=0.25 / size)                                  # whole voxels at the plane
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1, 2)], ids=["feet_first", "upside_down", "mirrored", "all"])
@@ -184,7 +184,7 @@ def test_a_mirrored_head_gives_the_same_two_volumes_with_their_sides_exchanged(t
     other = prepare_ears(open_series(written(tmp_path / "other", hu[..., ::-1], affine)), FINE)
     for side in SIDES:
         difference = abs(one[side].volume.astype(int) - other[side.other].volume)
-        assert np.mean(difference > 30) < 0.02                                                   # the plane's own pixels
+        assert np.mean(difference > 30) < 0.03 and difference.mean() < 4                         # edges, by a tenth of a pixel
 
 
 @pytest.mark.parametrize("turn", [12, 20])

@@ -1,9 +1,12 @@
 """The ear that is cut: which side, which voxels, where they are in the patient."""
+import dataclasses
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_files import axial, write_volume
 
+from medical_fenlei import settings
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
 from medical_fenlei.ears.spec import EarSpec
@@ -43,6 +46,8 @@ def rod(ear, side):
     EarSpec(num_slices=10, image_size=64, crop_size=64), EarSpec(num_slices=4, image_size=96, crop_mm=60.0),
     EarSpec(num_slices=16, image_size=40, crop_size=70),
     EarSpec(num_slices=4, image_size=64, crop_mm=66.6, sampling="air_block"),
+    EarSpec(num_slices=12, image_size=64, crop_mm=66.6, sampling="roi", roi_mm=12.0, align=True),
+    EarSpec(num_slices=12, image_size=80, target_spacing=0.8, sampling="roi", align=True),
 ], ids=lambda spec: spec.key)
 def test_the_affine_takes_each_voxel_to_its_place_in_the_patient(scan, spec):
     for side, ear in prepare_ears(open_series(scan[0]), spec).items():
@@ -83,22 +88,45 @@ def test_no_voxel_comes_from_beyond_the_midsagittal_plane(scan):
         assert (ear.volume.ravel()[x < -1] == -1000).all() and ear.facts["padded_share"] > 0.1
 
 
-def test_every_slice_is_decoded_once_for_both_ears(scan, monkeypatch):
+@pytest.mark.parametrize("spec", [
+    EarSpec(num_slices=10, image_size=32, crop_size=64), EarSpec(num_slices=10, image_size=32, extent="half", align=True),
+    EarSpec(num_slices=8, image_size=32, crop_mm=64.0, sampling="roi", roi_mm=10.0),
+    EarSpec(num_slices=8, image_size=32, target_spacing=1.5, sampling="roi", align=True)], ids=lambda spec: spec.key)
+def test_every_slice_is_decoded_once_for_both_ears(scan, monkeypatch, spec):
     series, decoded = open_series(scan[0]), []
     read = series.slice
     monkeypatch.setattr(series, "slice", lambda k: decoded.append(k) or read(k))
-    prepare_ears(series, EarSpec(num_slices=10, image_size=32, crop_size=64))
-    assert sorted(decoded) == list(range(10))
+    prepare_ears(series, spec)
+    assert len(decoded) == len(set(decoded)) and set(decoded) <= set(range(10))
+    if spec.sampling == "even":
+        assert sorted(decoded) == list(range(10))
 
 
 def test_changing_any_option_changes_the_key():
-    import dataclasses
-
     changed = {"num_slices": 16, "image_size": 100, "crop_size": 100, "crop_mm": 60.0, "sampling": "air_block",
-               "extent": "half"}
+               "extent": "half", "roi_mm": 40.0, "target_spacing": 0.5, "align": True}
     assert set(changed) == {f.name for f in dataclasses.fields(EarSpec)}
-    keys = {EarSpec(**{name: value}).key for name, value in changed.items()} | {EarSpec().key}
-    assert len(keys) == len(changed) + 1
+    keys = {EarSpec(**{name: value}).key for name, value in changed.items()} | {EarSpec().key, EarSpec(sampling="roi").key}
+    assert len(keys) == len(changed) + 2
+
+
+def test_a_spec_survives_being_spelt_out():
+    spec = EarSpec(sampling="roi", target_spacing=0.4, align=True, num_slices=64, extent="half")
+    plain = {name: value for name, value in spec.spelt_out().items() if name != "preprocessing_version"}
+    assert settings.from_json(EarSpec, plain, where="here") == spec
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"crop_mm": 60.0, "target_spacing": 0.5}, ("crop-mm", "target-spacing", "112 mm")),     # 224 pixels of 0.5 mm
+    ({"roi_mm": 0.0}, ("roi-mm", "0.0", "5 to 300 mm")), ({"roi_mm": 301.0}, ("roi-mm", "301.0")),
+    ({"target_spacing": 0.0}, ("target-spacing", "0.0")), ({"target_spacing": 11.0}, ("target-spacing", "0.05 to 10 mm")),
+    ({"crop_mm": float("nan")}, ("crop-mm", "nan")), ({"target_spacing": float("nan")}, ("target-spacing", "nan")),
+    ({"num_slices": 0}, ("num-slices", "at least 1")), ({"crop_size": -1}, ("crop-size", "-1")),
+], ids=str)
+def test_options_that_cannot_be_are_refused_with_the_flags_named(options, words):
+    with pytest.raises(ValueError) as refused:
+        EarSpec(**options)
+    assert all(word in str(refused.value) for word in words)
 
 
 def test_slices_of_both_sides_come_in_the_order_of_the_batch():

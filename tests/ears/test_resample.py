@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medical_fenlei.ears.resample import Axis, resample
-from medical_fenlei.ears.sampling import block, even
+from medical_fenlei.ears.resample import Axis, resample, resample_turned, to_hu
+from medical_fenlei.ears.sampling import block, centred, even
 
 
 @pytest.fixture
@@ -40,15 +40,94 @@ def test_shrinking_keeps_the_mean_and_drops_what_it_cannot_show(image):
     assert abs(small - 500).max() <= 1
 
 
+def test_averaging_weights_are_a_triangle_that_sums_to_one_inside_and_to_less_at_the_edge(image):
+    """Against the formula written out pixel by pixel."""
+    for axis in (Axis.over(3, 20, 7), Axis.over(-4, 70, 9, mirrored=True), Axis(2.3, 0.4, 30), Axis(5.0, 2.0, 9, reach=4.5)):
+        reach, pixels = axis.reach or max(1.0, abs(axis.step)), np.arange(-40, 100)
+        expected = np.maximum(0, 1 - abs(pixels - axis.centres()[:, None]) / reach)
+        expected = (expected / expected.sum(axis=1, keepdims=True))[:, (pixels >= 0) & (pixels < 50)]
+        np.testing.assert_allclose(resample(np.eye(50, dtype=np.int16) * 30000 - 1000, axis, Axis(0.0, 1.0, 50)),
+                                   expected * 30000 - 1000, atol=0.6)
+
+
+def test_an_axis_covers_its_edge_evenly_and_mirrored_it_runs_back():
+    assert Axis.over(10, 6, 3).centres().tolist() == [10.5, 12.5, 14.5]
+    assert Axis.over(10, 6, 3, mirrored=True).centres().tolist() == [14.5, 12.5, 10.5]
+    assert Axis.over(-2, 4, 4).inside(1).tolist() == [False, False, True, False]
+
+
+def test_turned_sampling_equals_straight_sampling_where_nothing_is_turned(image):
+    block = np.stack([image, image[::-1], image // 2])
+    rows, columns = Axis(4.25, 0.8, 40), Axis(50.5, -0.9, 45)
+    to_block = np.array([[1, 0, 0, 0], [0, rows.step, 0, rows.first], [0, 0, columns.step, columns.first]])
+    turned = to_hu(resample_turned(block, to_block, (3, 40, 45), np.ones(3)))
+    for plane, picture in zip(turned, block, strict=True):
+        np.testing.assert_allclose(plane, resample(picture, rows, columns), atol=1)
+
+
+@pytest.mark.parametrize("width", [1.0, 1.3, 2.0, 3.7, 6.0])
+def test_turned_sampling_smooths_by_a_variance_of_the_width(width):
+    """That of a triangle over so many voxels on either side: their square by 6. Linear interpolation gives a part of it."""
+    line = np.full((1, 1, 81), -1000, np.int16)
+    line[0, 0, 40] = 20000
+    shifts = np.arange(0, 1, 0.125)                              # interpolation's own share depends on where the places fall
+    spread = []
+    for shift in shifts:
+        to_block = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, shift]])
+        light = resample_turned(line, to_block, (1, 1, 80), np.array([1, 1, width]))[0, 0]
+        places = np.arange(80) + shift
+        assert (light @ places) / light.sum() == pytest.approx(40, abs=0.01)
+        spread.append((light @ (places - 40) ** 2) / light.sum())
+    assert np.mean(spread) == pytest.approx(width**2 / 6, abs=0.12)
+
+
 def test_even_sampling_spans_the_series():
-    assert even(467, 32)[[0, -1]].tolist() == [0, 466] and np.ptp(np.diff(even(467, 32))) < 1e-9
-    assert even(10, 1).tolist() == [4.5]
-    assert len(even(5, 32)) == 32
+    places = even(467, 32).centres()
+    assert places[[0, -1]].tolist() == [0, 466] and np.ptp(np.diff(places)) < 1e-9
+    assert even(10, 1).centres().tolist() == [4.5]
+    assert even(5, 32).count == 32 and even(5, 32).centres()[-1] == pytest.approx(4)
+    assert even(1, 3).centres().tolist() == [0, 0, 0]
+
+
+def test_centred_sampling_lies_evenly_around_its_middle():
+    assert centred(7.5, 2.0, 4).centres().tolist() == [4.5, 6.5, 8.5, 10.5]
+    assert centred(-3.0, 0.5, 3).centres().tolist() == [-3.5, -3.0, -2.5]
 
 
 def test_the_block_is_where_the_score_is():
     score = np.zeros(100)
     score[40:60] = 1
-    assert block(100, 10, score)[0] >= 40 and block(100, 10, score)[-1] < 60
-    assert block(100, 20, score).tolist() == list(range(40, 60))
-    assert block(100, 10, np.zeros(100))[0] == 45
+    places = block(score, 10).centres()
+    assert places[0] >= 40 and places[-1] < 60
+    assert block(score, 20).centres().tolist() == list(range(40, 60))
+    assert block(np.zeros(100), 10).centres()[0] == 45
+
+
+@pytest.mark.parametrize("wanted, step", [(200, 1.0), (60, 2.0), (10, 10.0)])
+def test_a_block_longer_than_the_series_lies_around_its_middle(wanted, step):
+    found = block(np.zeros(100), wanted, step)
+    assert found.step == step and found.centres().mean() == pytest.approx(49.5) and found.count == wanted
+
+
+@pytest.mark.parametrize("place", [0, 17, 50, 99])
+def test_a_block_holds_the_place_that_it_has_to_hold_wherever_the_score_is(place):
+    score = np.zeros(100)
+    score[70:90] = 1
+    places = block(score, 12, holding=place).centres()
+    assert places[0] <= place <= places[-1] and places[0] >= 0 and places[-1] <= 99
+    assert score[places.astype(int)].sum() == max(0, min(12, place + 11 - 69) if place < 80 else 90 - max(88, place - 11))
+
+
+@pytest.mark.parametrize("wanted, step", [
+    (10, 0.5), (10, 2.0), (40, 0.4), (7, 1.7), (1, 0.3), (8, 0.02), (30, 3.0)])
+@pytest.mark.parametrize("at", [0, 30, 95])
+def test_a_block_of_any_step_lies_inside_the_series_and_around_the_score(wanted, step, at):
+    score = np.zeros(100)
+    score[at:at + 5] = 1
+    found = block(score, wanted, step)
+    assert found.count == wanted and found.inside(100).all()
+    if wanted * step < 99:
+        assert found.step == step or wanted == 1
+        assert abs(found.centres() - (at + 2)).min() <= max(2.6, step)
+        places = found.centres()
+        assert min(places[-1], at + 4.5) >= max(places[0], at - 0.5)                         # they meet

@@ -18,6 +18,9 @@ from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
 from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore
 from medical_fenlei.errors import UserError
+from medical_fenlei.phantom.anatomy import Pose, draw_person
+from medical_fenlei.phantom.disease import EarChange
+from medical_fenlei.phantom.head import draw_head
 from medical_fenlei.vocabulary import SIDES, Side
 
 EXAMS = ("001", "002", "003", "004")
@@ -156,6 +159,36 @@ def test_reading_for_training_is_a_memory_map_of_what_the_spec_says(store, dicom
     volume = store.read("001", Side.RIGHT)
     assert isinstance(volume, np.memmap) and volume.shape == (4, 16, 16) and not volume.flags.writeable
     assert (store.folder / "001_right.npy").stat().st_size == store.spec.nbytes
+
+
+@pytest.fixture(scope="module")
+def one_ear(tmp_path_factory):
+    """A scan of the left ear alone."""
+    base, shape = tmp_path_factory.mktemp("one_ear"), (20, 64, 64)
+    person = draw_person(np.random.default_rng(1), age_years=40)
+    affine = axial(shape, (2.0, 1.5, 1.5))
+    affine[:2, 3] += (46, 4)
+    hu = draw_head(person, dict.fromkeys(SIDES, EarChange()), Pose(), affine, shape).hu
+    write_volume(base / "alone", np.rint(hu).astype(np.int16), affine)
+    return base
+
+
+@pytest.mark.parametrize("options", [
+    {"crop_mm": 40.0}, {"target_spacing": 2.0, "sampling": "roi", "align": True}, {"extent": "half"}], ids=str)
+def test_an_ear_that_the_scan_does_not_hold_is_told_and_the_other_is_made(tmp_path, one_ear, options):
+    store = EarStore(tmp_path, EarSpec(num_slices=4, image_size=16, **options))
+    manifest = pd.DataFrame([{"exam_id": "005", "side": str(side), "series_relpath": "alone"} for side in SIDES])
+    for made in (1, 0):                                          # and a build that follows says the same
+        done = fill(store, one_ear, manifest)
+        assert done.made == made
+        assert done.rejects[["exam_id", "file", "reason"]].values.tolist() == [["005", "alone", "ear_not_in_scan"]]
+        assert done.rejects.detail.item().startswith("right:")
+        assert store.has("005", Side.LEFT) and not store.has("005", Side.RIGHT)
+        assert list(missing_ears(store, manifest).side) == ["right"]
+    whole = files(store)
+    assert fill(store, one_ear, manifest[manifest.side == "right"], workers=2).made == 0 and files(store) == whole
+    assert store.read_facts("005", Side.LEFT)["localization"]["ear_centre"][0] == pytest.approx(42, abs=12)
+    assert verify_store(store, manifest, workers=1) == []
 
 
 @pytest.mark.end_to_end

@@ -1,4 +1,5 @@
 """A CT series opened for reading: geometry at once, slices when asked for."""
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,7 +46,9 @@ def series_files(folder: Path) -> list[Path]:
     """The files of a series folder that may be images, by name; hidden ones and folders are passed over."""
     if not folder.is_dir():
         raise Rejected("missing_folder", "the series folder is not there")
-    return sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    with os.scandir(folder) as entries:                          # which knows what is a file without asking for each
+        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
+    return [folder / name for name in names]
 
 
 def inside(base: Path, relpath: str) -> Path:

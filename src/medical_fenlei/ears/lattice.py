@@ -25,13 +25,6 @@ class Lattice:
         """(4, 4): voxel (k, row, column, 1) to LPS mm, given that of the scan."""
         return scan @ np.vstack([self.to_scan, [0, 0, 0, 1]])
 
-    def places(self) -> np.ndarray:
-        """(3, K, H, W) float32: where each voxel lies in the scan, (k, row, column)."""
-        index = np.ogrid[tuple(slice(n) for n in self.shape)]
-        return np.stack(np.broadcast_arrays(*(
-            sum(np.float32(m) * i.astype(np.float32) for m, i in zip(line[:3], index, strict=True)) + np.float32(line[3])
-            for line in self.to_scan)))
-
 
 class Box:
     """The rows and columns of one ear's volumes, whatever its slices: in mm along its axes, from the tympanic centre."""

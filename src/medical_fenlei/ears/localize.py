@@ -33,7 +33,11 @@ class Landmark(NamedTuple):
     offset: tuple[float, float, float]
     weight: float
     wide: bool = False
-    """Averaged over about a centimetre instead of half of one."""
+    """Averaged over WIDE_MM instead of NEAR_MM around it."""
+
+
+NEAR_MM, WIDE_MM = 2.5, 5.0
+"""Standard deviations of the means around a landmark: half a centimetre and a centimetre across."""
 
 
 LANDMARKS = (
@@ -54,9 +58,6 @@ OFFSETS = np.array([mark.offset for mark in LANDMARKS], float)
 UNSEEN = 0.4
 """Taken for a landmark beyond the scan."""
 
-PAD = 18
-"""Voxels around the grid: the farthest landmark of a large head."""
-
 NOD_DEG = (-16.0, -8.0, 0.0, 8.0, 16.0)
 NOD_COST = 0.01 / 16**2
 """A square degree of nodding, or of rotation where it is tried, costs so much: heads lie straight unless landmarks say more."""
@@ -65,11 +66,16 @@ ADULT_HALF_WIDTH = 71.0
 """Plane to outer table at the ears, mm (146 mm across), and the scale that other widths give, infant to large adult."""
 SCALES = (0.65, 1.1)
 
+SAME_SCALE = 0.05
+"""A difference of scale that moves no landmark by more than about half a voxel."""
+
 CENTRE_MM = 41.0
 """Plane to tympanic centre in an adult."""
 
-ONE_EAR_MM = 130.0
-"""A narrower field of view cannot hold both ears: an adult's are some 84 mm apart, and each needs its mastoid."""
+ONE_EAR_MM = 165.0
+"""A narrower field of view that cuts through the head may hold one ear only: it does where bone does not mirror (MATCH), or
+where a side shows too few landmarks (SEEN)."""
+MATCH, SEEN = 0.9, 0.53
 
 SURE, UNSURE = 0.65, 0.45
 """Share of the landmarks at a certain ear, and at a place that is no better than chance."""
@@ -115,46 +121,62 @@ def locate(hu: np.ndarray, affine: np.ndarray) -> Localization:
 
     hu (K, rows, columns): HU, K upwards, rows to the back, columns to the left, some 2 mm apart; affine (4, 4): to LPS mm.
     """
-    head = head_mask(hu)
-    hu = np.where(ndimage.binary_dilation(head, np.ones((1, 3, 3), bool)), hu, AIR)      # no rest, no pillow
-    width = hu.shape[2] * float(np.linalg.norm(affine[:3, 2]))
-    if width < ONE_EAR_MM:
-        return _one_ear(hu, affine)
+    hu = np.where(head_mask(hu), hu, AIR).astype(np.float32)    # no rest, no pillow
+    both, share = _both_ears(hu, affine)
+    narrow = hu.shape[2] * float(np.linalg.norm(affine[:3, 2])) < ONE_EAR_MM and min(_open_sides(hu, affine).values()) < 0.3
+    if not narrow or (both.plane.match > MATCH and share > SEEN):
+        return both
+    one, share = _one_ear(hu, affine)
+    return one if share > SEEN else both                         # nothing is certain: no ear is dropped
+
+
+def _open_sides(hu: np.ndarray, affine: np.ndarray) -> dict[Side, float]:
+    """How much of a strip along either side of the field of view is air; at its middle height, where the circle is widest."""
+    mm = float(np.linalg.norm(affine[:3, 2]))
+    third = hu.shape[1] * 3 // 8
+    air = hu[:, third:hu.shape[1] - third] <= TISSUE_HU
+    strip = slice(round(2 / mm), max(1, round(8 / mm)))
+    return {Side.LEFT: float(air[..., ::-1][..., strip].mean()), Side.RIGHT: float(air[..., strip].mean())}
+
+
+def _both_ears(hu: np.ndarray, affine: np.ndarray) -> tuple[Localization, float]:
+    """From symmetry; and the landmarks that the less certain side shows."""
     plane = find_plane(ramp(hu, *BONE_HU), affine)
     grid = _Grid(hu, affine, plane)
     scale = grid.scale()
-    for _ in range(2):                                           # the skull's width is that at the ears
+    found = _search(grid, SIDES, scale, reach=(24.0, 56.0), turns=(0.0,))
+    there = grid.scale(float(np.mean([centre[2] for centre, _ in found.values()])))
+    if abs(there - scale) > SAME_SCALE:                          # the skull was measured elsewhere than at the ears
+        scale = there
         found = _search(grid, SIDES, scale, reach=(24.0, 56.0), turns=(0.0,))
-        scale = grid.scale(float(np.mean([centre[2] for centre, _ in found.values()])))
     (_, back, up), (_, other_back, other_up) = (centre for centre, _ in found.values())
     doubts = []
     if plane.match < 0.85:
         doubts.append(f"bone mirrors by {plane.match:.2f} only")
     if np.hypot(back - other_back, up - other_up) > 8:
         doubts.append("the two ears lie differently")
-    return Localization(plane, {side: _place(grid, side, found, scale, doubts) for side in SIDES})
+    places = {side: _place(grid, side, found, scale, doubts) for side in SIDES}
+    return Localization(plane, places), min(share for _, share in found.values())
 
 
-def _one_ear(hu: np.ndarray, affine: np.ndarray) -> Localization:
-    """In a field of view without symmetry: the ear of the side where the head ends, the plane at its usual distance."""
-    tissue = hu[:, hu.shape[1] // 4: -(hu.shape[1] // 4)] > TISSUE_HU
-    edge = max(1, round(6 / float(np.linalg.norm(affine[:3, 2]))))
-    open_left, open_right = 1 - tissue[..., -edge:].mean(), 1 - tissue[..., :edge].mean()
-    middle = affine[:3] @ np.append((np.array(hu.shape) - 1) / 2, 1.0)
-    side = Side.LEFT if (open_left - open_right if abs(open_left - open_right) > 0.1 else middle[0]) > 0 else Side.RIGHT
+def _one_ear(hu: np.ndarray, affine: np.ndarray) -> tuple[Localization, float]:
+    """Without symmetry: the ear of the side where the head ends, and the plane at its usual distance; and its landmarks."""
+    open_sides, middle = _open_sides(hu, affine), affine[:3] @ np.append((np.array(hu.shape) - 1) / 2, 1.0)
+    more = open_sides[Side.LEFT] - open_sides[Side.RIGHT]
+    side = Side.LEFT if (more if abs(more) > 0.1 else middle[0]) > 0 else Side.RIGHT
     normal = np.array([1.0, 0.0, 0.0])
     plane = Plane(middle - normal * side.sign * CENTRE_MM, normal, 0.0)
     grid, scale = _Grid(hu, affine, plane), 0.95
     found = _search(grid, (side,), scale, reach=(14.0, 70.0), turns=NOD_DEG)
     ear = _place(grid, side, found, scale, ["one ear in the scan: the midsagittal plane is a guess"])
     plane = replace(plane, point=ear.centre - normal * side.sign * CENTRE_MM * scale)
-    return Localization(plane, {side: ear})
+    return Localization(plane, {side: ear}), found[side][1]
 
 
 class _Grid:
     """A scan in the axes of the head: HU [u, v, w], u to the left, v back, w up from the plane's point, GRID_MM apart."""
 
-    REACH, DEPTH = 80.0, 66.0
+    REACH, DEPTH = 74.0, 54.0
     """Mm from the plane, and to the front and back of the middle of the head, that are looked at."""
 
     def __init__(self, hu: np.ndarray, affine: np.ndarray, plane: Plane) -> None:
@@ -175,7 +197,6 @@ class _Grid:
             hu.astype(np.float32), back @ plane.axes.T * GRID_MM, back @ (self.to_lps(self.low) - affine[:3, 3]), shape,
             order=1, mode="constant", cval=AIR)
         self.axes = tuple(start + GRID_MM * np.arange(n) for start, n in zip(self.low, shape, strict=True))
-        self._shares: dict[Tissue, np.ndarray] = {}
         self._fields: dict[tuple[Tissue, bool], np.ndarray] = {}
 
     def _to_head(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -199,12 +220,15 @@ class _Grid:
         return float(np.clip(half / ADULT_HALF_WIDTH, *SCALES))
 
     def field(self, tissue: Tissue, wide: bool) -> np.ndarray:
-        """Share of this tissue around each voxel, 0 to 1, float32 [u, v, w], PAD voxels of UNSEEN around it."""
+        """Share of this tissue around each voxel, 0 to 1, float32 [u, v, w]."""
         if (tissue, wide) not in self._fields:
-            if tissue not in self._shares:
-                self._shares[tissue] = self._share(tissue).astype(np.float32)
-            around = ndimage.gaussian_filter(self._shares[tissue], (5.0 if wide else 2.5) / GRID_MM, truncate=2.5)
-            self._fields[tissue, wide] = np.pad(around, PAD, constant_values=UNSEEN)
+            if wide:                                             # smooth enough for every other voxel
+                more = np.sqrt(WIDE_MM**2 - NEAR_MM**2) / (2 * GRID_MM)
+                near = self.field(tissue, False)
+                found = _double(ndimage.gaussian_filter(near[::2, ::2, ::2], more, truncate=2.5), near.shape)
+            else:
+                found = ndimage.gaussian_filter(self._share(tissue).astype(np.float32), NEAR_MM / GRID_MM, truncate=2.5)
+            self._fields[tissue, wide] = found
         return self._fields[tissue, wide]
 
     def _share(self, tissue: Tissue) -> np.ndarray:
@@ -226,6 +250,16 @@ class _Grid:
         behind = np.logical_or.accumulate(tissue[:, ::-1], axis=1)[:, ::-1]
         both: np.ndarray = before & behind
         return both
+
+
+def _double(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values at every other voxel, and their means between them."""
+    for axis, n in enumerate(shape):
+        both = np.moveaxis(np.repeat(values, 2, axis=axis), axis, 0)[:n]
+        both[1:-1:2] += both[2::2][:len(both[1:-1:2])]
+        both[1:-1:2] /= 2
+        values = np.moveaxis(both, 0, axis)
+    return values
 
 
 Found = dict[Side, tuple[np.ndarray, float]]
@@ -274,13 +308,24 @@ def _likeness(grid: _Grid, side: Side, scale: float, nod: float, turn: float, pl
     a, b = np.deg2rad([nod, turn])
     nodding = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     turning = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    offsets = np.rint(OFFSETS @ (turning @ nodding).T * (scale / GRID_MM)).astype(int) + PAD
+    offsets = np.rint(OFFSETS @ (turning @ nodding).T * (scale / GRID_MM)).astype(int)
     total = np.zeros(tuple(len(range(part.start, part.stop, part.step)) for part in places), np.float32)
     for mark, offset in zip(LANDMARKS, offsets.tolist(), strict=True):
         field = grid.field(mark.tissue, mark.wide)[:: side.sign]
-        there = field[tuple(slice(part.start + o, part.stop + o, part.step) for part, o in zip(places, offset, strict=True))]
-        total += mark.weight * there
-    return total / np.float32(sum(mark.weight for mark in LANDMARKS))
+        parts = [_overlap(part, o, n) for part, o, n in zip(places, offset, field.shape, strict=True)]
+        seen, there = zip(*parts, strict=True)
+        total[seen] += mark.weight * (field[there] - UNSEEN)
+    return UNSEEN + total / np.float32(sum(mark.weight for mark in LANDMARKS))
+
+
+def _overlap(part: slice, offset: int, length: int) -> tuple[slice, slice]:
+    """Which of the places of `part`, moved by `offset`, lie on an axis of this length; and where they lie there."""
+    start = part.start + offset
+    first = max(0, -(start // part.step))
+    count = len(range(part.start, part.stop, part.step))
+    stop = max(first, min(count, (length - 1 - start) // part.step + 1))
+    return slice(first, stop), slice(start + first * part.step, start + (stop - 1) * part.step + 1 if stop > first else
+                                     start + first * part.step, part.step)
 
 
 def _place(grid: _Grid, side: Side, found: Found, scale: float, doubts: list[str]) -> EarPlace:

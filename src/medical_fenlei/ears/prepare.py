@@ -1,6 +1,6 @@
 """From a series to its ear volumes: which slices, which square, which way round."""
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from medical_fenlei.ears.resample import Axis, Plane, resample, resample_turned,
 from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.vocabulary import SIDES, Side
 
-LOOK_MM, LOOK_LONG_MM = 2.6, 8.0
+LOOK_MM, LOOK_LONG_MM = 3.0, 8.0
 """Slices so far apart show where the ears are; in a long scan, first where to look."""
 
 LONG_MM, AROUND_MM = 90.0, 28.0
@@ -22,6 +22,9 @@ LONG_MM, AROUND_MM = 90.0, 28.0
 
 AERATED_HU = -300
 """Below this a voxel near the ear is air: cells are small, so most of their voxels hold some wall."""
+
+TURNED_AT_ONCE = 8
+"""Slices of a turned volume: more would hold more of the scan as floats."""
 
 EAR_MM = 12.0
 """An ear whose centre lies farther than this beyond the scan is not in it: hardly a wall of the cavity would be seen."""
@@ -99,7 +102,8 @@ def _find(series: Series, slices: _Slices, spec: EarSpec) -> tuple[Localization,
 def _locate(series: Series, slices: _Slices, looked_at: list[int]) -> Localization:
     """The ears, from a coarse copy of these slices."""
     spacing = np.linalg.norm(series.affine[:3, 1:3], axis=0)
-    rows, columns = (Axis.over(0, n, max(2, round(n * s / GRID_MM))) for n, s in zip(series.shape[1:], spacing, strict=True))
+    even = (Axis.over(0, n, max(2, round(n * s / GRID_MM))) for n, s in zip(series.shape[1:], spacing, strict=True))
+    rows, columns = (replace(axis, reach=max(1.0, 0.6 * axis.step)) for axis in even)    # coarse enough to look at
     coarse = Plane(rows, columns, series.shape[1:])
     hu = np.stack([coarse(slices[k]) for k in looked_at])
     gap = (looked_at[-1] - looked_at[0]) / max(1, len(looked_at) - 1)
@@ -114,8 +118,9 @@ def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Loca
     thick = (spec.target_spacing or 0.0) / box.slice_mm()        # in slices
     volume = (_straight if lattice.straight else _turned)(series, slices, lattice, thick)
     affine = lattice.affine(series.affine)
-    missing = _outside(lattice, series.shape) | _beyond_plane(affine, volume.shape, side, found)
-    volume[missing] = AIR                                        # nothing of the other half, however the head is turned
+    missing = _missing(lattice, series, affine, side, found)
+    if missing.any():
+        volume[missing] = AIR                                    # nothing of the other half, however the head is turned
     facts = {
         "affine_lps": affine.tolist(), "slice_files": [series.headers[k].path.name for k in slices.nearest(along.centres())],
         "localization": found.facts(side), "padded_share": round(float(missing.mean()), 4),
@@ -129,14 +134,15 @@ def _along(series: Series, slices: _Slices, spec: EarSpec, box: Box, looked_at: 
     fixed = spec.target_spacing / slice_mm if spec.target_spacing else None
     if spec.sampling == "roi":
         return sampling.centred(box.centre_in_scan[0], fixed or spec.roi_mm / spec.num_slices / slice_mm, spec.num_slices)
-    if spec.sampling == "even" or available <= spec.num_slices * (fixed or 1.0):
+    if spec.sampling == "even" or (fixed is None and available <= spec.num_slices):
         return sampling.even(available, spec.num_slices)
     straight = box.lattice(0.0, 1.0).to_scan
     rows, columns = (Axis.over(float(line[3] + 0.5 - abs(step) / 2 + min(0.0, step * (spec.image_size - 1))),
                                abs(step) * spec.image_size, 64)
                      for line, step in ((straight[1], straight[1, 1]), (straight[2], straight[2, 2])))
     air = [_air_in_bone(slices[k], rows, columns) for k in looked_at]
-    return sampling.block(np.interp(np.arange(available), looked_at, air), spec.num_slices, fixed or 1.0)
+    air_by_slice = np.interp(np.arange(available), looked_at, air, left=0, right=0)
+    return sampling.block(air_by_slice, spec.num_slices, fixed or 1.0, holding=box.centre_in_scan[0])
 
 
 def _air_in_bone(image: np.ndarray, rows: Axis, columns: Axis) -> float:
@@ -158,48 +164,51 @@ def _straight(series: Series, slices: _Slices, lattice: Lattice, thick: float) -
     row, column = (Axis(float(lattice.to_scan[i, 3]), float(lattice.to_scan[i, i]), lattice.shape[i]) for i in (1, 2))
     along = Axis(float(lattice.to_scan[0, 3]), float(lattice.to_scan[0, 0]), lattice.shape[0], reach=max(1.0, thick))
     cut = Plane(row, column, series.shape[1:])
-    if thick <= 1 and along.step >= 1:
-        return np.stack([to_hu(cut(slices[k])) for k in slices.nearest(along.centres())])
     volume = np.empty(lattice.shape, np.int16)
-    span, weights = along.weights(series.shape[0])
+    if thick <= 1 and along.step >= 1:
+        for i, k in enumerate(slices.nearest(along.centres())):
+            volume[i] = to_hu(cut(slices[k]))
+        return volume
+    weights = along.weights(series.shape[0])
     planes: dict[int, np.ndarray] = {}
-    for i, line in enumerate(weights):
-        planes = {j: planes[j] if j in planes else cut(slices[span.start + j]) for j in np.flatnonzero(line).tolist()}
-        volume[i] = to_hu(sum((line[j] * plane for j, plane in planes.items()), np.zeros(lattice.shape[1:], np.float32)))
+    for i in range(along.count):
+        line = slice(*weights.indptr[i:i + 2].tolist())
+        planes = {k: planes[k] if k in planes else cut(slices[k]) for k in weights.indices[line].tolist()}
+        mean = sum((w * plane for w, plane in zip(weights.data[line], planes.values(), strict=True)),
+                   np.zeros(lattice.shape[1:], np.float32))
+        volume[i] = to_hu(mean)
     return volume
 
 
 def _turned(series: Series, slices: _Slices, lattice: Lattice, thick: float) -> np.ndarray:
     """int16 HU where the volume lies turned in the scan: trilinear, from the part of the scan that it crosses."""
-    reach = np.maximum(1.0, np.abs(lattice.to_scan[:, :3]).max(axis=1))
-    reach[0] = max(1.0, thick)
-    corners = np.stack(np.meshgrid(*([0, n - 1] for n in lattice.shape), indexing="ij"), -1).reshape(-1, 3)
-    ends = corners @ lattice.to_scan[:, :3].T + lattice.to_scan[:, 3]
-    low = np.clip(np.floor(ends.min(axis=0) - reach), 0, np.array(series.shape) - 1).astype(int)
-    high = np.clip(np.ceil(ends.max(axis=0) + reach) + 1, low + 1, series.shape).astype(int)
-    block = np.stack([slices[k][low[1]:high[1], low[2]:high[2]] for k in range(low[0], high[0])])
-    to_block = lattice.to_scan.copy()
-    to_block[:, 3] -= low
-    return to_hu(resample_turned(block, to_block, lattice.shape, reach))
+    reach = np.array([max(1.0, thick), *np.maximum(1.0, np.abs(lattice.to_scan[1:, 1:3]).max(axis=1))])
+    volume = np.empty(lattice.shape, np.int16)
+    for first in range(0, len(volume), TURNED_AT_ONCE):
+        part = volume[first:first + TURNED_AT_ONCE]
+        to_scan = lattice.to_scan + np.outer(lattice.to_scan[:, 0] * first, [0, 0, 0, 1])
+        corners = np.stack(np.meshgrid(*([0, n - 1] for n in part.shape), indexing="ij"), -1).reshape(-1, 3)
+        ends = corners @ to_scan[:, :3].T + to_scan[:, 3]
+        low = np.clip(np.floor(ends.min(axis=0) - reach), 0, np.array(series.shape) - 1).astype(int)
+        high = np.clip(np.ceil(ends.max(axis=0) + reach) + 1, low + 1, series.shape).astype(int)
+        block = np.stack([slices[k][low[1]:high[1], low[2]:high[2]] for k in range(low[0], high[0])])
+        to_scan[:, 3] -= low
+        part[...] = to_hu(resample_turned(block, to_scan, part.shape, reach))
+    return volume
 
 
-def _outside(lattice: Lattice, shape: tuple[int, int, int]) -> np.ndarray:
-    """bool (K, H, W): voxels whose centre lies beyond the scan."""
-    if lattice.straight:
-        k, row, column = (Axis(float(line[3]), float(line[i]), count).inside(n)
-                          for i, (line, count, n) in enumerate(zip(lattice.to_scan, lattice.shape, shape, strict=True)))
-        return ~(k[:, None, None] & row[:, None] & column)
-    outside = np.zeros(lattice.shape, bool)
-    for place, n in zip(lattice.places(), shape, strict=True):
-        outside |= (place <= -0.5) | (place >= n - 0.5)
-    return outside
-
-
-def _beyond_plane(affine: np.ndarray, shape: tuple[int, ...], side: Side, found: Localization) -> np.ndarray:
-    """bool (K, H, W): voxels whose centre lies on the other side of the midsagittal plane."""
+def _missing(lattice: Lattice, series: Series, affine: np.ndarray, side: Side, found: Localization) -> np.ndarray:
+    """bool (K, H, W), or (1, 1, 1) for all: voxels whose centre lies beyond the scan or beyond the midsagittal plane."""
     normal = found.plane.normal * side.sign
-    across = normal @ affine[:3]                                 # mm from the plane grow evenly along each index
-    k, row, column = (np.arange(n, dtype=np.float32) * np.float32(step) for n, step in zip(shape, across, strict=False))
-    start = np.float32(across[3] - found.plane.point @ normal)
-    beyond: np.ndarray = k[:, None, None] + (row[:, None] + column + start) < 0
-    return beyond
+    own_side = np.append(normal @ affine[:3, :3], normal @ (affine[:3, 3] - found.plane.point))     # mm from the plane
+    within = [own_side]
+    for line, length in zip(lattice.to_scan, series.shape, strict=True):
+        within += [np.add(line, [0, 0, 0, 0.5]), np.subtract([0, 0, 0, length - 0.5], line)]
+    index = [np.arange(n, dtype=np.float32).reshape(np.roll([n, 1, 1], axis)) for axis, n in enumerate(lattice.shape)]
+    missing = np.zeros((1, 1, 1), bool)
+    for line in within:                                          # a voxel is there where all of these grow above 0
+        k, row, column = (np.float32(step) * i for step, i in zip(line[:3], index, strict=True))
+        start = np.float32(line[3])
+        if k.min() + row.min() + column.min() + start < 0:
+            missing = missing | (k + (row + column + start) < 0)
+    return missing

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from medical_fenlei.dicom.pixels import AIR
 
@@ -35,22 +35,20 @@ class Axis:
         """bool (count,): which places lie on an image of this length."""
         return (self.centres() > -0.5) & (self.centres() < length - 0.5)
 
-    def weights(self, length: int) -> tuple[slice, np.ndarray]:
-        """The pixels that matter and their weights (count, pixels) float32.
+    def weights(self, length: int) -> sparse.csr_array:
+        """Of an image's pixels in each place: sparse (count, length) float32.
 
         A triangle: linear interpolation when enlarging, an antialiased mean when shrinking, the pixel itself where nothing
         changes. A row sums to less than 1 where it looks beyond the image's `length`.
         """
         reach = max(1.0, abs(self.step)) if self.reach is None else self.reach
-        centres = self.centres()
-        first, last = int(np.floor(centres.min() - reach)), int(np.ceil(centres.max() + reach))
-        places = np.arange(first, last + 1)
-        weight = np.maximum(0, 1 - np.abs(places - centres[:, None]) / reach)
+        centres = self.centres()[:, None]
+        places = np.ceil(centres - reach) + np.arange(int(2 * reach) + 1)
+        weight = np.maximum(0, 1 - np.abs(places - centres) / reach)
         weight /= weight.sum(axis=1, keepdims=True)
-        inside = (places >= 0) & (places < length) & (weight > 0).any(axis=0)
-        used = places[inside]
-        span = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
-        return span, weight[:, (places >= span.start) & (places < span.stop)].astype(np.float32)
+        seen = (weight > 0) & (places >= 0) & (places < length)
+        row, _ = np.nonzero(seen)
+        return sparse.csr_array((weight[seen].astype(np.float32), (row, places[seen].astype(int))), shape=(self.count, length))
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,17 @@ class Plane:
     """Of the slices, pixels."""
 
     @cached_property
-    def _weights(self) -> tuple[tuple[slice, np.ndarray], tuple[slice, np.ndarray]]:
-        return self.rows.weights(self.shape[0]), self.columns.weights(self.shape[1])
+    def _weights(self) -> tuple[slice, slice, sparse.csr_array, sparse.csr_array]:
+        down, across = self.rows.weights(self.shape[0]), self.columns.weights(self.shape[1])
+        part = tuple(slice(int(m.indices.min()), int(m.indices.max()) + 1) if m.nnz else slice(0, 0) for m in (down, across))
+        return part[0], part[1], down[:, part[0]], across[:, part[1]]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """float32 HU above AIR (rows.count, columns.count) of HU (H, W); what lies beyond the image is 0."""
-        (down, down_weight), (across, across_weight) = self._weights
-        above_air = image[down, across].astype(np.float32)
+        rows, columns, down, across = self._weights
+        above_air = image[rows, columns].astype(np.float32)
         above_air -= AIR
-        sampled: np.ndarray = down_weight @ above_air @ across_weight.T
+        sampled: np.ndarray = (across @ (down @ above_air).T).T
         return sampled
 
 

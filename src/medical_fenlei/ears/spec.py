@@ -10,6 +10,9 @@ PREPROCESSING_VERSION = 3
 """Raised whenever the code gives other voxels for the same options: it is part of every cache's key."""
 
 
+Sampling = Literal["even", "air_block", "roi"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EarSpec:
     """Everything that decides the voxels of a cached ear; each field is part of the cache key."""
@@ -29,14 +32,16 @@ class EarSpec:
     crop_mm: float | None = None
     """Edge of that square in mm; where given, it replaces `crop_size`."""
 
-    sampling: Literal["even", "air_block", "roi"] = "even"
-    """Which slices: spread over the whole series, the most aerated block of neighbouring ones, or a block around the ear."""
+    sampling: Sampling = "even"
+    """Which slices: spread over the whole series; the most aerated block of neighbouring ones that holds the ear; or a block of
+    `roi_mm` around it."""
 
     roi_mm: float = 32.0
     """Height of the block that `roi` takes around the tympanic cavity, mm."""
 
     target_spacing: float | None = None
-    """Edge of a voxel in mm, in plane and along z, averaged where the scan is finer; replaces crop-size, crop-mm and roi-mm."""
+    """Edge of a voxel in mm, averaged where the scan is finer; replaces crop-size, crop-mm and roi-mm. Along z too, but with
+    `even` sampling, which then gives slices of that thickness."""
 
     align: bool = False
     """Turn each volume upright: the columns along the normal of the midsagittal plane, the slices across it."""

@@ -65,7 +65,8 @@ class EarStore:
         np.save(whole, np.ascontiguousarray(volume, np.int16), allow_pickle=False)
         with atomic(npy) as file:
             file.write(whole.getbuffer())
-        write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": sha256(npy), **facts})
+        digest = hashlib.sha256(whole.getbuffer()).hexdigest()
+        write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": digest, **facts})
 
     def is_sound(self, exam_id: str, side: Side) -> bool:
         """Whether an ear can be read whole and is, bit for bit, what was written."""
