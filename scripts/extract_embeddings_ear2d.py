@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     trained, data = open_checkpoint(args, kind=EAR2D)
     store = trained.store(data)
     sources = find_ears(data, store, None, (args.split,))
-    dataset = sources.dataset(store, args.split)
+    dataset = sources.dataset(store, args.split, sources.placement(store, trained.arithmetic.device))
     if dataset is None:
         raise UserError(f"--split {args.split}: {data.splits_root} --pct {data.pct} has no labelled ears there")
     ears = dataset.ears_in_order

@@ -16,7 +16,7 @@ from medical_fenlei.vocabulary import SIDES, Side
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    add_checkpoint_flags(parser, leave_out=("splits_root", "pct", "limit"))
+    add_checkpoint_flags(parser, leave_out=("splits_root", "pct", "limit", "data_on", "read_workers"))
     parser.add_argument("--exam-id", required=True, help="the exam")
     parser.add_argument("--side", choices=SIDES, required=True, help="of the patient")
     parser.add_argument("--top", type=int, default=5, help="slices to show (default: 5)")

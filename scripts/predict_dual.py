@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.analysis.by_exam import ears_of, side_by_side
     from medical_fenlei.analysis.evaluate import table_of
     from medical_fenlei.data.dataset import EarDataset, group_by_exam
+    from medical_fenlei.data.homes import Placement
     from medical_fenlei.data.sources import prepare_missing
     from medical_fenlei.ears.build import missing_ears
     from medical_fenlei.errors import UserError
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     ears = ears.drop(missing_ears(store, ears).index)
     if ears.empty:
         raise UserError(f"--index-csv {args.index_csv}: no ear of its {len(exams)} exams could be prepared")
-    predictions = trained.predict(EarDataset(store, ears, group_by_exam(ears)), batch_size=args.batch_size)
+    placement = Placement.choose(data, store, trained.arithmetic.device, ears=len(ears))
+    predictions = trained.predict(EarDataset(store, ears, group_by_exam(ears), placement), batch_size=args.batch_size)
     tables.DUAL_PREDICTIONS.write(args.out_csv, side_by_side(exams, predictions, trained.task))
     called = [f"{(predictions.y_pred == c).sum()} {name}" for c, name in enumerate(trained.task.class_names)]
     cli.say(f"{trained.task.name}: {len(exams)} exams, {len(predictions)} ears, predicted {', '.join(called)}")

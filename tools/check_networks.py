@@ -61,7 +61,7 @@ def check(config: RunConfig, arithmetic: "Arithmetic") -> dict[str, Any]:
 
     seed_everything(config.training.seed, arithmetic.device)
     outputs = find_task(config.data.label_task).outputs
-    model = build_model(config.model, shape=config.ears.shape, outputs=outputs).to(arithmetic.device)
+    model = build_model(config.model, shape=config.input_shape, outputs=outputs).to(arithmetic.device)
     volume = torch.randint(-1000, 2000, (EARS, *config.ears.shape), dtype=torch.int16).to(arithmetic.device)
     began = time.monotonic()
     step(model, volume, config)

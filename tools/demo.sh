@@ -32,7 +32,7 @@ step build_manifest_ears.py --index-csv artifacts/dataset_index.csv --out-csv ar
 step make_splits_dual.py --index-csv artifacts/dataset_index.csv --out-dir $splits \
     --manifest-csv artifacts/manifest_ears.csv --patient-split --val-ratio 0.4
 step check_patient_leakage.py --manifest-csv artifacts/manifest_ears.csv
-step build_cache_ears.py --splits-root $splits --pct 100 --num-slices 16 --image-size 96 --crop-mm 64 --sampling even
+step build_cache_ears.py --splits-root $splits --pct 100 --num-slices 16 --image-size 96 --crop-mm 64 --sampling roi
 step train_ear2d.py --splits-root $splits --pct 100 --label-task normal_vs_abnormal --backbone resnet10t \
     --batch-size 8 --epochs 16 --seed "$seed" --output-dir "$run"
 step eval_ear2d.py --checkpoint "$run/checkpoints/best.pt"

@@ -1,4 +1,5 @@
 """A class activation map is that of the formula, on the slices that matter, for the class that was asked for."""
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,17 +16,17 @@ from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_task
-from medical_fenlei.training.config import EAR_ROUTE, ModelConfig
+from medical_fenlei.training.config import EAR_ROUTE, AugmentConfig, ModelConfig
 from medical_fenlei.training.device import Arithmetic
 
 CPU = Arithmetic(torch.device("cpu"), torch.float32)
 
 
-def trained(task="normal_vs_abnormal", backbone="resnet10t", size=64, pooling="attention", seed=0):
+def trained(task="normal_vs_abnormal", backbone="resnet10t", size=64, pooling="attention", seed=0, **options):
     torch.manual_seed(seed)
-    config = ModelConfig(backbone=backbone, pooling=pooling)
-    model = build_model(config, shape=(6, size, size), outputs=find_task(task).outputs).eval()
-    return Trained(SimpleNamespace(config=EAR_ROUTE), Run(Path("none")), find_task(task), model, CPU)
+    config, augment = ModelConfig(backbone=backbone, pooling=pooling), AugmentConfig(**options)
+    model = build_model(config, shape=(6, augment.channels, size, size), outputs=find_task(task).outputs).eval()
+    return Trained(SimpleNamespace(config=replace(EAR_ROUTE, augment=augment)), Run(Path("none")), find_task(task), model, CPU)
 
 
 def ear(size=64, seed=0):
@@ -101,6 +102,27 @@ def test_a_network_that_sees_brightness_points_at_what_is_bright(method):
     assert 10 <= row < 20 and 40 <= column < 50 and found.heat[0][30:, :30].max() == 0
     against = explain(known, volume, target="normal", method="gradcam", top=6)
     assert against.heat.max() == 0                               # nothing that is bright speaks for normal
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean"])
+def test_an_ear_seen_in_blocks_is_explained_as_the_mean_of_its_blocks_each_by_itself(pooling):
+    known, volume = trained(pooling=pooling, windows=("soft", "bone"), slice_context=1, model_slices=4), ear()
+    found = explain(known, volume, target="abnormal", top=6)
+    whole = replace(known, checkpoint=SimpleNamespace(config=replace(
+        known.config, augment=replace(known.config.augment, model_slices=None))))
+    heat, weight, seen, logits = np.zeros((6, 64, 64)), np.zeros(6), np.zeros(6), []
+    for start in (0, 2):
+        part = explain(whole, volume[start:start + 4], target="abnormal", top=4)
+        heat[start + part.slices] += part.heat
+        weight[start + part.slices] += part.weights
+        seen[start:start + 4] += 1
+        logits.append(np.log(part.probability / (1 - part.probability)))
+    weight /= seen
+    weight *= 1 / weight.sum() if pooling == "attention" else 1 / 2              # each block is half of the mean
+    np.testing.assert_allclose(found.weights, weight[found.slices], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.heat, (heat / seen[:, None, None])[found.slices], atol=1e-3)
+    assert found.probability == pytest.approx(1 / (1 + np.exp(-np.mean(logits))), abs=1e-5)
+    np.testing.assert_allclose(found.grey, np.clip((volume[found.slices] + 1000) / 3000, 0, 1), atol=1e-6)
 
 
 def test_looking_leaves_the_network_as_it_was():

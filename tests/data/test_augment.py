@@ -9,8 +9,9 @@ from scipy import ndimage
 from medical_fenlei.data.augment import Draw, augment, draw, window
 from medical_fenlei.training.config import AugmentConfig
 
+CONFIG = AugmentConfig()
 STILL = {"jitter_level": 0, "jitter_width": 0, "rotate_deg": 0, "shift": 0, "scale": 0, "noise": 0, "blur": 0}
-DRAWN = ("level", "width", "angle", "scale", "shift_rows", "shift_columns", "blur", "noise")
+DRAWN = ("level", "width", "angle", "scale", "shift_rows", "shift_columns", "blur", "noise", "place")
 SHAPE = (40, 56)
 """Rows and columns; not a square, so that their exchange shows."""
 
@@ -68,7 +69,7 @@ def test_draws_fill_the_range_that_the_settings_name():
     config = AugmentConfig(wl=400, ww=2000, jitter_level=100, jitter_width=0.3, rotate_deg=20, shift=0.1, scale=0.2, noise=0.05)
     found = drawn_for(config, range(2000))
     ranges = {"level": (300, 500), "width": (1400, 2600), "angle": (-np.pi / 9, np.pi / 9), "scale": (0.8, 1.2),
-              "shift_rows": (-0.1, 0.1), "shift_columns": (-0.1, 0.1), "blur": (0, 0.5), "noise": (0, 0.05)}
+              "shift_rows": (-0.1, 0.1), "shift_columns": (-0.1, 0.1), "blur": (0, 0.5), "noise": (0, 0.05), "place": (0, 1)}
     assert set(ranges) == set(DRAWN)
     for name, (low, high) in ranges.items():
         share = (getattr(found, name).double().numpy() - low) / (high - low)
@@ -80,14 +81,14 @@ def test_draws_fill_the_range_that_the_settings_name():
 
 def test_with_all_strengths_at_zero_augmenting_is_the_window(volume):
     config = AugmentConfig(wl=300, ww=2500, **STILL)
-    found = augment(volume, drawn_for(config, [3, 8]))
+    found = augment(volume, drawn_for(config, [3, 8]), config)
     assert found.shape == (2, 3, 1, *SHAPE) and found.dtype == torch.float32
     torch.testing.assert_close(found, window(volume, config), rtol=0, atol=1e-4)
 
 
 def test_the_window_of_each_ear_is_its_own(volume):
     level, width = torch.tensor([500.0, 200.0]), torch.tensor([3000.0, 1500.0])
-    found = augment(volume, dataclasses.replace(drawn(), level=level, width=width))
+    found = augment(volume, dataclasses.replace(drawn(), level=level, width=width), CONFIG)
     np.testing.assert_allclose(found[0, :, 0], windowed(volume[0]), atol=1e-4)
     np.testing.assert_allclose(found[1, :, 0], windowed(volume[1], 200, 1500), atol=2e-4)
 
@@ -97,7 +98,7 @@ def test_the_window_of_each_ear_is_its_own(volume):
     {"shift_rows": -0.05, "shift_columns": 0.08, "angle": -0.2, "scale": 1.1},
 ], ids=str)
 def test_turning_scaling_and_shifting_equal_scipy_in_the_interior(volume, given):
-    found = augment(volume, drawn(**given))[:, :, 0].numpy()
+    found = augment(volume, drawn(**given), CONFIG)[:, :, 0].numpy()
     angle, scale = given.get("angle", 0), given.get("scale", 1)
     inverse = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
     centre = (np.array(SHAPE) - 1) / 2
@@ -114,10 +115,10 @@ def test_turning_scaling_and_shifting_equal_scipy_in_the_interior(volume, given)
 
 def test_shifting_by_whole_pixels_moves_the_content_and_brings_in_air(volume):
     plain = windowed(volume)
-    down = augment(volume, drawn(shift_rows=4 / SHAPE[0]))[:, :, 0].numpy()
+    down = augment(volume, drawn(shift_rows=4 / SHAPE[0]), CONFIG)[:, :, 0].numpy()
     np.testing.assert_allclose(down[:, :, 4:], plain[:, :, :-4], atol=1e-3)
     np.testing.assert_allclose(down[:, :, :4], -1, atol=1e-3)
-    left = augment(volume, drawn(shift_columns=-5 / SHAPE[1]))[:, :, 0].numpy()
+    left = augment(volume, drawn(shift_columns=-5 / SHAPE[1]), CONFIG)[:, :, 0].numpy()
     np.testing.assert_allclose(left[..., :-5], plain[..., 5:], atol=1e-3)
     np.testing.assert_allclose(left[..., -5:], -1, atol=1e-3)
 
@@ -125,20 +126,20 @@ def test_shifting_by_whole_pixels_moves_the_content_and_brings_in_air(volume):
 def test_a_larger_scale_magnifies():
     hu = torch.full((1, 1, 64, 64), -1000, dtype=torch.int16)
     hu[..., 24:40, 24:40] = 2000
-    bright = {scale: int((augment(hu, drawn(1, scale=scale)) > 0).sum()) for scale in (0.75, 1.0, 1.5)}
+    bright = {scale: int((augment(hu, drawn(1, scale=scale), CONFIG) > 0).sum()) for scale in (0.75, 1.0, 1.5)}
     assert bright == {0.75: 12**2, 1.0: 16**2, 1.5: 24**2}
 
 
 def test_a_quarter_turn_is_that_of_numpy():
     hu = torch.from_numpy(np.random.default_rng(0).integers(-900, 1900, (1, 2, 32, 32)).astype(np.int16))
-    found = augment(hu, drawn(1, angle=np.pi / 2))[0, :, 0].numpy()
+    found = augment(hu, drawn(1, angle=np.pi / 2), CONFIG)[0, :, 0].numpy()
     np.testing.assert_allclose(found, windowed(np.rot90(hu[0].numpy(), -1, axes=(1, 2))), atol=1e-3)
 
 
 def test_the_blur_mixes_in_the_binomial_kernel_of_scipy(volume):
     kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
     for share in (0.4, 1.0):
-        found = augment(volume, drawn(blur=share))[:, :, 0]
+        found = augment(volume, drawn(blur=share), CONFIG)[:, :, 0]
         for ear in range(2):
             for k in range(3):
                 hu = volume[ear, k].double().numpy()
@@ -148,7 +149,7 @@ def test_the_blur_mixes_in_the_binomial_kernel_of_scipy(volume):
 
 def test_all_slices_of_an_ear_share_one_geometry_window_and_blur(volume):
     same = volume[:1, :1].expand(6, 5, -1, -1)
-    found = augment(same, drawn_for(AugmentConfig(noise=0), range(6)))
+    found = augment(same, drawn_for(AugmentConfig(noise=0), range(6)), CONFIG)
     for k in range(1, 5):
         torch.testing.assert_close(found[:, k], found[:, 0], rtol=0, atol=1e-5)
     assert all((found[n] - found[0]).abs().mean() > 0.02 for n in range(1, 6))
@@ -156,25 +157,26 @@ def test_all_slices_of_an_ear_share_one_geometry_window_and_blur(volume):
 
 def test_noise_has_the_deviation_drawn_and_differs_between_samples_and_slices():
     flat = torch.full((3, 4, 64, 64), 500, dtype=torch.int16)
-    found = augment(flat, drawn(3, noise=0.1))[:, :, 0]
+    found = augment(flat, drawn(3, noise=0.1), CONFIG)[:, :, 0]
     assert found.std(dim=(2, 3)).numpy() == pytest.approx(np.full((3, 4), 0.1), rel=0.06)
     assert np.abs(np.corrcoef(found.reshape(12, -1)) - np.eye(12)).max() < 0.08
-    alone = augment(flat[[1]], dataclasses.replace(drawn(1, noise=0.1), noise_seed=(1,)))
+    alone = augment(flat[[1]], dataclasses.replace(drawn(1, noise=0.1), noise_seed=(1,)), CONFIG)
     assert torch.equal(alone[0, :, 0], found[1])
 
 
-def test_an_augmented_ear_does_not_depend_on_its_batch(volume):
-    config, ears = AugmentConfig(), volume[[0, 1, 0]]
-    together = augment(ears, drawn_for(config, [4, 5, 6]))
+@pytest.mark.parametrize("options", [{}, {"windows": ("bone", "soft"), "slice_context": 1, "model_slices": 2}], ids=str)
+def test_an_augmented_ear_does_not_depend_on_its_batch(volume, options):
+    config, ears = AugmentConfig(**options), volume[[0, 1, 0]]
+    together = augment(ears, drawn_for(config, [4, 5, 6]), config)
     for n in range(3):
-        torch.testing.assert_close(augment(ears[[n]], drawn_for(config, [4 + n])), together[[n]], rtol=0, atol=1e-5)
+        torch.testing.assert_close(augment(ears[[n]], drawn_for(config, [4 + n]), config), together[[n]], rtol=0, atol=1e-5)
 
 
 def test_the_ear_is_never_mirrored():
     rows, columns = np.indices((48, 48))
     hu = np.where(np.hypot(rows - 13, columns - 12) < 7, 1500, -300) + 1000 * (np.hypot(rows - 35, columns - 17) < 5)
     plain = windowed(hu)
-    found = augment(torch.from_numpy(hu.astype(np.int16)).expand(60, 1, 48, 48), drawn_for(AugmentConfig(), range(60)))[:, 0, 0]
+    found = augment(torch.from_numpy(hu.astype(np.int16)).expand(60, 1, 48, 48), drawn_for(CONFIG, range(60)), CONFIG)[:, 0, 0]
     for image in found.numpy():
         like = np.corrcoef([image.ravel(), plain.ravel(), plain[:, ::-1].ravel(), plain[::-1].ravel()])[0, 1:]
         assert like[0] > max(like[1:]) + 0.1
@@ -182,6 +184,6 @@ def test_the_ear_is_never_mirrored():
 
 def test_augmenting_leaves_the_batch_as_it_was(volume):
     before = volume.clone()
-    augment(volume, drawn_for(AugmentConfig(), [0, 1]))
+    augment(volume, drawn_for(CONFIG, [0, 1]), CONFIG)
     window(volume, AugmentConfig())
     assert torch.equal(volume, before)

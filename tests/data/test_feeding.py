@@ -1,12 +1,12 @@
-"""Which samples an epoch sees, in which batches, and that memory and memory map give the same."""
+"""Which samples an epoch sees, in which batches, and that they are the same wherever the ears live."""
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from medical_fenlei.data import dataset
 from medical_fenlei.data.dataset import ABSENT, EarDataset
-from medical_fenlei.data.loaders import batches, cut, training_order
+from medical_fenlei.data.homes import Placement
+from medical_fenlei.data.loaders import cut, training_order
 from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
@@ -105,17 +105,16 @@ def stored(tmp_path):
     return store, pd.DataFrame(rows, index=100 + 3 * np.arange(2 * EXAMS)), volumes.reshape(-1, 3, 8, 8)
 
 
-@pytest.fixture(params=[True, False], ids=["from_memory", "through_the_map"])
-def in_memory(request, monkeypatch):
-    monkeypatch.setattr(dataset, "MEMORY_SHARE", 1.0 if request.param else 0.0)
-    return request.param
+@pytest.fixture(params=["device", "memory", "disk"])
+def on(request):
+    return Placement(request.param, CPU, readers=3, nbytes=0)
 
 
-def test_a_sample_is_its_ear_with_its_code_and_its_row(stored, in_memory):
+def test_a_sample_is_its_ear_with_its_code_and_its_row(stored, on):
     store, ears, volumes = stored
-    found = EarDataset(store, ears)
+    found = EarDataset(store, ears, placement=on)
     batch = found.batch(np.array([7, 0, 7, 11]))
-    assert found.in_memory == in_memory and len(found) == 12 and found.shape == (3, 8, 8)
+    assert len(found) == 12 and found.shape == (3, 8, 8)
     np.testing.assert_array_equal(batch.volume[:, 0], volumes[[7, 0, 7, 11]])
     assert batch.volume.shape == (4, 1, 3, 8, 8) and batch.volume.dtype == torch.int16
     assert batch.code.tolist() == [[0], [0], [0], [4]] and batch.code.dtype == torch.int8
@@ -123,9 +122,9 @@ def test_a_sample_is_its_ear_with_its_code_and_its_row(stored, in_memory):
     assert batch.row.tolist() == [121, 100, 121, 133] and batch.row.dtype == torch.int64
 
 
-def test_an_absent_ear_is_zero_has_no_label_and_is_not_present(stored, in_memory):
+def test_an_absent_ear_is_zero_has_no_label_and_is_not_present(stored, on):
     store, ears, volumes = stored
-    found = EarDataset(store, ears, [[0, 1], [ABSENT, 9], [4, ABSENT], [2, 3]])
+    found = EarDataset(store, ears, [[0, 1], [ABSENT, 9], [4, ABSENT], [2, 3]], on)
     batch = found.batch(np.array([1, 0, 2]))
     assert batch.present.tolist() == [[False, True], [True, True], [True, False]]
     assert not batch.volume[0, 0].any() and not batch.volume[2, 1].any()
@@ -135,19 +134,19 @@ def test_an_absent_ear_is_zero_has_no_label_and_is_not_present(stored, in_memory
     assert found.ears_in_order.index.tolist() == [100, 103, 127, 112, 106, 109]
 
 
-def test_batches_come_in_order_with_every_sample(stored, in_memory):
+def test_batches_come_in_order_with_every_sample(stored, on):
     store, ears, volumes = stored
     order = rng(3).permutation(np.tile(np.arange(12), 5))
     for size in (1, 5, 60):
-        found = list(batches(EarDataset(store, ears), cut(order, size), CPU))
+        found = list(EarDataset(store, ears, placement=on).batches(cut(order, size), CPU))
         assert len(found) == -(-60 // size)
         np.testing.assert_array_equal(torch.cat([batch.volume[:, 0] for batch in found]), volumes[order])
         assert torch.cat([batch.row for batch in found]).tolist() == ears.index[order].tolist()
 
 
-def test_a_batch_that_is_changed_leaves_the_set_alone(stored, in_memory):
+def test_a_batch_that_is_changed_leaves_the_set_alone(stored, on):
     store, ears, volumes = stored
-    found = EarDataset(store, ears)
+    found = EarDataset(store, ears, placement=on)
     found.batch(np.arange(12)).volume.zero_()
     found.batch(np.array([3])).code.zero_()
     again = found.batch(np.arange(12))
@@ -155,23 +154,23 @@ def test_a_batch_that_is_changed_leaves_the_set_alone(stored, in_memory):
     assert again.code[3].item() == 3
 
 
-def test_feeding_that_is_stopped_early_ends_and_an_error_in_it_comes_through(stored, in_memory):
+def test_feeding_that_is_stopped_early_ends_and_an_error_in_it_comes_through(stored, on):
     store, ears, _ = stored
-    found = EarDataset(store, ears)
-    feed = batches(found, cut(np.arange(12), 2), CPU)
+    found = EarDataset(store, ears, placement=on)
+    feed = found.batches(cut(np.arange(12), 2), CPU)
     assert next(feed).row.tolist() == [100, 103]
     feed.close()
     with pytest.raises(IndexError):
-        list(batches(found, [np.array([0]), np.array([99])], CPU))
+        list(found.batches([np.array([0]), np.array([99])], CPU))
 
 
-def test_an_ear_that_the_cache_lacks_or_holds_in_another_size_is_refused(stored, in_memory):
+def test_an_ear_that_the_cache_lacks_or_holds_in_another_size_is_refused(stored, on):
     store, ears, _ = stored
     with pytest.raises(UserError, match=r"x9_left\.npy"):
-        EarDataset(store, pd.concat([ears, pd.DataFrame([{"exam_id": "x9", "side": "left", "label_code": 1}])]))
+        EarDataset(store, pd.concat([ears, pd.DataFrame([{"exam_id": "x9", "side": "left", "label_code": 1}])]), placement=on)
     store.write("x0", Side.LEFT, np.zeros((3, 8, 9), np.int16), {})
     with pytest.raises(UserError, match=r"x0_left\.npy.*expected int16 \(3, 8, 8\)"):
-        EarDataset(store, ears)
+        EarDataset(store, ears, placement=on)
 
 
 @pytest.mark.parametrize("groups", [[[0, 12]], [[ABSENT, ABSENT]], [[0, 1], [ABSENT, ABSENT]]])

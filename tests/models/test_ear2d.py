@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import adapt_input_conv
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
@@ -27,9 +28,9 @@ def slices():
     return torch.randn(N, K, D)
 
 
-def ear2d(pooling="attention", *, backbone="test_resnet", outputs=1, size=32, **options):
+def ear2d(pooling="attention", *, backbone="test_resnet", outputs=1, size=32, channels=1, **options):
     config = ModelConfig(backbone=backbone, pooling=pooling, **options)
-    return build_model(config, shape=(4, size, size), outputs=outputs).eval()
+    return build_model(config, shape=(4, channels, size, size), outputs=outputs).eval()
 
 
 @torch.no_grad()
@@ -80,9 +81,10 @@ def test_only_the_transformer_depends_on_the_order_of_slices(name):
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_efficientnet"])
-@pytest.mark.parametrize("outputs", [1, 6])
-def test_an_ear_is_its_slices_encoded_one_by_one(backbone, outputs):
-    model, volume = ear2d("mean", backbone=backbone, outputs=outputs), torch.randn(2, 4, 1, 32, 32)
+@pytest.mark.parametrize(("outputs", "channels"), [(1, 1), (6, 1), (1, 6)])
+def test_an_ear_is_its_slices_encoded_one_by_one(backbone, outputs, channels):
+    model = ear2d("mean", backbone=backbone, outputs=outputs, channels=channels)
+    volume = torch.randn(2, 4, channels, 32, 32)
     found = outcome(model, volume)
     with torch.no_grad():
         expected = torch.stack([sum(model.backbone(volume[n, k][None])[0] for k in range(4)) / 4 for n in range(2)])
@@ -156,15 +158,46 @@ def test_weights_for_three_channels_see_a_grey_picture_as_before(form, tmp_path)
     torch.testing.assert_close(outcome(grey.eval(), picture), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 9])
+def test_weights_for_three_channels_are_fitted_as_timm_fits_published_ones(channels, tmp_path):
+    colour = three_channels().state_dict()
+    torch.save(colour, tmp_path / "w.pt")
+    own, _ = build_backbone("test_resnet", channels=channels, image_size=32, pretrained=False)
+    load_weights(own, tmp_path / "w.pt", flag="--backbone-weights", channels=channels)
+    expected = adapt_input_conv(channels, colour["conv1.0.weight"].clone())
+    torch.testing.assert_close(own.state_dict()["conv1.0.weight"], expected)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 6])
+def test_weights_for_one_channel_see_a_picture_in_all_channels_as_before(channels, tmp_path):
+    grey, _ = build_backbone("test_resnet", image_size=32, pretrained=False)
+    torch.save(grey.state_dict(), tmp_path / "w.pt")
+    own, _ = build_backbone("test_resnet", channels=channels, image_size=32, pretrained=False)
+    load_weights(own, tmp_path / "w.pt", flag="--backbone-weights", channels=channels)
+    picture = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(outcome(own.eval(), picture.repeat(1, channels, 1, 1)), outcome(grey.eval(), picture),
+                               rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "of_the_file"), [(1, 6), (6, 2), (2, 6)])
+def test_weights_for_yet_another_number_of_channels_are_refused_and_change_nothing(channels, of_the_file, tmp_path):
+    torch.save(timm.create_model("test_resnet", in_chans=of_the_file, num_classes=0).state_dict(), tmp_path / "w.pt")
+    own, _ = build_backbone("test_resnet", channels=channels, image_size=32, pretrained=False)
+    before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    with pytest.raises(UserError, match=rf"conv1\.0\.weight reads {of_the_file} channels, .* {channels}"):
+        load_weights(own, tmp_path / "w.pt", flag="--backbone-weights", channels=channels)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
+
+
 def test_build_starts_from_the_weights_named_unless_a_checkpoint_follows(tmp_path):
     given = timm.create_model("test_resnet", in_chans=1, num_classes=0).state_dict()
     save_file(given, tmp_path / "w.safetensors")
     started = ear2d(backbone_weights=tmp_path / "w.safetensors").backbone.state_dict()
     torch.testing.assert_close(dict(started), dict(given), rtol=0, atol=0)
     config = ModelConfig(backbone="test_resnet", backbone_weights=tmp_path / "absent.pt")
-    build_model(config, shape=(4, 32, 32), outputs=1, start=False)
+    build_model(config, shape=(4, 1, 32, 32), outputs=1, start=False)
     with pytest.raises(UserError, match="no such file"):
-        build_model(config, shape=(4, 32, 32), outputs=1)
+        build_model(config, shape=(4, 1, 32, 32), outputs=1)
 
 
 def test_tensors_that_fit_are_taken_and_counted_and_the_others_left(tmp_path, caplog):

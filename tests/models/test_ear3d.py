@@ -39,8 +39,8 @@ def seeded():
     torch.manual_seed(0)
 
 
-def build(model, *, shape=SPEC.shape, outputs=6, **options):
-    return build_model(ModelConfig(model=model, **options), shape=shape, outputs=outputs)
+def build(model, *, channels=1, outputs=6, **options):
+    return build_model(ModelConfig(model=model, **options), shape=(16, channels, 32, 32), outputs=outputs)
 
 
 def medicalnet(depth):
@@ -78,7 +78,7 @@ def published(depth):
 @pytest.mark.parametrize("depth", RESNETS)
 def test_a_residual_network_has_the_tensors_of_medicalnet_by_name_and_shape(depth):
     with torch.device("meta"):
-        encoder, features = build_encoder(f"dual_resnet{depth}_3d", shape=SPEC.shape)
+        encoder, features = build_encoder(f"dual_resnet{depth}_3d", shape=(16, 1, 32, 32))
         assert encoder(torch.zeros(2, 1, *SPEC.shape)).shape == (2, features)
     assert {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()} == medicalnet(depth)
 
@@ -112,7 +112,7 @@ def test_a_network_that_took_a_step_predicts_the_same_when_it_is_loaded_again(he
         data=DataConfig(sample="exam", pct=100, cache_dir=here / "cache", label_task="six_class"), ears=SPEC,
         model=ModelConfig(model=model, backbone="test_resnet"), training=TrainConfig(epochs=1, batch_size=8, warmup_epochs=0))
     task = find_task("six_class")
-    network = build_model(config.model, shape=SPEC.shape, outputs=task.outputs)
+    network = build_model(config.model, shape=config.input_shape, outputs=task.outputs)
     before = network.head.weight.detach().clone()
     sources = find_ears(config.data, study[1], task, ("train", "tune"))
     train, tune = (sources.dataset(study[1], name) for name in ("train", "tune"))
@@ -132,10 +132,11 @@ def test_a_network_that_took_a_step_predicts_the_same_when_it_is_loaded_again(he
             np.testing.assert_allclose(found[each], expected[each], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("model", [*SMALLEST, "dual_resnet18_3d"])
-def test_every_weight_of_a_3d_network_learns(model):
-    network = build(model).train()
-    F.cross_entropy(network(torch.rand(2, 16, 1, 32, 32) * 2 - 1).logits, torch.tensor([1, 4])).backward()
+def test_every_weight_of_a_3d_network_learns(model, channels):
+    network = build(model, channels=channels).train()
+    F.cross_entropy(network(torch.rand(2, 16, channels, 32, 32) * 2 - 1).logits, torch.tensor([1, 4])).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None]
     assert not without
     still = [name for name, p in network.named_parameters() if p.ndim > 1 and not p.grad.abs().max() > 0]
@@ -161,7 +162,7 @@ def test_one_ear_does_not_depend_on_the_others_of_its_batch(model):
 
 @pytest.mark.parametrize(("size", "layer"), [((5, 8, 7), 2), ((4, 4, 4), 3), ((1, 3, 2), 4)])
 def test_a_shortcut_without_weights_is_pooling_with_a_kernel_of_one_and_channels_of_zero(size, layer):
-    encoder, _ = build_encoder("dual_resnet18_3d", shape=SPEC.shape)
+    encoder, _ = build_encoder("dual_resnet18_3d", shape=(16, 1, 32, 32))
     shortcut = getattr(encoder, f"layer{layer}")[0].downsample
     channels = 64 * 2 ** (layer - 2)
     one = torch.randn(2, channels, *size, requires_grad=True)
@@ -246,6 +247,14 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path):
     (("--model", "dual_resnet10_3d", "--weights", "absent.pth"), "--weights absent.pth: no such file"),
     (("--model", "dual_resnet99_3d"), "--model"),
     (("--crop-size", 96), "--crop-size"),
+    (("--slice-context", 1), "--slice-context: got 1 with --model dual_resnet10_3d"),
+    (("--slice-context", -1), "--slice-context: got -1, expected at least 0"),
+    (("--windows", "bone,brain"), "--windows: got 'bone,brain', expected some of bone, soft, wide, each once"),
+    (("--windows", "bone,bone"), "--windows: got 'bone,bone'"),
+    (("--windows", ""), "--windows: got ''"),
+    (("--model-slices", 0), "--model-slices: got 0, expected at least 1"),
+    (("--model-slices", 40), "--model-slices: got 40, expected at most the 32 of --num-slices"),
+    (("--model", "dual_vit_3d", "--model-slices", 6), "--model-slices: got 6, dual_vit_3d takes multiples of 4"),
 ])
 def test_what_cannot_be_trained_is_one_line_before_any_data_is_looked_for(tmp_path, monkeypatch, capfd, words, says):
     monkeypatch.chdir(tmp_path)

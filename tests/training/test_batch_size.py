@@ -17,7 +17,7 @@ from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.loop import Trainer
 
 CPU = Arithmetic(torch.device("cpu"), torch.float32)
-SHAPE = (2, 4, 16, 16)
+SHAPE = (2, 4, 1, 16, 16)
 PLENTY = 2**40
 
 
@@ -132,7 +132,7 @@ def test_on_a_gpu_a_tenth_is_left_free_unless_the_bound_was_reached(as_on_a_gpu,
 
 
 def test_when_not_even_one_sample_fits_it_is_out_of_memory(as_on_a_gpu):
-    with pytest.raises(torch.OutOfMemoryError, match=r"\(2, 4, 16, 16\)"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"\(2, 4, 1, 16, 16\)"):
         largest_batch(used(Network(out_of_memory_beyond(1))), SHAPE, as_on_a_gpu, samples=100)
 
 
@@ -199,7 +199,7 @@ def test_a_batch_leaves_four_steps_an_epoch(monkeypatch, samples, bound):
     assert largest_batch(used(Network()), SHAPE, CPU, samples=samples) == bound
 
 
-@pytest.mark.parametrize("larger", [(4, 4, 16, 16), (2, 8, 16, 16), (2, 4, 32, 16), (2, 4, 16, 32)],
+@pytest.mark.parametrize("larger", [(4, 4, 1, 16, 16), (2, 8, 1, 16, 16), (2, 4, 1, 32, 16), (2, 4, 1, 16, 32)],
                          ids=["ears", "slices", "rows", "columns"])
 def test_a_sample_of_twice_the_volume_is_weighed_about_twice(larger):
     network = used(Network())

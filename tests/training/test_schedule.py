@@ -1,9 +1,9 @@
-"""The learning rate over the steps of a run."""
+"""The learning rate over the steps of a run, and the share of ears that its epochs drop."""
 import numpy as np
 import pytest
 import torch
 
-from medical_fenlei.training.schedule import learning_rate
+from medical_fenlei.training.schedule import drop_share, learning_rate
 
 
 def rates(*, steps, warmup, peak=0.01):
@@ -46,3 +46,14 @@ def test_the_last_step_is_nearly_zero_and_beyond_the_end_it_stays_at_zero():
 def test_the_shortest_runs_have_a_positive_rate(steps, warmup):
     found = rates(steps=steps, warmup=warmup)
     assert np.isfinite(found).all() and (found > 0).all() and (found <= 0.01).all()
+
+
+def test_nothing_is_dropped_at_first_then_linearly_up_to_the_share_over_as_many_epochs():
+    found = [drop_share(epoch, share=0.3, warmup=3) for epoch in range(1, 9)]
+    np.testing.assert_allclose(found, [0, 0, 0, 0.1, 0.2, 0.3, 0.3, 0.3])
+    assert found[0] == 0 and found[-1] == 0.3
+
+
+def test_without_a_warm_up_the_share_is_dropped_from_the_first_epoch_and_a_share_of_zero_never():
+    assert [drop_share(epoch, share=0.3, warmup=0) for epoch in (1, 2)] == [0.3, 0.3]
+    assert [drop_share(epoch, share=0.0, warmup=2) for epoch in range(1, 9)] == [0] * 8

@@ -56,7 +56,7 @@ def evaluate(
     """Raises UserError if the split has no such set, or no ear of it takes part in the task."""
     store = trained.store(data)
     sources = find_ears(data, store, trained.task, (set_name,))
-    dataset = sources.dataset(store, set_name)
+    dataset = sources.dataset(store, set_name, sources.placement(store, trained.arithmetic.device))
     if dataset is None:
         raise UserError(f"--split {set_name}: {data.splits_root} --pct {data.pct} has no ears there for {trained.task.name}")
     predictions = trained.predict(dataset, batch_size=batch_size)

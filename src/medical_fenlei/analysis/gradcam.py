@@ -1,5 +1,5 @@
 """Which pixels speak for a class: class activation maps of one ear's slices, through the grad-cam library."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from medical_fenlei.analysis.trained import Trained
-from medical_fenlei.data.augment import window
+from medical_fenlei.data.augment import blocks, window
+from medical_fenlei.data.blocks import block_starts, over_slices
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.ear2d import Ear2d
+from medical_fenlei.training.config import BONE
 
 METHODS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "hirescam": "HiResCAM", "layercam": "LayerCAM",
            "xgradcam": "XGradCAM"}
@@ -40,10 +42,10 @@ class Explanation:
     """`attention`, or where the pooling has none `gradient × features`."""
 
     grey: np.ndarray
-    """float32 (S, H, W), 0 to 1 over the window."""
+    """float32 (S, H, W), 0 to 1 over the bone window."""
 
     heat: np.ndarray
-    """float32 (S, H, W), 0 to 1, each slice by its own maximum."""
+    """float32 (S, H, W), 0 to 1, each slice by its own maximum; where several blocks of slices saw it, the mean."""
 
 
 def explain(
@@ -51,7 +53,8 @@ def explain(
 ) -> Explanation:
     """volume: int16 HU (K, H, W). target: `predicted` or the name of a class of the task. method: one of METHODS.
 
-    Computed in float32. Raises UserError for an unknown class or method, or a backbone whose stages are unknown.
+    A network that sees an ear in B blocks of M slices answers with their mean, whose maps these are. Computed in float32.
+    Raises UserError for an unknown class or method, or a backbone whose stages are unknown.
     """
     model = trained.model
     assert isinstance(model, Ear2d)
@@ -60,26 +63,31 @@ def explain(
         raise UserError(f"--target: got {target!r}, expected predicted or one of {', '.join(names)}")
     if method not in METHODS:
         raise UserError(f"--method: got {method!r}, expected one of {', '.join(METHODS)}")
-    image = window(torch.from_numpy(volume)[None].to(trained.arithmetic.device), trained.config.augment)[0]
+    config, hu = trained.config.augment, torch.from_numpy(volume)[None].to(trained.arithmetic.device)
+    image, starts = torch.cat([*blocks(hu, config)]), block_starts(len(volume), config.model_slices)        # (B, M, C, H, W)
     with torch.enable_grad():
-        vectors = model.backbone(image).detach().requires_grad_()
-        pooled, attention = model.pooling(vectors[None])
-        logits = model.head(pooled)[0]
+        vectors = model.backbone(image.flatten(0, 1)).detach().unflatten(0, image.shape[:2]).requires_grad_()
+        pooled, attention = model.pooling(vectors)
+        logits = model.head(pooled).mean(0)
         logits = torch.stack([-logits[0], logits[0]]) if trained.task.binary else logits
         wanted = int(logits.argmax()) if target == "predicted" else names.index(target)
         if attention is None:
-            weights = (torch.autograd.grad(logits[wanted], vectors)[0] * vectors).sum(1).detach()
+            weights = (torch.autograd.grad(logits[wanted], vectors)[0] * vectors).sum(2).detach()
         else:
-            weights = attention[0].detach()
+            weights = attention.detach()
+    weights = over_slices(weights, starts, len(volume))
+    if attention is not None and len(starts) > 1:
+        weights = weights / weights.sum()
     # of a binary task the two numbers are -l and l, and the class's probability is σ(±l)
     probability = torch.sigmoid(logits[wanted]) if trained.task.binary else logits.softmax(0)[wanted]
     layer, channels = _layer(model.backbone, volume.shape[-1])
-    heat = _maps(model, image, layer, channels, wanted, method)
+    heat = over_slices(_maps(model, image, layer, channels, wanted, method), starts, len(volume)).numpy()
+    grey = (window(hu, replace(config, windows=(BONE,), slice_context=0))[0, :, 0] + 1) / 2
     slices = torch.argsort(weights, descending=True, stable=True)[:top].cpu().numpy()
     return Explanation(
         names[wanted], float(probability.detach()), layer, slices, weights.float().cpu().numpy()[slices],
         "attention" if attention is not None else "gradient × features",
-        ((image[:, 0] + 1) / 2).cpu().numpy()[slices], heat[slices],
+        grey.cpu().numpy()[slices], heat[slices],
     )
 
 
@@ -97,21 +105,21 @@ def _layer(backbone: nn.Module, edge: int) -> tuple[str, int]:
 
 
 class _OneEar(nn.Module):
-    """The slices of one ear as a batch (K, 1, H, W), so that the library maps each of them; K times the same answer."""
+    """The slices of one ear as a batch (B M, C, H, W), so that the library maps each of them; B M times the same answer."""
 
-    def __init__(self, model: Ear2d, *, binary: bool) -> None:
+    def __init__(self, model: Ear2d, times: int, *, binary: bool) -> None:
         super().__init__()
-        self.model, self.binary = model, binary
+        self.model, self.times, self.binary = model, times, binary
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
-        logits = self.model(slices[None]).logits
+        logits = self.model(slices.unflatten(0, (self.times, -1))).logits.mean(0, keepdim=True)
         if self.binary:
             logits = torch.cat([-logits, logits], 1)
         return logits.expand(len(slices), -1)
 
 
-def _maps(model: Ear2d, image: torch.Tensor, layer: str, channels: int, wanted: int, method: str) -> np.ndarray:
-    """float32 (K, H, W) for slices (K, 1, H, W)."""
+def _maps(model: Ear2d, image: torch.Tensor, layer: str, channels: int, wanted: int, method: str) -> torch.Tensor:
+    """float32 (B, M, H, W) for the slices of one ear in blocks (B, M, C, H, W)."""
     import pytorch_grad_cam as library
 
     prefix = getattr(model.backbone, "num_prefix_tokens", 0)
@@ -125,13 +133,14 @@ def _maps(model: Ear2d, image: torch.Tensor, layer: str, channels: int, wanted: 
         return activation if activation.shape[1] == channels else activation.permute(0, 3, 1, 2)
 
     first = iter([lambda logits: logits[wanted]])
-    targets = [next(first, lambda logits: 0 * logits.sum()) for _ in image]    # the ear's logit once, not once a slice
-    wrapped = _OneEar(model, binary=model.head.out_features == 1)
+    slices = image.flatten(0, 1)
+    targets = [next(first, lambda logits: 0 * logits.sum()) for _ in slices]    # the ear's logit once, not once a slice
+    wrapped = _OneEar(model, len(image), binary=model.head.out_features == 1)
     kind = getattr(library, METHODS[method])
     cam = kind(model=wrapped, target_layers=[model.backbone.get_submodule(layer)], reshape_transform=as_maps)
     try:
-        heat: np.ndarray = cam(input_tensor=image, targets=targets)
+        heat: np.ndarray = cam(input_tensor=slices, targets=targets)
     finally:
         cam.activations_and_grads.release()
         model.zero_grad(set_to_none=True)
-    return heat.astype(np.float32)
+    return torch.from_numpy(heat.astype(np.float32)).unflatten(0, image.shape[:2])

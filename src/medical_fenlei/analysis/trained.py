@@ -51,6 +51,6 @@ def open_trained(path: Path, *, kind: str, device: str, precision: str | None = 
     config = checkpoint.config
     task = find_task(config.data.label_task)
     arithmetic = Arithmetic.choose(device, precision or config.training.precision)
-    model = build_model(config.model, shape=config.ears.shape, outputs=task.outputs, start=False)
+    model = build_model(config.model, shape=config.input_shape, outputs=task.outputs, start=False)
     model.load_state_dict(checkpoint.weights)
     return Trained(checkpoint, Run.of_checkpoint(path), task, model.to(arithmetic.device).eval(), arithmetic)

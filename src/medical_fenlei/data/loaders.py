@@ -1,16 +1,14 @@
-"""In which order samples are seen, and how they reach the device while the step before them is computed."""
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+"""In which order samples are seen, and how long the network waits for them."""
+import time
+from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from medical_fenlei.data.dataset import Batch, EarDataset
 from medical_fenlei.tasks import OUTSIDE
 
-READERS = 4
-"""Threads that read batches ahead where the set is not in memory."""
+T = TypeVar("T")
 
 
 def training_order(targets: np.ndarray, *, balanced: bool, rng: np.random.Generator) -> np.ndarray:
@@ -37,18 +35,38 @@ def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.array_split(order, -(-len(order) // batch_size)) if len(order) else []
 
 
-def batches(dataset: EarDataset, cuts: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
-    """The batches on the device, in order, each assembled by a thread while those before it are used."""
-    readers = 1 if dataset.in_memory else READERS
-    with ThreadPoolExecutor(readers, thread_name_prefix="batches") as pool:
-        ahead: deque[Future[Batch]] = deque()
-        try:
-            for samples in cuts:
-                ahead.append(pool.submit(lambda samples: dataset.batch(samples).to(device), samples))
-                if len(ahead) > readers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+class Waiting:
+    """How long the network waits for its data.
+
+    On a GPU that is not how long the loop waits, which runs ahead of it, but how long the network's stream lies idle: from the
+    end of the work before until the batch is there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._seconds = 0.0
+        self._idle: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def over(self, feed: Iterator[T]) -> Iterator[T]:
+        """The same items, timed."""
+        while True:
+            began, mark = time.monotonic(), self._mark()
+            try:
+                item = next(feed)
+            except StopIteration:
+                return
+            if mark is not None and (there := self._mark()) is not None:
+                self._idle.append((mark, there))
+            else:
+                self._seconds += time.monotonic() - began
+            yield item
+
+    def _mark(self) -> torch.cuda.Event | None:
+        return self._stream.record_event(torch.cuda.Event(enable_timing=True)) if self._stream else None
+
+    @property
+    def seconds(self) -> float:
+        """So far; waits for the GPU."""
+        if self._idle:
+            self._idle[-1][1].synchronize()
+        return self._seconds + sum(began.elapsed_time(there) for began, there in self._idle) / 1000

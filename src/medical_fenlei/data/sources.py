@@ -3,9 +3,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 
 from medical_fenlei import cli, tables
 from medical_fenlei.data.dataset import EarDataset, group_by_exam
+from medical_fenlei.data.homes import Placement
 from medical_fenlei.ears.build import fill_store, missing_ears
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
@@ -28,15 +30,19 @@ class Sources:
     hashes: dict[str, str | None]
     """What the run depends on: SHA-256 of each CSV, the cache's key."""
 
-    sample: str
-    """What a sample is: `ear` or `exam`."""
+    data: DataConfig
+    """By which they were found."""
 
-    def dataset(self, store: EarStore, name: str) -> EarDataset | None:
+    def placement(self, store: EarStore, device: torch.device) -> Placement:
+        """Where all sets together live, for a network on this device. Raises UserError if they do not fit."""
+        return Placement.choose(self.data, store, device, ears=sum(map(len, self.ears.values())))
+
+    def dataset(self, store: EarStore, name: str, placement: Placement | None = None) -> EarDataset | None:
         """The samples of a set; None where it has no ear."""
         ears = self.ears.get(name)
         if ears is None or ears.empty:
             return None
-        return EarDataset(store, ears, group_by_exam(ears) if self.sample == "exam" else None)
+        return EarDataset(store, ears, group_by_exam(ears) if self.data.sample == "exam" else None, placement)
 
 
 def find_ears(data: DataConfig, store: EarStore, task: Task | None, sets: Sequence[str]) -> Sources:
@@ -56,7 +62,7 @@ def find_ears(data: DataConfig, store: EarStore, task: Task | None, sets: Sequen
     csvs = {"manifest": data.manifest_csv, **{name: split.folder / f"{name}.csv" for name in split.sets},
             "cache_index": store.folder / "index.csv"}
     hashes = {name: sha256(path) if path.is_file() else None for name, path in csvs.items()}
-    return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data.sample)
+    return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data)
 
 
 def _first(ears: pd.DataFrame, data: DataConfig) -> pd.DataFrame:

@@ -40,17 +40,24 @@ class EarStore:
         stem = self._stem(exam_id, side)
         return Path(f"{stem}.json").is_file() and Path(f"{stem}.npy").is_file()
 
-    def read(self, exam_id: str, side: Side) -> np.ndarray:
+    def read(self, exam_id: str, side: Side) -> np.memmap:
         """int16 HU (K, H, W), a read-only memory map. Raises UserError if the file is not what the spec says."""
         path = Path(f"{self._stem(exam_id, side)}.npy")
         try:
-            volume = np.load(path, mmap_mode="r", allow_pickle=False)
+            volume: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({type(error).__name__}); remove it and build the cache again") from None
         expected = self.spec.shape
-        if volume.shape != expected or volume.dtype != np.int16:
-            raise UserError(f"{path}: got {volume.dtype} {volume.shape}, expected int16 {expected}; remove it and build again")
+        if volume.shape != expected or volume.dtype != np.int16 or not volume.flags.c_contiguous:
+            order = "" if volume.flags.c_contiguous else " in Fortran order"
+            raise UserError(f"{path}: got {volume.dtype} {volume.shape}{order}, expected int16 {expected}; "
+                            "remove it and build again")
         return volume
+
+    def locate(self, exam_id: str, side: Side) -> tuple[str, int]:
+        """The file of an ear, and where in it the values begin (int16, C order). Raises UserError as `read` does."""
+        volume = self.read(exam_id, side)
+        return str(volume.filename), int(volume.offset)
 
     def read_facts(self, exam_id: str, side: Side) -> dict[str, Any]:
         """What stands beside a volume: series, affine_lps, slice_files, how sure the place is."""

@@ -155,18 +155,20 @@ def _train(run: "Run", config: RunConfig, *, resumed: bool) -> Done:
     plan, task = config.training, find_task(config.data.label_task)
     arithmetic = Arithmetic.choose(plan.device, plan.precision)
     seed_everything(plan.seed, arithmetic.device)
-    model = build_model(config.model, shape=config.ears.shape, outputs=task.outputs).to(arithmetic.device)
+    model = build_model(config.model, shape=config.input_shape, outputs=task.outputs).to(arithmetic.device)
 
     store = EarStore(config.data.cache_dir, config.ears)
     sources = find_ears(config.data, store, task, ("train", "tune"))
-    train, tune = sources.dataset(store, "train"), sources.dataset(store, "tune")
+    placement = sources.placement(store, arithmetic.device)
+    train, tune = (sources.dataset(store, name, placement) for name in ("train", "tune"))
+    LOG.info("%s", placement)
     if train is None or len({*task.targets(train.code[train.present])}) < 2:
         raise UserError(f"--label-task {task.name}: the training set of {config.data.splits_root} --pct {config.data.pct} "
                         "holds ears of fewer than two classes")
     if not resumed:
         if plan.auto_batch:
             ears = train.groups.shape[1]
-            found = largest_batch(model, (ears, *train.shape), arithmetic, samples=len(train))
+            found = largest_batch(model, (ears, *config.input_shape), arithmetic, samples=len(train))
             config = replace(config, training=replace(plan, batch_size=found))
         run.write_config(settings.to_json(config), {"data": sources.hashes, "versions": versions()})
     trainer = Trainer(config, run, model, arithmetic, train, tune)

@@ -8,8 +8,8 @@ from medical_fenlei.models.weights import load_weights
 from medical_fenlei.training.config import SLICE_ATTENTION, ModelConfig
 
 
-def build_model(config: ModelConfig, *, shape: tuple[int, int, int], outputs: int, start: bool = True) -> nn.Module:
-    """The network for ears of shape (K, H, W), one of models/: (N, K, 1, H, W) to `Output`.
+def build_model(config: ModelConfig, *, shape: tuple[int, int, int, int], outputs: int, start: bool = True) -> nn.Module:
+    """The network for ears of shape (K, C, H, W), one of models/: (N, K, C, H, W) to `Output`.
 
     It holds the weights it starts from; `start=False` leaves published weights aside, for those of a checkpoint. Random ones
     come from torch's global generator. Nothing is fetched unless `config.pretrained` and `start`. Raises UserError if the
@@ -20,10 +20,11 @@ def build_model(config: ModelConfig, *, shape: tuple[int, int, int], outputs: in
 
         encoder, features = build_encoder(config.model, shape=shape)
         if config.weights and start:
-            load_weights(encoder, config.weights, flag="--weights")
+            load_weights(encoder, config.weights, flag="--weights", channels=shape[1])
         return Ear3d(encoder, features, dropout=config.dropout, outputs=outputs)
-    backbone, features = build_backbone(config.backbone, image_size=shape[-1], pretrained=config.pretrained and start)
+    backbone, features = build_backbone(config.backbone, channels=shape[1], image_size=shape[-1],
+                                        pretrained=config.pretrained and start)
     if config.backbone_weights and start:
-        load_weights(backbone, config.backbone_weights, flag="--backbone-weights")
+        load_weights(backbone, config.backbone_weights, flag="--backbone-weights", channels=shape[1])
     model = Ear2d(backbone, features, pooling=config.pooling, dropout=config.dropout, outputs=outputs)
     return model.to(memory_format=torch.channels_last)

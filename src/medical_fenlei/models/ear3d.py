@@ -40,16 +40,17 @@ class Ear3d(nn.Module):
             return Output(self.head(self.dropout(embedding)), embedding, None)
 
 
-def build_encoder(model: str, *, shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
-    """The encoder (N, 1, K, H, W) → (N, D) of this name for volumes of shape (K, H, W), and D."""
+def build_encoder(model: str, *, shape: tuple[int, int, int, int]) -> tuple[nn.Module, int]:
+    """The encoder (N, C, K, H, W) → (N, D) of this name for volumes of shape (K, C, H, W), and D."""
+    slices, channels, *edges = shape
     if model == "dual_unet_3d":
-        return _PooledUNet(), UNET_FEATURES
+        return _PooledUNet(channels), UNET_FEATURES
     if model == "dual_vit_3d":
-        return _PooledViT(shape, SIZE_STEP[model]), VIT_WIDTH
+        return _PooledViT(channels, (slices, *edges), SIZE_STEP[model]), VIT_WIDTH
     resnet = re.fullmatch(r"dual_(resnet\d+)_3d", model)
     assert resnet
     block, layers, shortcut, bias, _ = resnet_params[resnet[1]]
-    return _ResNet(block, layers, shortcut, bias), get_inplanes()[-1] * (4 if block == "bottleneck" else 1)
+    return _ResNet(channels, block, layers, shortcut, bias), get_inplanes()[-1] * (4 if block == "bottleneck" else 1)
 
 
 class _ResNet(ResNet):
@@ -58,8 +59,8 @@ class _ResNet(ResNet):
     The first convolution keeps all slices and halves rows and columns: slices lie several times farther apart than pixels.
     """
 
-    def __init__(self, block: str, layers: list[int], shortcut: str, bias: bool) -> None:
-        super().__init__(block, layers, get_inplanes(), n_input_channels=1, conv1_t_stride=(1, 2, 2),  # type: ignore[arg-type]
+    def __init__(self, channels: int, block: str, layers: list[int], shortcut: str, bias: bool) -> None:
+        super().__init__(block, layers, get_inplanes(), n_input_channels=channels, conv1_t_stride=(1, 2, 2),  # type: ignore[arg-type]
                          shortcut_type=shortcut, bias_downsample=bias, feed_forward=False)
 
     def _downsample_basic_block(self, x: torch.Tensor, planes: int, stride: int, spatial_dims: int = 3) -> torch.Tensor:
@@ -71,9 +72,9 @@ class _ResNet(ResNet):
 class _PooledUNet(UNet):
     """The mean over the decoded map."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         strides = (2,) * (len(UNET_CHANNELS) - 1)
-        super().__init__(3, 1, UNET_FEATURES, UNET_CHANNELS, strides, num_res_units=2, norm="batch")
+        super().__init__(3, channels, UNET_FEATURES, UNET_CHANNELS, strides, num_res_units=2, norm="batch")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).float().mean((2, 3, 4))
@@ -82,8 +83,8 @@ class _PooledUNet(UNet):
 class _PooledViT(ViT):
     """The mean over the patches."""
 
-    def __init__(self, shape: tuple[int, int, int], patch: tuple[int, int]) -> None:
-        super().__init__(1, shape, (patch[0], patch[1], patch[1]), VIT_WIDTH, 4 * VIT_WIDTH, VIT_LAYERS, VIT_HEADS)
+    def __init__(self, channels: int, shape: tuple[int, ...], patch: tuple[int, int]) -> None:
+        super().__init__(channels, shape, (patch[0], patch[1], patch[1]), VIT_WIDTH, 4 * VIT_WIDTH, VIT_LAYERS, VIT_HEADS)
         for block in self.blocks:
             block.norm_cross_attn = nn.Identity()                # made by the library, and used by nothing
 

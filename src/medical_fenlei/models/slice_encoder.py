@@ -9,15 +9,16 @@ from torch import nn
 from medical_fenlei.errors import UserError
 
 
-def build_backbone(name: str, *, image_size: int, pretrained: bool) -> tuple[nn.Module, int]:
-    """The backbone for slices (N, 1, image_size, image_size) and the number of its features.
+def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained: bool) -> tuple[nn.Module, int]:
+    """The backbone for slices (N, channels, image_size, image_size) and the number of its features.
 
-    Raises UserError: unknown name, a size it cannot take, no published weights.
+    Published weights for three channels are spread by timm over as many as there are. Raises UserError: unknown name, a size
+    it cannot take, no published weights.
     """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4)
         raise UserError(f"--backbone: timm has no {name!r}" + (f"; near names: {', '.join(near)}" if near else ""))
-    options: dict[str, Any] = {"pretrained": pretrained, "in_chans": 1, "num_classes": 0}
+    options: dict[str, Any] = {"pretrained": pretrained, "in_chans": channels, "num_classes": 0}
     facts = timm.get_pretrained_cfg(name, allow_unregistered=True)
     size: dict[str, Any] = {"img_size": image_size} if facts is not None and facts.fixed_input_size else {}
     try:
@@ -25,7 +26,7 @@ def build_backbone(name: str, *, image_size: int, pretrained: bool) -> tuple[nn.
             backbone = timm.create_model(name, **options, **size)
         except TypeError:                                        # some of fixed size do not take it as an argument
             backbone = timm.create_model(name, **options)
-        features = _count_features(backbone, image_size)
+        features = _count_features(backbone, channels, image_size)
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"--backbone {name}: cannot be used with slices of {image_size} × {image_size}"
@@ -34,9 +35,9 @@ def build_backbone(name: str, *, image_size: int, pretrained: bool) -> tuple[nn.
 
 
 @torch.no_grad()
-def _count_features(backbone: nn.Module, image_size: int) -> int:
+def _count_features(backbone: nn.Module, channels: int, image_size: int) -> int:
     backbone.eval()
-    shape = backbone(torch.zeros(1, 1, image_size, image_size)).shape
+    shape = backbone(torch.zeros(1, channels, image_size, image_size)).shape
     backbone.train()
     if len(shape) != 2:
         raise ValueError(f"gives {tuple(shape)} for a slice, expected one vector")

@@ -16,10 +16,11 @@ NAMED = 6
 """So many of the tensors that did not match are named."""
 
 
-def load_weights(network: nn.Module, path: Path, *, flag: str) -> None:
+def load_weights(network: nn.Module, path: Path, *, flag: str, channels: int = 1) -> None:
     """Fill the network from a .safetensors or .pt file; log how many tensors matched by name and shape, and which did not.
 
-    A first convolution for three input channels is summed to one. Raises UserError if the file cannot be read or nothing fits.
+    channels: those that the network reads. A first convolution of the file for one or three is fitted to them (`_spread`).
+    Raises UserError if the file cannot be read, nothing fits, or it reads yet another number of channels.
     """
     found = _read_weights(path, flag)
     own = network.state_dict()
@@ -28,8 +29,11 @@ def load_weights(network: nn.Module, path: Path, *, flag: str) -> None:
         given = found.get(name)
         if given is None:
             continue
-        if given.ndim == tensor.ndim >= 4 and tensor.shape[1] == 1 and given.shape[1] == 3:
-            given = given.sum(1, keepdim=True)
+        if given.ndim == tensor.ndim >= 4 and tensor.shape[1] == channels and given[:, :1].shape == tensor[:, :1].shape:
+            if given.shape[1] not in (1, 3, channels):
+                raise UserError(f"{flag} {path}: {name} reads {given.shape[1]} channels, this network's {channels} (windows × "
+                                "(2 × slice-context + 1)); weights for 1 or 3 would be fitted")
+            given = _spread(given, channels)
         if given.shape == tensor.shape:
             matched[name] = given
     if not matched:
@@ -41,6 +45,19 @@ def load_weights(network: nn.Module, path: Path, *, flag: str) -> None:
         if names:
             listed = ", ".join(sorted(names)[:NAMED]) + (", …" if len(names) > NAMED else "")
             LOG.info("%d tensors are %s: %s", len(names), what, listed)
+
+
+def _spread(kernel: torch.Tensor, channels: int) -> torch.Tensor:
+    """A kernel (O, I, …) for C channels: shown one picture in all of them it answers as before (where C is 1 or I divides it).
+
+    The rule by which timm adapts its published weights (`adapt_input_conv`): summed to one, else repeated and scaled.
+    """
+    given = kernel.shape[1]
+    if channels == given:
+        return kernel
+    if channels == 1:
+        return kernel.sum(1, keepdim=True)
+    return kernel[:, [channel % given for channel in range(channels)]] * (given / channels)
 
 
 def _read_weights(path: Path, flag: str) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from medical_fenlei.data.dataset import free_memory
+from medical_fenlei.data.homes import free_memory
 from medical_fenlei.training.device import Arithmetic
 
 LARGEST = 256
@@ -30,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def largest_batch(
     model: nn.Module, shape: tuple[int, ...], arithmetic: Arithmetic, *, samples: int
 ) -> int:
-    """How many samples of shape (E, K, H, W) a training step can take, at most samples / STEPS_AN_EPOCH and LARGEST.
+    """How many samples of shape (E, K, C, H, W) a training step can take, at most samples / STEPS_AN_EPOCH and LARGEST.
 
     Weights, buffers (BatchNorm's statistics), gradients, mode and the random state are afterwards what they were. On a GPU
     steps are tried until one runs out of memory; on a CPU, where running out kills the process, the activations of a step are
@@ -62,7 +62,7 @@ def _search(fits: Callable[[int], bool], bound: int) -> int:
 
 def _step(model: nn.Module, shape: tuple[int, ...], arithmetic: Arithmetic) -> None:
     """One step of training on noise, with an optimizer's state beside the weights."""
-    volume = torch.rand(shape[0] * shape[1], shape[2], 1, *shape[3:], device=arithmetic.device)
+    volume = torch.rand(shape[0] * shape[1], *shape[2:], device=arithmetic.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0)
     with arithmetic.autocast():
         logits = model(volume).logits
@@ -94,7 +94,7 @@ def _bytes_a_sample(model: nn.Module, shape: tuple[int, ...], arithmetic: Arithm
             sizes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        volume = torch.rand(samples * shape[0], shape[1], 1, *shape[2:])
+        volume = torch.rand(samples * shape[0], *shape[1:])
         with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor), arithmetic.autocast():
             model(volume)
         return sum(sizes.values())

@@ -47,10 +47,18 @@ class DataConfig:
     num_workers: int = field(default=parallel.default_workers())
     """Processes that prepare ears which the cache lacks."""
 
+    data_on: Literal["auto", "device", "memory", "disk"] = "auto"
+    """Where the ears live: on the accelerator, in host memory, or read from disk; auto takes the first of these in which all
+    sets of the run fit and leave room for the network. On a CPU, device is memory without a thread that works ahead."""
+
+    read_workers: int = 4
+    """Threads that read ears from disk."""
+
     limit: int | None = None
     """Only the first N ears (on the dual route exams) of each set, to try things out."""
 
     def __post_init__(self) -> None:
+        _at_least(self, 1, "read_workers")
         if self.limit is not None:
             _at_least(self, 1, "limit")
 
@@ -95,15 +103,32 @@ class ModelConfig:
                              "its weights come from --weights FILE")
 
 
+BONE = "bone"
+"""The window of --wl and --ww."""
+WINDOWS = {"soft": (40.0, 400.0), "wide": (1000.0, 4000.0)}
+"""Level and width, HU, of the others. soft, the usual one of soft tissue, tells apart what the bone window shows alike: fat
+(-100), fluid (10 to 40), cholesteatoma (43), granulation (86). wide holds all from air to the otic capsule (1750 to 2190)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """The window, and how far training strays from it. Each is drawn once a sample, the same for all its slices."""
+    """What the network sees of an ear, and how far training strays from it. What is drawn is the same for all its slices."""
 
     wl: float = 500.0
     """Window level, HU."""
 
     ww: float = 3000.0
     """Window width, HU."""
+
+    windows: tuple[str, ...] = (BONE,)
+    """Windows of the same voxels, each a channel: bone (--wl, --ww), soft, wide."""
+
+    slice_context: int = 0
+    """So many neighbours on either side of each slice are its channels too (slice_attention)."""
+
+    model_slices: int | None = None
+    """Where given, the network sees only so many neighbouring slices at once: in training a block drawn at random, afterwards
+    the blocks that hold all slices, whose logits are averaged."""
 
     jitter_level: float = 200.0
     """The level moves by up to this much either way, HU."""
@@ -128,10 +153,29 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "ww")
-        _at_least(self, 0, "jitter_level", "jitter_width", "rotate_deg", "shift", "scale", "noise", "blur")
+        _at_least(self, 0, "slice_context", "jitter_level", "jitter_width", "rotate_deg", "shift", "scale", "noise", "blur")
+        if self.model_slices is not None:
+            _at_least(self, 1, "model_slices")
+        known = (BONE, *WINDOWS)
+        if not self.windows or len({*self.windows}) < len(self.windows) or not {*self.windows} <= {*known}:
+            raise ValueError(f"windows: got {','.join(self.windows)!r}, expected some of {', '.join(known)}, each once")
         for name in ("jitter_width", "scale", "blur"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected 0 up to 1")
+
+    @property
+    def channels(self) -> int:
+        """C = windows × (2 neighbours + 1)."""
+        return len(self.windows) * (2 * self.slice_context + 1)
+
+    @property
+    def hu_windows(self) -> list[tuple[float, float]]:
+        """Level and width of each window, HU."""
+        return [WINDOWS.get(name, (self.wl, self.ww)) for name in self.windows]
+
+
+LONG_TAIL = ("class_balanced", "logit_adjusted")
+"""Losses that correct for unequal classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +206,28 @@ class TrainConfig:
     label_smoothing: float = 0.05
     """Targets are pulled this far from 0 and 1."""
 
-    balance: Literal["sampler", "loss", "none"] = "sampler"
-    """Against unequal classes: draw them equally often, or weigh the loss (pos_weight), never both."""
+    balance: Literal["auto", "sampler", "loss", "none"] = "auto"
+    """Against unequal classes: draw them equally often, or weigh the loss (by 1 / frequency), never both; auto is sampler, or
+    none where --loss corrects for the classes itself."""
+
+    loss: Literal["ce", "focal", "class_balanced", "logit_adjusted"] = "ce"
+    """ce is (binary) cross entropy. focal looks at the ears that are hard. For a long tail: class_balanced weighs classes by
+    their effective number, logit_adjusted shifts logits by the classes' frequency."""
+
+    focal_gamma: float = 2.0
+    """Of --loss focal: how little easy ears count; 0 is cross entropy."""
+
+    balanced_beta: float = 0.999
+    """Of --loss class_balanced: 0 weighs classes alike; near 1 by 1 / frequency."""
+
+    adjust_tau: float = 1.0
+    """Of --loss logit_adjusted: the factor of log frequency."""
+
+    drop_high_loss: float = 0.0
+    """Against wrong labels: the share of a batch's ears, those whose label fits least, that is left out of the loss."""
+
+    drop_warmup_epochs: int = 3
+    """So long nothing is dropped, then over as many epochs linearly up to the share."""
 
     early_stop_metric: Literal["auprc", "auroc", "macro_f1", "macro_recall", "accuracy", "loss", "val_loss"] = "auprc"
     """Chooses best.pt and stops; measured on the tune set (val_loss is the loss there)."""
@@ -183,8 +247,20 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs", "batch_size")
         _at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "seed")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label-smoothing: got {self.label_smoothing}, expected 0 up to 0.5")
+        _at_least(self, 0, "focal_gamma", "adjust_tau", "drop_warmup_epochs")
+        for name, end in (("label_smoothing", 0.5), ("drop_high_loss", 0.5), ("balanced_beta", 1)):
+            if not 0 <= getattr(self, name) < end:
+                raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected 0 up to {end}")
+        if self.loss in LONG_TAIL and self.balance in ("sampler", "loss"):
+            raise ValueError(f"loss: {self.loss} and --balance {self.balance} both correct for unequal classes, which would be "
+                             "twice; take --balance none (or auto), or --loss ce")
+
+    @property
+    def balancing(self) -> Literal["sampler", "loss", "none"]:
+        """What `balance` stands for."""
+        if self.balance == "auto":
+            return "none" if self.loss in LONG_TAIL else "sampler"
+        return self.balance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,10 +274,23 @@ class RunConfig:
     training: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        (seen, _, size, _), cached = self.input_shape, self.ears.num_slices
         slices, edge = SIZE_STEP.get(self.model.model, (1, 1))
-        for name, value, step in (("num-slices", self.ears.num_slices, slices), ("image-size", self.ears.image_size, edge)):
+        for name, value, step in ((f"{'model' if self.augment.model_slices else 'num'}-slices", seen, slices),
+                                  ("image-size", size, edge)):
             if value % step:
                 raise ValueError(f"{name}: got {value}, {self.model.model} takes multiples of {step}")
+        if seen > cached:
+            raise ValueError(f"model-slices: got {seen}, expected at most the {cached} of --num-slices")
+        if self.augment.slice_context and self.model.model not in SLICE_ATTENTION:
+            raise ValueError(f"slice-context: got {self.augment.slice_context} with --model {self.model.model}, which sees "
+                             "neighbouring slices as they are; leave it at 0, or take a slice_attention network")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(K, C, H, W) of an ear as the network takes it, K being --model-slices where given."""
+        cached, height, width = self.ears.shape
+        return self.augment.model_slices or cached, self.augment.channels, height, width
 
     @property
     def kind(self) -> str:

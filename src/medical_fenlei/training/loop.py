@@ -6,7 +6,6 @@ best epoch by that measure is kept. Everything random in an epoch follows from (
 """
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from medical_fenlei import settings
 from medical_fenlei.data.augment import augment, draw
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.data.loaders import batches, cut, training_order
+from medical_fenlei.data.loaders import Waiting, cut, training_order
 from medical_fenlei.errors import CheckFailed, UserError
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.predictions import measures_of, report_of, surprise
@@ -28,9 +27,9 @@ from medical_fenlei.tasks import OUTSIDE, Task, find_task
 from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from medical_fenlei.training.config import SLICE_ATTENTION, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.training.device import Arithmetic
-from medical_fenlei.training.losses import TaskLoss, class_weights
+from medical_fenlei.training.losses import training_loss
 from medical_fenlei.training.predict import predict
-from medical_fenlei.training.schedule import learning_rate
+from medical_fenlei.training.schedule import drop_share, learning_rate
 
 FALLING = {"loss", "val_loss"}
 """Measures of which less is better."""
@@ -67,8 +66,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, plan.weight_decay), lr=plan.lr)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.arithmetic.dtype == torch.float16)
         self.targets = self.task.targets(self.train.code)
-        weights = class_weights(self.targets, len(self.task.classes)) if plan.balance == "loss" else None
-        self.loss = TaskLoss([self.task], weights=[weights], smoothing=plan.label_smoothing).to(self.device)
+        self.loss = training_loss(plan, [self.task], self.train.code).to(self.device)
 
     def fit(self) -> Progress:
         """Train to the end, or until the tune set has not improved for `patience` epochs. Raises CheckFailed on a NaN loss."""
@@ -96,22 +94,23 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         plan = self.config.training
         rng = np.random.default_rng([plan.seed, epoch])
-        cuts = cut(training_order(self.targets, balanced=plan.balance == "sampler", rng=rng), plan.batch_size)
+        cuts = cut(training_order(self.targets, balanced=plan.balancing == "sampler", rng=rng), plan.batch_size)
         steps, warmup = plan.epochs * len(cuts), plan.warmup_epochs * len(cuts)
+        drop = drop_share(epoch, share=plan.drop_high_loss, warmup=plan.drop_warmup_epochs)
         torch.manual_seed(int(rng.integers(2**62)))              # for dropout: a run that goes on draws the same
         self.model.train()
-        total, rate, waited = torch.zeros((), device=self.device), 0.0, 0.0
+        total, rate, waiting = torch.zeros((), device=self.device), 0.0, Waiting(self.device)
         bar = tqdm(cuts, desc=f"epoch {epoch}", unit="batch", disable=None, leave=False)
-        feed = _timed(batches(self.train, cuts, self.device))
-        for number, (batch, wait) in enumerate(feed):
+        for number, batch in enumerate(waiting.over(self.train.batches(cuts, self.device))):
             rate = learning_rate((epoch - 1) * len(cuts) + number, steps=steps, warmup=warmup, peak=plan.lr)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            row, ear = np.nonzero(batch.present.cpu().numpy())
-            drawn = draw(self.config.augment, seed=plan.seed, epoch=epoch, row=batch.row.cpu().numpy()[row], ear=ear)
+            row, ear = np.nonzero(batch.present.numpy())
+            drawn = draw(self.config.augment, seed=plan.seed, epoch=epoch, row=batch.row.numpy()[row], ear=ear)
             with self.arithmetic.autocast():
-                output = self.model(augment(batch.volume[batch.present], drawn))
-            loss = self.loss(output.logits, self.loss.targets(batch.code[batch.present]))
+                output = self.model(augment(batch.ears, drawn, self.config.augment))
+            code = batch.code[batch.present].to(self.device, non_blocking=True)
+            loss = self.loss(output.logits, self.loss.targets(code), drop=drop)
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
             self.scaler.unscale_(self.optimizer)
@@ -119,13 +118,12 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             total += loss.detach()
-            waited += wait
             bar.update()
         bar.close()
         mean = float(total) / max(1, len(cuts))
         if not math.isfinite(mean):
             raise CheckFailed(f"epoch {epoch}: the loss is {mean}; a lower --lr or --precision fp32 may help")
-        return {"lr": rate, "train_loss": mean, "waited_s": round(waited, 2)}
+        return {"lr": rate, "train_loss": mean, "waited_s": round(waiting.seconds, 2)}
 
     def _measure_tune(self, epoch: int) -> dict[str, float]:
         """Numbers of the tune set; each class stands in `reports/epoch_<n>.json`."""
@@ -197,17 +195,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
-
-
-def _timed(feed: Iterator[Any]) -> Iterator[tuple[Any, float]]:
-    """Each item, and the seconds that were waited for it."""
-    while True:
-        began = time.monotonic()
-        try:
-            item = next(feed)
-        except StopIteration:
-            return
-        yield item, time.monotonic() - began
 
 
 def _readable(line: dict[str, Any], plan: TrainConfig) -> str:

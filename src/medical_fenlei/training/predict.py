@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from medical_fenlei import tables
-from medical_fenlei.data.augment import window
+from medical_fenlei.data.augment import blocks
+from medical_fenlei.data.blocks import block_starts, over_slices
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.data.loaders import batches, cut
+from medical_fenlei.data.loaders import cut
 from medical_fenlei.metrics.binary import THRESHOLD
 from medical_fenlei.metrics.predictions import class_codes
+from medical_fenlei.models.output import Output
 from medical_fenlei.tasks import Task
 from medical_fenlei.training.config import AugmentConfig
 from medical_fenlei.training.device import Arithmetic
@@ -33,6 +35,24 @@ class Inferred(NamedTuple):
     """float32 (N, K)."""
 
 
+def look(model: nn.Module, volume: torch.Tensor, augment: AugmentConfig) -> Output:
+    """What a network says of ears, int16 HU (N, K, H, W): over the blocks of slices that it is shown, the mean.
+
+    Attention is (N, K): of each slice the mean over the blocks that saw it, scaled to sum to 1.
+    """
+    outputs = [model(block) for block in blocks(volume, augment)]
+    if len(outputs) == 1:
+        whole: Output = outputs[0]
+        return whole
+    logits, embedding, attention = zip(*outputs, strict=True)
+    weight = None
+    if attention[0] is not None:
+        starts = block_starts(volume.shape[1], augment.model_slices)
+        weight = over_slices(torch.stack(attention).transpose(1, 2), starts, volume.shape[1]).T
+        weight = weight / weight.sum(1, keepdim=True)
+    return Output(torch.stack(logits).mean(0), torch.stack(embedding).mean(0), weight)
+
+
 @torch.inference_mode()
 def infer(
     model: nn.Module, dataset: EarDataset, *, augment: AugmentConfig, arithmetic: Arithmetic, batch_size: int
@@ -43,9 +63,9 @@ def infer(
     """
     model.eval()
     outputs = []
-    for batch in batches(dataset, cut(np.arange(len(dataset)), batch_size), arithmetic.device):
+    for batch in dataset.batches(cut(np.arange(len(dataset)), batch_size), arithmetic.device):
         with arithmetic.autocast():
-            outputs.append(model(window(batch.volume[batch.present], augment)))
+            outputs.append(look(model, batch.ears, augment))
     if not outputs:
         raise ValueError("got no ears, expected at least one")
     logits, embedding, attention = zip(*outputs, strict=True)

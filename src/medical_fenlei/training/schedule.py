@@ -1,4 +1,4 @@
-"""The learning rate of a step."""
+"""What changes as training goes on: the learning rate of a step, the share of ears that an epoch drops."""
 import math
 
 
@@ -8,3 +8,10 @@ def learning_rate(step: int, *, steps: int, warmup: float, peak: float) -> float
         return peak * (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1.0, steps - warmup)
     return peak * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def drop_share(epoch: int, *, share: float, warmup: int) -> float:
+    """0 for `warmup` epochs, then linearly up to `share` over as many, for a network fits right labels before wrong ones
+    (Han et al. 2018, the R(T) of co-teaching, after a pause). Epochs count from 1.
+    """
+    return share * min(1.0, max(0, epoch - warmup) / max(1, warmup))
