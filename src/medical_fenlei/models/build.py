@@ -1,14 +1,14 @@
 """From a run's settings to its network."""
 import torch
-from torch import nn
 
 from medical_fenlei.models.ear2d import Ear2d
+from medical_fenlei.models.output import Network
 from medical_fenlei.models.slice_encoder import build_backbone
 from medical_fenlei.models.weights import load_weights
 from medical_fenlei.training.config import SLICE_ATTENTION, ModelConfig
 
 
-def build_model(config: ModelConfig, *, shape: tuple[int, int, int, int], outputs: int, start: bool = True) -> nn.Module:
+def build_model(config: ModelConfig, *, shape: tuple[int, int, int, int], outputs: int, start: bool = True) -> Network:
     """The network for ears of shape (K, C, H, W), one of models/: (N, K, C, H, W) to `Output`.
 
     It holds the weights it starts from; `start=False` leaves published weights aside, for those of a checkpoint. Random ones

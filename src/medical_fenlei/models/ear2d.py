@@ -2,11 +2,11 @@
 import torch
 from torch import nn
 
-from medical_fenlei.models.output import Output
+from medical_fenlei.models.output import Network, Output
 from medical_fenlei.models.pooling import POOLINGS
 
 
-class Ear2d(nn.Module):
+class Ear2d(Network):
     """Slices are folded into the batch for the encoder; pooling and head compute in float32 whatever the encoder does."""
 
     def __init__(self, backbone: nn.Module, features: int, *, pooling: str, dropout: float, outputs: int) -> None:
@@ -15,6 +15,10 @@ class Ear2d(nn.Module):
         self.pooling = POOLINGS[pooling](features)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.pooling.features, outputs)
+
+    @property
+    def trunk(self) -> nn.Module:
+        return self.backbone
 
     def forward(self, volume: torch.Tensor) -> Output:
         """volume: (N, K, C, H, W) in [-1, 1]."""

@@ -8,7 +8,7 @@ from monai.networks.nets.vit import ViT
 from torch import nn
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.models.output import Output
+from medical_fenlei.models.output import Network, Output
 from medical_fenlei.training.config import SIZE_STEP
 
 UNET_CHANNELS = (16, 32, 64, 128, 256)
@@ -17,7 +17,7 @@ VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 384, 12, 6
 """Those of ViT-S (Touvron 2021, arXiv:2012.12877, table 1)."""
 
 
-class Ear3d(nn.Module):
+class Ear3d(Network):
     """The head computes in float32 whatever the encoder does."""
 
     def __init__(self, encoder: nn.Module, features: int, *, dropout: float, outputs: int) -> None:
@@ -25,6 +25,10 @@ class Ear3d(nn.Module):
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, outputs)
+
+    @property
+    def trunk(self) -> nn.Module:
+        return self.encoder
 
     def forward(self, volume: torch.Tensor) -> Output:
         """volume: (N, K, C, H, W) in [-1, 1]."""

@@ -2,6 +2,7 @@
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 
 class Output(NamedTuple):
@@ -15,3 +16,12 @@ class Output(NamedTuple):
 
     attention: torch.Tensor | None
     """float32 (N, K), sums to 1 over the slices; None where the network has none."""
+
+
+class Network(nn.Module):
+    """Of one ear: (N, K, C, H, W) in [-1, 1] to `Output`."""
+
+    @property
+    def trunk(self) -> nn.Module:
+        """What pretrained weights fill; the rest is new to every task."""
+        raise NotImplementedError

@@ -4,6 +4,8 @@ The file is an ordinary one of torch; the checksum is the comment at the end of 
 """
 import hashlib
 import io
+import os
+import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from medical_fenlei import settings
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
+from medical_fenlei.runs import LOG
 from medical_fenlei.training.config import RunConfig
 
 MARK = b"medical_fenlei checkpoint, sha256 "
@@ -50,6 +53,40 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         with atomic(path) as file:
             file.write(body)
             file.write(MARK + digest)
+
+
+def step_back(path: Path, keep: int) -> None:
+    """Before a new `last.pt`: keep the present one as `last-1.pt`, that one as `last-2.pt`, …, `keep` in all.
+
+    `path` itself stays until it is replaced.
+    """
+    names = [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(1, keep))]
+    for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
+        if newer != path and newer.exists():
+            os.replace(newer, older)
+        elif newer.exists():
+            beside = older.with_name(f".{older.name}.part")
+            beside.unlink(missing_ok=True)
+            try:
+                os.link(newer, beside)
+            except OSError:                                      # a file system without links
+                shutil.copyfile(newer, beside)
+            os.replace(beside, older)
+
+
+def read_last(path: Path, keep: int, *, kind: str) -> Checkpoint | None:
+    """The newest of them that is sound; None if there is none at all. Raises UserError if all that there are are damaged."""
+    failure: UserError | None = None
+    for candidate in [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(1, keep))]:
+        if candidate.is_file():
+            try:
+                return read_checkpoint(candidate, kind=kind)
+            except UserError as error:
+                LOG.warning("%s; looking for the one before it", error)
+                failure = error
+    if failure:
+        raise failure
+    return None
 
 
 def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:

@@ -203,6 +203,20 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
 
+    grad_accum: int = 1
+    """Compute each step in so many parts, one after the other: less memory, the same step (but for BatchNorm, which sees the
+    parts). Where memory runs out all the same, parts are halved by themselves."""
+
+    ema: float = 0.0
+    """Keep a running mean of the weights, of which each step replaces 1 - this (0.999, say); it is what is measured and kept
+    as best.pt. 0 for none."""
+
+    freeze_backbone_epochs: int = 0
+    """So long only pooling and head learn, on the network as it came; then all of it. For few ears and pretrained weights."""
+
+    keep_last: int = 2
+    """Checkpoints of the last epochs that are kept: last.pt, last-1.pt, … A damaged one is passed over on --resume."""
+
     label_smoothing: float = 0.05
     """Targets are pulled this far from 0 and 1."""
 
@@ -245,10 +259,10 @@ class TrainConfig:
     """Where to compute."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "epochs", "batch_size")
+        _at_least(self, 1, "epochs", "batch_size", "grad_accum", "keep_last")
         _at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "seed")
-        _at_least(self, 0, "focal_gamma", "adjust_tau", "drop_warmup_epochs")
-        for name, end in (("label_smoothing", 0.5), ("drop_high_loss", 0.5), ("balanced_beta", 1)):
+        _at_least(self, 0, "freeze_backbone_epochs", "focal_gamma", "adjust_tau", "drop_warmup_epochs")
+        for name, end in (("label_smoothing", 0.5), ("drop_high_loss", 0.5), ("balanced_beta", 1), ("ema", 1)):
             if not 0 <= getattr(self, name) < end:
                 raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected 0 up to {end}")
         if self.loss in LONG_TAIL and self.balance in ("sampler", "loss"):

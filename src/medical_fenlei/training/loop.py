@@ -6,7 +6,7 @@ best epoch by that measure is kept. Everything random in an epoch follows from (
 """
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,16 @@ from medical_fenlei.data.loaders import Waiting, cut, training_order
 from medical_fenlei.errors import CheckFailed, UserError
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.predictions import measures_of, report_of, surprise
+from medical_fenlei.models.output import Network
 from medical_fenlei.runs import LOG, Run
 from medical_fenlei.tasks import OUTSIDE, Task, find_task
-from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from medical_fenlei.training.checkpoint import Checkpoint, read_last, step_back, write_checkpoint
 from medical_fenlei.training.config import SLICE_ATTENTION, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.losses import training_loss
 from medical_fenlei.training.predict import predict
 from medical_fenlei.training.schedule import drop_share, learning_rate
+from medical_fenlei.training.step import Stepper, running_mean
 
 FALLING = {"loss", "val_loss"}
 """Measures of which less is better."""
@@ -51,7 +53,7 @@ class Trainer:
 
     config: RunConfig
     run: Run
-    model: nn.Module
+    model: Network
     """With the weights it starts from, on the device of `arithmetic`."""
 
     arithmetic: Arithmetic
@@ -67,6 +69,13 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.arithmetic.dtype == torch.float16)
         self.targets = self.task.targets(self.train.code)
         self.loss = training_loss(plan, [self.task], self.train.code).to(self.device)
+        self.step = Stepper(self.model, self.optimizer, self.scaler, clip_norm=plan.clip_norm, parts=plan.grad_accum,
+                            average=running_mean(self.model, plan.ema))
+
+    @property
+    def measured(self) -> nn.Module:
+        """The network that is measured and kept: the running mean, where there is one."""
+        return self.model if self.step.average is None else self.step.average.module
 
     def fit(self) -> Progress:
         """Train to the end, or until the tune set has not improved for `patience` epochs. Raises CheckFailed on a NaN loss."""
@@ -99,37 +108,40 @@ class Trainer:
         drop = drop_share(epoch, share=plan.drop_high_loss, warmup=plan.drop_warmup_epochs)
         torch.manual_seed(int(rng.integers(2**62)))              # for dropout: a run that goes on draws the same
         self.model.train()
-        total, rate, waiting = torch.zeros((), device=self.device), 0.0, Waiting(self.device)
+        if frozen := epoch <= plan.freeze_backbone_epochs:
+            self.model.trunk.eval()                              # BatchNorm's statistics too stay as they came
+        self.model.trunk.requires_grad_(not frozen)
+        total, taken, rate, waiting = torch.zeros((), device=self.device), 0, 0.0, Waiting(self.device)
         bar = tqdm(cuts, desc=f"epoch {epoch}", unit="batch", disable=None, leave=False)
         for number, batch in enumerate(waiting.over(self.train.batches(cuts, self.device))):
             rate = learning_rate((epoch - 1) * len(cuts) + number, steps=steps, warmup=warmup, peak=plan.lr)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            row, ear = np.nonzero(batch.present.numpy())
-            drawn = draw(self.config.augment, seed=plan.seed, epoch=epoch, row=batch.row.numpy()[row], ear=ear)
-            with self.arithmetic.autocast():
-                output = self.model(augment(batch.ears, drawn, self.config.augment))
-            code = batch.code[batch.present].to(self.device, non_blocking=True)
-            loss = self.loss(output.logits, self.loss.targets(code), drop=drop)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), plan.clip_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            total += loss.detach()
+            place, ear = np.nonzero(batch.present.numpy())
+            row = batch.row.numpy()[place]
+            target = self.loss.targets(batch.code[batch.present].to(self.device, non_blocking=True))
+
+            def sums(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+                """Of the loss of these ears, and of how many targets they have."""
+                drawn = draw(self.config.augment, seed=plan.seed, epoch=epoch, row=row[part], ear=ear[part])     # noqa: B023
+                with self.arithmetic.autocast():
+                    output = self.model(augment(batch.ears[part], drawn, self.config.augment))                   # noqa: B023
+                return self.loss.parts(output.logits, target[part], drop=drop)                                   # noqa: B023
+
+            loss = self.step(len(row), sums, names=lambda: f"manifest rows {sorted(set(row.tolist()))}")         # noqa: B023
+            if bool(loss.isfinite()):
+                total, taken = total + loss, taken + 1
             bar.update()
         bar.close()
-        mean = float(total) / max(1, len(cuts))
-        if not math.isfinite(mean):
-            raise CheckFailed(f"epoch {epoch}: the loss is {mean}; a lower --lr or --precision fp32 may help")
-        return {"lr": rate, "train_loss": mean, "waited_s": round(waiting.seconds, 2)}
+        if not taken:
+            raise CheckFailed(f"epoch {epoch}: no step had a finite loss; a lower --lr or --precision fp32 may help")
+        return {"lr": rate, "train_loss": float(total) / taken, "waited_s": round(waiting.seconds, 2)}
 
     def _measure_tune(self, epoch: int) -> dict[str, float]:
         """Numbers of the tune set; each class stands in `reports/epoch_<n>.json`."""
         if self.tune is None:
             return {}
-        found = predict(self.model, self.tune, self.task, augment=self.config.augment, arithmetic=self.arithmetic,
+        found = predict(self.measured, self.tune, self.task, augment=self.config.augment, arithmetic=self.arithmetic,
                         batch_size=self.config.training.batch_size)
         measured = {name: float(value[0]) for name, value in measures_of(found, self.task)(np.ones((1, len(found)))).items()}
         loss, report = float(surprise(found, self.task).mean()), report_of(found, self.task)
@@ -150,26 +162,33 @@ class Trainer:
         return improved
 
     def _save(self, improved: bool) -> None:
-        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "progress": vars(self.progress)}
-        metric = self.config.training.early_stop_metric if self.tune is not None else ""
-        now = Checkpoint(kind=self.config.kind, config=self.config, weights=self.model.state_dict(), epoch=self.progress.epoch,
-                         metric=metric, value=self.progress.best_value)
+        plan, last = self.config.training, self.run.checkpoint("last")
+        average = None if self.step.average is None else self.step.average.state_dict()
+        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "progress": vars(self.progress),
+                 "average": average, "parts": self.step.parts, "left_out": self.step.left_out}
+        metric = plan.early_stop_metric if self.tune is not None else ""
+        best = Checkpoint(kind=self.config.kind, config=self.config, weights=self.measured.state_dict(),
+                          epoch=self.progress.epoch, metric=metric, value=self.progress.best_value)
         if improved:
-            write_checkpoint(self.run.checkpoint("best"), now)
-        write_checkpoint(self.run.checkpoint("last"), Checkpoint(**{**vars(now), "state": state}))
+            write_checkpoint(self.run.checkpoint("best"), best)
+        step_back(last, plan.keep_last)
+        write_checkpoint(last, replace(best, weights=self.model.state_dict(), state=state))
 
     def go_on(self) -> None:
-        """Take weights and state of `last.pt`, where there is one. Raises UserError if the run had other settings."""
+        """Take weights and state of the last checkpoint, where there is one. Raises UserError if the run had other settings."""
         path = self.run.checkpoint("last")
-        if not path.is_file():
+        last = read_last(path, self.config.training.keep_last, kind=self.config.kind)
+        if last is None:
             self.run.keep_metrics(until=0)
             return
-        last = read_checkpoint(path, kind=self.config.kind)
         if settings.to_json(last.config) != settings.to_json(self.config) or last.state is None:
             raise UserError(f"{path}: was made with other settings than {self.run.config_json}")
         self.model.load_state_dict(last.weights)
         self.optimizer.load_state_dict(last.state["optimizer"])
         self.scaler.load_state_dict(last.state["scaler"])
+        if self.step.average is not None:
+            self.step.average.load_state_dict(last.state["average"])
+        self.step.parts, self.step.left_out = last.state["parts"], last.state["left_out"]
         self.progress = Progress(**last.state["progress"])
         self.run.keep_metrics(until=last.epoch)
         LOG.info("going on after epoch %d", last.epoch)

@@ -1,0 +1,143 @@
+"""A run that is stopped, or whose checkpoint is damaged, ends as one that was never disturbed, with all that it may keep."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from commands import run
+from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
+
+from medical_fenlei.training.loop import Trainer
+
+TRAIN = ("train_ear2d", "--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100,
+         "--backbone", "resnet10t", "--batch-size", 5,
+         "--epochs", 3, "--patience", 0, "--seed", 3, "--dropout", 0.3)
+KEPT = {"plain": (), "accumulated": ("--grad-accum", 2), "averaged": ("--ema", 0.7),
+        "all": ("--grad-accum", 3, "--ema", 0.5, "--freeze-backbone-epochs", 1, "--precision", "bf16", "--loss", "focal",
+                "--drop-high-loss", 0.2, "--drop-warmup-epochs", 1, "--windows", "bone,soft", "--slice-context", 1)}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    write_study(tmp_path, {"train": codes_in_turn("abcdef"), "tune": codes_in_turn("gh"), "val": codes_in_turn("ij")})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def checkpoint(folder, name="last"):
+    return torch.load(folder / f"checkpoints/{name}.pt", weights_only=True)
+
+
+def same(one, other, name="last"):
+    for own, of_other in zip(checkpoint(one, name)["weights"].items(), checkpoint(other, name)["weights"].items(), strict=True):
+        assert own[0] == of_other[0]
+        torch.testing.assert_close(own[1], of_other[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_a_run_that_is_stopped_ends_with_the_same_bits_whatever_it_keeps(study, monkeypatch, kept):
+    assert run(*TRAIN, *KEPT[kept], "--output-dir", "outputs/whole") == 0
+    save = Trainer._save
+
+    def stopped_after_the_first_epoch(self, improved):
+        save(self, improved)
+        if self.progress.epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save", stopped_after_the_first_epoch)
+        assert run(*TRAIN, *KEPT[kept], "--output-dir", "outputs/stopped") == 75
+    assert run("train_ear2d", "--resume", "outputs/stopped") == 0
+    for name in ("last", "best"):
+        same(study / "outputs/whole", study / "outputs/stopped", name)
+    if kept in ("averaged", "all"):
+        averages = [checkpoint(study / f"outputs/{which}")["state"]["average"].values() for which in ("whole", "stopped")]
+        for a, b in zip(*averages, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("harm", ["cut short", "a flipped bit"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(study, caplog, harm):
+    assert run(*TRAIN, "--output-dir", "outputs/whole") == 0
+    shutil.copytree("outputs/whole", "outputs/harmed")
+    last = study / "outputs/harmed/checkpoints/last.pt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 4
+    last.unlink()
+    last.write_bytes(content if harm == "a flipped bit" else content[: len(content) // 2])
+    assert run("train_ear2d", "--resume", "outputs/harmed") == 0
+    same(study / "outputs/whole", study / "outputs/harmed")
+    said = (study / "outputs/harmed/train.log").read_text()
+    assert "last.pt" in said and "going on after epoch 2" in said
+    lines = [json.loads(line)["epoch"] for line in (study / "outputs/harmed/metrics.jsonl").read_text().splitlines()]
+    assert lines == [1, 2, 3]
+
+
+def test_as_many_checkpoints_are_kept_as_were_asked_for_each_of_its_own_epoch(study):
+    assert run(*TRAIN, "--keep-last", 3, "--epochs", 5, "--output-dir", "outputs/run") == 0
+    names = sorted(path.name for path in (study / "outputs/run/checkpoints").iterdir())
+    assert names == ["best.pt", "last-1.pt", "last-2.pt", "last.pt"]
+    assert [checkpoint(study / "outputs/run", name)["epoch"] for name in ("last", "last-1", "last-2")] == [5, 4, 3]
+
+
+def test_where_all_checkpoints_are_damaged_the_run_is_not_begun_anew_in_silence(study, capfd):
+    assert run(*TRAIN, "--epochs", 2, "--output-dir", "outputs/run") == 0
+    for name in ("last", "last-1"):
+        (study / f"outputs/run/checkpoints/{name}.pt").unlink()
+        (study / f"outputs/run/checkpoints/{name}.pt").write_bytes(b"nothing")
+    assert run("train_ear2d", "--resume", "outputs/run") == 2
+    assert "is not a checkpoint" in capfd.readouterr().err
+
+
+def test_a_frozen_backbone_stays_as_it_came_with_its_statistics_and_then_learns(study, monkeypatch):
+    seen = {}
+    save = Trainer._save
+
+    def noting(self, improved):
+        seen[self.progress.epoch] = {name: value.clone() for name, value in self.model.state_dict().items()}
+        save(self, improved)
+
+    start = Trainer.fit
+
+    def from_the_start(self):
+        seen[0] = {name: value.clone() for name, value in self.model.state_dict().items()}
+        return start(self)
+
+    monkeypatch.setattr(Trainer, "_save", noting)
+    monkeypatch.setattr(Trainer, "fit", from_the_start)
+    assert run(*TRAIN, "--freeze-backbone-epochs", 2, "--output-dir", "outputs/run") == 0
+    trunk = [name for name in seen[0] if name.startswith("backbone.")]
+    for epoch in (1, 2):
+        assert all(torch.equal(seen[epoch][name], seen[0][name]) for name in trunk)
+    assert not torch.equal(seen[1]["head.weight"], seen[0]["head.weight"])
+    assert sum(not torch.equal(seen[3][name], seen[0][name]) for name in trunk) > len(trunk) / 2
+
+
+def test_the_network_that_is_measured_and_kept_is_the_running_mean(study):
+    assert run(*TRAIN, "--ema", 0.9, "--epochs", 1, "--output-dir", "outputs/run") == 0
+    best, last = checkpoint(study / "outputs/run", "best"), checkpoint(study / "outputs/run")
+    average = {name.removeprefix("module."): value for name, value in last["state"]["average"].items() if name != "n_averaged"}
+    assert best["weights"].keys() == average.keys() == last["weights"].keys()
+    assert all(torch.equal(best["weights"][name], average[name]) for name in average)
+    assert not torch.equal(best["weights"]["head.weight"], last["weights"]["head.weight"])
+
+
+def test_memory_that_runs_out_in_a_run_splits_its_steps_and_it_goes_on(study, monkeypatch):
+    from medical_fenlei.models.ear2d import Ear2d
+
+    forward, sizes = Ear2d.forward, []
+
+    def small(self, volume):
+        if self.training:
+            if len(volume) > 3 and len(sizes) >= 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            sizes.append(len(volume))
+        return forward(self, volume)
+
+    monkeypatch.setattr(Ear2d, "forward", small)
+    assert run(*TRAIN, "--output-dir", "outputs/run") == 0
+    assert max(sizes[2:]) <= 3 and "in 2 parts" in (study / "outputs/run/train.log").read_text()
+    assert checkpoint(study / "outputs/run")["state"]["parts"] == 2
+    losses = [json.loads(line)["train_loss"] for line in (study / "outputs/run/metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 3 and np.isfinite(losses).all()
