@@ -55,7 +55,7 @@ def examine(seed: int, sampling: Sampling, number: int) -> list[dict[str, object
                       "slices": int((np.abs(np.arange(spec.num_slices) - places[0][0]) * step < CAVITY_MM / 2).sum()),
                       "right": bool((centre - plane[0]) @ plane[1] * side.sign > 0)}
         rows.append(found)
-    return rows
+    return rows + [{"scan": number, "side": str(side), "kinds": "invented"} for side in ears if side not in drawn.sides]
 
 
 def figures(ears: pd.DataFrame) -> dict[str, float]:
@@ -79,11 +79,13 @@ def main() -> int:
             raise RuntimeError(f"scan {outcome.item}: {outcome.reason} {outcome.detail}")
         rows += outcome.value
     ears = pd.DataFrame(rows)
+    invented, ears = ears[ears.kinds == "invented"], ears[ears.kinds != "invented"]
     by_kind = ears.assign(kind=ears.kinds.str.split()).explode("kind")
     cli.say(f"{'':18s}{'ears':>6s}" + "".join(f"{name:>17s}" for name in [*figures(ears), "slices"]))
     for kind, group in [("all", ears), *by_kind.groupby("kind")]:
         values = [*figures(group).values(), group.slices.mean()]
         cli.say(f"{kind:18s}{len(group):6d}" + "".join(f"{value:17.2f}" for value in values))
+    cli.say(f"ears cut from scans that do not hold them: {len(invented)}")
     for ear in ears.sort_values("mm", ascending=False).head(args.worst).itertuples():
         cli.say(f"scan {ear.scan} {ear.side}: {ear.mm:.1f} mm, confidence {ear.confidence:.2f} ({ear.kinds})")
     if args.json:

@@ -79,7 +79,9 @@ class Run:
             raise UserError(f"{self.config_json}: is not a run's configuration") from None
 
     def discard(self) -> None:
-        """Take back what was written of a run that could not begin, and nothing else."""
+        """Take back what was written of a run that could not begin, and nothing else; of one that has begun nothing."""
+        if self.metrics_jsonl.exists() or self.checkpoint("last").exists():
+            return
         for file in (self.config_json, self.folder / "train.log"):
             file.unlink(missing_ok=True)
         for folder in (self.reports, self.folder):

@@ -131,3 +131,16 @@ def test_options_that_cannot_be_are_refused_with_the_flags_named(options, words)
 
 def test_slices_of_both_sides_come_in_the_order_of_the_batch():
     assert SIDES == (Side.LEFT, Side.RIGHT)
+
+
+@pytest.mark.parametrize("sampling", ["even", "roi", "air_block"])
+@pytest.mark.parametrize("slices, step", [(2, 1.0), (8, 0.3), (10, 0.3), (12, 0.05)])
+def test_a_scan_of_few_thin_slices_is_cut_and_its_doubts_are_told(tmp_path, slices, step, sampling):
+    """The ears are looked for in hardly anything."""
+    hu = np.random.default_rng(0).normal(40, 20, (slices, 96, 96))
+    hu[:, 8:88, 8:88] += 300
+    write_volume(tmp_path, np.rint(hu), axial(hu.shape, (step, 2.2, 2.2)))
+    for ear in prepare_ears(open_series(tmp_path), EarSpec(sampling=sampling, num_slices=4, image_size=16)).values():
+        assert ear.volume.shape == (4, 16, 16) and np.isfinite(ear.facts["affine_lps"]).all()
+        found = ear.facts["localization"]
+        assert found["confidence"] <= 0.6 and any("of height" in reason for reason in found["reasons"])

@@ -13,8 +13,8 @@ from medical_fenlei.training.loop import Trainer
 TRAIN = ("train_ear2d", "--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100,
          "--backbone", "resnet10t", "--batch-size", 5,
          "--epochs", 3, "--patience", 0, "--seed", 3, "--dropout", 0.3)
-KEPT = {"plain": (), "accumulated": ("--grad-accum", 2), "averaged": ("--ema", 0.7),
-        "all": ("--grad-accum", 3, "--ema", 0.5, "--freeze-backbone-epochs", 1, "--precision", "bf16", "--loss", "focal",
+KEPT = {"plain": (), "accumulated": ("--grad-accum", 3), "averaged": ("--ema", 0.7),
+        "all": ("--ema", 0.5, "--freeze-backbone-epochs", 1, "--precision", "bf16", "--loss", "focal",
                 "--drop-high-loss", 0.2, "--drop-warmup-epochs", 1, "--windows", "bone,soft", "--slice-context", 1)}
 
 
@@ -70,6 +70,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(study, caplog
     same(study / "outputs/whole", study / "outputs/harmed")
     said = (study / "outputs/harmed/train.log").read_text()
     assert "last.pt" in said and "going on after epoch 2" in said
+    assert checkpoint(study / "outputs/harmed", "last-1")["epoch"] == 2                  # the damaged one is kept nowhere
     lines = [json.loads(line)["epoch"] for line in (study / "outputs/harmed/metrics.jsonl").read_text().splitlines()]
     assert lines == [1, 2, 3]
 
@@ -141,3 +142,19 @@ def test_memory_that_runs_out_in_a_run_splits_its_steps_and_it_goes_on(study, mo
     assert checkpoint(study / "outputs/run")["state"]["parts"] == 2
     losses = [json.loads(line)["train_loss"] for line in (study / "outputs/run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 3 and np.isfinite(losses).all()
+
+
+def test_an_error_in_mid_run_leaves_a_run_that_can_be_resumed(study, monkeypatch):
+    from medical_fenlei.errors import UserError
+
+    save = Trainer._save
+
+    def disk_fails_after_the_first_epoch(self, improved):
+        save(self, improved)
+        raise UserError("ears/1.npy: cannot be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_save", disk_fails_after_the_first_epoch)
+        assert run(*TRAIN, "--output-dir", "outputs/run") == 2
+    assert run("train_ear2d", "--resume", "outputs/run") == 0
+    assert checkpoint(study / "outputs/run")["epoch"] == 3

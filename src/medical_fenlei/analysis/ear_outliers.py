@@ -95,8 +95,7 @@ def _parse(exam_id: str, side: Side, facts: dict[str, Any], volume: np.ndarray) 
     found = facts.get("localization") or {}
     affine = np.array(facts["affine_lps"], np.float64).reshape(4, 4)
     centre = (affine @ [*(np.array(volume.shape) - 1) / 2, 1])[:3]
-    named = np.array(found.get("ear_centre") or found.get("ear_centre_xy") or [], np.float64)
-    centre[:len(named)] = named
+    centre = np.array(found.get("ear_centre") or centre, np.float64).reshape(3)
     unknown = [np.nan] * 3
     return Ear(
         exam_id, side, str(facts.get("series_relpath", "")), volume.shape, affine, centre,

@@ -258,7 +258,9 @@ def free_memory() -> int:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     try:
         group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):                                # no control group, or no limit ("max")
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(stat["inactive_file"])                      # given back when asked for
+        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + cached
+    except (OSError, ValueError, KeyError):                      # no control group, or no limit ("max")
         return free
     return max(0, min(free, limit))

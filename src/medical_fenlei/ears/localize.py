@@ -77,6 +77,9 @@ ONE_EAR_MM = 165.0
 where a side shows too few landmarks (SEEN)."""
 MATCH, SEEN = 0.9, 0.53
 
+LOW_MM = 16.0
+"""A scan less high holds hardly more than the cavity: too little of what surrounds it."""
+
 SURE, UNSURE = 0.65, 0.45
 """Share of the landmarks at a certain ear, and at a place that is no better than chance."""
 
@@ -130,6 +133,11 @@ def locate(hu: np.ndarray, affine: np.ndarray) -> Localization:
     return one if share > SEEN else both                         # nothing is certain: no ear is dropped
 
 
+def _low(hu: np.ndarray, affine: np.ndarray) -> list[str]:
+    height = len(hu) * float(np.linalg.norm(affine[:3, 0]))
+    return [f"only {height:.1f} mm of height are seen"] if height < LOW_MM else []
+
+
 def _open_sides(hu: np.ndarray, affine: np.ndarray) -> dict[Side, float]:
     """How much of a strip along either side of the field of view is air; at its middle height, where the circle is widest."""
     mm = float(np.linalg.norm(affine[:3, 2]))
@@ -150,7 +158,7 @@ def _both_ears(hu: np.ndarray, affine: np.ndarray) -> tuple[Localization, float]
         scale = there
         found = _search(grid, SIDES, scale, reach=(24.0, 56.0), turns=(0.0,))
     (_, back, up), (_, other_back, other_up) = (centre for centre, _ in found.values())
-    doubts = []
+    doubts = _low(hu, affine)
     if plane.match < 0.85:
         doubts.append(f"bone mirrors by {plane.match:.2f} only")
     if np.hypot(back - other_back, up - other_up) > 8:
@@ -168,7 +176,7 @@ def _one_ear(hu: np.ndarray, affine: np.ndarray) -> tuple[Localization, float]:
     plane = Plane(middle - normal * side.sign * CENTRE_MM, normal, 0.0)
     grid, scale = _Grid(hu, affine, plane), 0.95
     found = _search(grid, (side,), scale, reach=(14.0, 70.0), turns=NOD_DEG)
-    ear = _place(grid, side, found, scale, ["one ear in the scan: the midsagittal plane is a guess"])
+    ear = _place(grid, side, found, scale, [*_low(hu, affine), "one ear in the scan: the midsagittal plane is a guess"])
     plane = replace(plane, point=ear.centre - normal * side.sign * CENTRE_MM * scale)
     return Localization(plane, {side: ear}), found[side][1]
 

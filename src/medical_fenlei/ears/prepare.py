@@ -85,8 +85,8 @@ def _find(series: Series, slices: _Slices, spec: EarSpec) -> tuple[Localization,
     def spread(gap_mm: float) -> list[int]:
         """Slices about so far apart: of those that are decoded anyway where they do."""
         if len(used) > 1 and (used[-1] - used[0]) / (len(used) - 1) * step <= gap_mm:
-            return used[:: max(1, int(gap_mm / ((used[-1] - used[0]) / (len(used) - 1) * step)))]
-        return list(range(0, available, max(1, int(gap_mm / step))))
+            return used[:: max(1, min(int(gap_mm / ((used[-1] - used[0]) / (len(used) - 1) * step)), (len(used) - 1) // 3))]
+        return list(range(0, available, max(1, min(int(gap_mm / step), (available - 1) // 3))))      # few slices: all of them
 
     if (available - 1) * step <= LONG_MM:
         looked_at = spread(LOOK_MM)
@@ -106,7 +106,7 @@ def _locate(series: Series, slices: _Slices, looked_at: list[int]) -> Localizati
     rows, columns = (replace(axis, reach=max(1.0, 0.6 * axis.step)) for axis in even)    # coarse enough to look at
     coarse = Plane(rows, columns, series.shape[1:])
     hu = np.stack([coarse(slices[k]) for k in looked_at])
-    gap = (looked_at[-1] - looked_at[0]) / max(1, len(looked_at) - 1)
+    gap = (looked_at[-1] - looked_at[0]) / (len(looked_at) - 1) if len(looked_at) > 1 else 1.0
     to_scan = np.array([[gap, 0, 0, looked_at[0]], [0, rows.step, 0, rows.first], [0, 0, columns.step, columns.first]])
     return locate(to_hu(hu), series.affine @ np.vstack([to_scan, [0, 0, 0, 1]]))
 

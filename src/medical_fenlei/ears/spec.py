@@ -40,8 +40,8 @@ class EarSpec:
     """Height of the block that `roi` takes around the tympanic cavity, mm."""
 
     target_spacing: float | None = None
-    """Edge of a voxel in mm, averaged where the scan is finer; replaces crop-size, crop-mm and roi-mm. Along z too, but with
-    `even` sampling, which then gives slices of that thickness."""
+    """Edge of a voxel in mm, averaged where the scan is finer; replaces crop-size and roi-mm, and does not go with crop-mm.
+    Along z too, but with `even` sampling, which then gives slices of that thickness."""
 
     align: bool = False
     """Turn each volume upright: the columns along the normal of the midsagittal plane, the slices across it."""

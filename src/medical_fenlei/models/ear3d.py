@@ -38,7 +38,7 @@ class Ear3d(Network):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError("--batch-size: batch normalisation cannot learn from one ear that shrinks to one voxel; take a "
-                            "larger batch, or a larger --image-size") from None
+                            "larger batch, fewer parts (--grad-accum), or a larger --image-size") from None
         with torch.autocast(volume.device.type, enabled=False):
             embedding = embedding.float()
             return Output(self.head(self.dropout(embedding)), embedding, None)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.ear_outliers import BIN_CENTRES, NOT_CACHED, Ear, median_histogram
+from medical_fenlei.analysis.ear_outliers import BIN_CENTRES, DAMAGED, NOT_CACHED, Ear, median_histogram
 from medical_fenlei.analysis.scan_view import ScanView, box_corners, open_view, outline, place, plane_line
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected
@@ -279,7 +279,8 @@ def _write_page(path: Path, store: EarStore, ranked: pd.DataFrame, rejects: pd.D
         f"odd, score {ODD:.0f} or more": int((ranked.score >= ODD).sum()),
         f"padded, over {PADDED:.0%}": int((ranked.padded_share > PADDED).sum()),
         "not in the cache": int((rejects.reason == NOT_CACHED).sum()),
-        "damaged": int((rejects.reason != NOT_CACHED).sum()),
+        "damaged": int((rejects.reason == DAMAGED).sum()),
+        "not drawn": int((~rejects.reason.isin([DAMAGED, NOT_CACHED])).sum()),
     }
     templates = jinja2.Environment(loader=jinja2.PackageLoader("medical_fenlei.report"), autoescape=True,
                                    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

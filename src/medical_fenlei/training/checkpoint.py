@@ -78,12 +78,17 @@ def read_last(path: Path, keep: int, *, kind: str) -> Checkpoint | None:
     """The newest of them that is sound; None if there is none at all. Raises UserError if all that there are are damaged."""
     failure: UserError | None = None
     for candidate in [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(1, keep))]:
-        if candidate.is_file():
-            try:
-                return read_checkpoint(candidate, kind=kind)
-            except UserError as error:
-                LOG.warning("%s; looking for the one before it", error)
-                failure = error
+        if not candidate.is_file():
+            continue
+        try:
+            found = read_checkpoint(candidate, kind=kind)
+        except UserError as error:
+            LOG.warning("%s; looking for the one before it", error)
+            failure = error
+            continue
+        if candidate != path:                                    # or the next epoch would keep the damaged one in its place
+            os.replace(candidate, path)
+        return found
     if failure:
         raise failure
     return None

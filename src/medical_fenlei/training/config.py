@@ -146,7 +146,7 @@ class AugmentConfig:
     """In-plane scale, 1 ± up to this."""
 
     noise: float = 0.03
-    """Standard deviation of added noise, up to this, in units of half a window."""
+    """Standard deviation of added noise, up to this, in units of half the bone window (the same HU in every window)."""
 
     blur: float = 0.5
     """Up to this share of the image is replaced by its 3 × 3 binomial blur."""
@@ -201,11 +201,11 @@ class TrainConfig:
     """Linear warm-up."""
 
     clip_norm: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; 0 for any."""
 
     grad_accum: int = 1
-    """Compute each step in so many parts, one after the other: less memory, the same step (but for BatchNorm, which sees the
-    parts). Where memory runs out all the same, parts are halved by themselves."""
+    """Compute each step in so many parts, one after the other: less memory, the same step (but for BatchNorm and
+    --drop-high-loss, which see the parts). Where memory runs out all the same, parts are halved by themselves."""
 
     ema: float = 0.0
     """Keep a running mean of the weights, of which each step replaces 1 - this (0.999, say); it is what is measured and kept
@@ -238,7 +238,8 @@ class TrainConfig:
     """Of --loss logit_adjusted: the factor of log frequency."""
 
     drop_high_loss: float = 0.0
-    """Against wrong labels: the share of a batch's ears, those whose label fits least, that is left out of the loss."""
+    """Against wrong labels: the share of a batch's ears, those whose label fits least, that is left out of the loss (whole
+    ears: of 8 ears, 0.1 leaves out none)."""
 
     drop_warmup_epochs: int = 3
     """So long nothing is dropped, then over as many epochs linearly up to the share."""
@@ -265,6 +266,10 @@ class TrainConfig:
         for name, end in (("label_smoothing", 0.5), ("drop_high_loss", 0.5), ("balanced_beta", 1), ("ema", 1)):
             if not 0 <= getattr(self, name) < end:
                 raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected 0 up to {end}")
+        at_once = self.batch_size / self.grad_accum
+        if self.drop_high_loss and self.drop_high_loss * at_once < 1:
+            raise ValueError(f"drop-high-loss: {self.drop_high_loss} of {at_once:g} samples at once is less than one: none "
+                             "would be left out; take a larger share, a larger --batch-size or a smaller --grad-accum")
         if self.loss in LONG_TAIL and self.balance in ("sampler", "loss"):
             raise ValueError(f"loss: {self.loss} and --balance {self.balance} both correct for unequal classes, which would be "
                              "twice; take --balance none (or auto), or --loss ce")

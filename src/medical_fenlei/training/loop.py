@@ -142,7 +142,7 @@ class Trainer:
         if self.tune is None:
             return {}
         found = predict(self.measured, self.tune, self.task, augment=self.config.augment, arithmetic=self.arithmetic,
-                        batch_size=self.config.training.batch_size)
+                        batch_size=max(1, self.config.training.batch_size // self.step.parts))
         measured = {name: float(value[0]) for name, value in measures_of(found, self.task)(np.ones((1, len(found)))).items()}
         loss, report = float(surprise(found, self.task).mean()), report_of(found, self.task)
         write_json(self.run.reports / f"epoch_{epoch}.json", {"epoch": epoch, "set": "tune", "loss": loss, **report})

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +15,8 @@ from medical_fenlei.training.batch_size import is_out_of_memory
 
 PATIENCE = 5
 """So many steps in a row without a finite loss end the training."""
+
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 Sums = Callable[[slice], tuple[torch.Tensor, torch.Tensor]]
 """From a part of the step's ears to the sum of their loss and the number of targets in it."""
@@ -60,11 +61,13 @@ class Stepper:
                     if torch.cuda.is_available():
                         torch.cuda.empty_cache()
             self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-            # with fp16 gradients overflow now and then: the scaler leaves that step out itself, and lowers its scale
-            if not bool(loss.isfinite()) or not (self.scaler.is_enabled() or bool(norm.isfinite())):
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or float("inf"))
+            if not (bool(loss.isfinite()) and bool(norm.isfinite())):
                 undo()
+                overflow = self.scaler.is_enabled() and bool(loss.isfinite()) and self.scaler.get_scale() > 1
                 self.scaler.update()
+                if overflow:                                     # of fp16 gradients, now and then: the scale is halved
+                    return loss
                 self.left_out += 1
                 LOG.warning("the loss is %s, its gradient %s: no step on %s", float(loss), float(norm), names())
                 if self.left_out >= PATIENCE:
@@ -82,7 +85,8 @@ class Stepper:
         """Gradients of the mean loss, in parts of nearly equal size: one after the other they need the memory of one."""
         self.optimizer.zero_grad(set_to_none=True)
         total = count = torch.zeros((), device=next(self.model.parameters()).device)
-        ends = [ears * n // self.parts for n in range(self.parts + 1)]
+        parts = min(self.parts, ears)
+        ends = [ears * n // parts for n in range(parts + 1)]
         for first, stop in itertools.pairwise(ends):
             part, targets = sums(slice(first, stop))
             self.scaler.scale(part / ears).backward()            # of that size whatever the parts; the exact mean comes below
@@ -100,21 +104,30 @@ class Stepper:
             self._buffers = [torch.empty_like(buffer) for buffer in buffers]
         for kept, buffer in zip(self._buffers, buffers, strict=True):
             kept.copy_(buffer)
-        random: list[Any] = [torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []]
+        device = next(self.model.parameters()).device
+        random = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
         def undo() -> None:
             self.optimizer.zero_grad(set_to_none=True)
             for kept, buffer in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(kept)
             torch.set_rng_state(random[0])
-            if random[1]:
-                torch.cuda.set_rng_state_all(random[1])
+            if random[1] is not None:
+                torch.cuda.set_rng_state(random[1], device)
 
         yield undo
 
 
 def running_mean(model: nn.Module, decay: float) -> AveragedModel | None:
-    """A running mean of weights and buffers, of which each step replaces 1 - decay; None for a decay of 0."""
+    """A running mean of weights and buffers, of which step n replaces 1 - min(decay, (1 + n) / (10 + n)); None for decay 0.
+
+    The ramp (as in TensorFlow's ExponentialMovingAverage) lets the mean forget where training began, in short runs too.
+    """
     if not decay:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def average(means: Tensors, weights: Tensors, taken: torch.Tensor | int) -> None:
+        n = int(taken)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(means, weights, taken)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
