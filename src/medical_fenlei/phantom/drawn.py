@@ -89,12 +89,11 @@ def draw_challenge(number: int, seed: int) -> Challenge:
     marks = landmarks(person, pose)
     sides: tuple[Side, ...] = (SIDES[rng.integers(2)],) if "one_ear" in kinds else SIDES
     ears = np.mean([marks[f"tympanum_{side}"] for side in sides], axis=0)
-    noise = int(np.random.default_rng([seed, 6, number]).integers(2**31))
     scan, above = _scan(kinds, person, pose, rng)
     centre = np.array([0.0, -8.0, ears[2] + above + rng.normal(0, 2)])
     if "one_ear" in kinds:
         centre[:2] = ears[:2] + rng.normal(0, 5, 2) + [sides[0].sign * 3, 4]
-    return Challenge(frozenset(kinds), DrawnSeries(person, changes, pose, scan, scan.affine(centre), noise), marks, sides)
+    return Challenge(frozenset(kinds), DrawnSeries(person, changes, pose, scan, scan.affine(centre), number), marks, sides)
 
 
 def _signed(rng: np.random.Generator, low: float, high: float) -> float:
