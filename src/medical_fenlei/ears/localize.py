@@ -72,6 +72,12 @@ SAME_SCALE = 0.05
 CENTRE_MM = 41.0
 """Plane to tympanic centre in an adult."""
 
+REACH_MM, WIDE_REACH_MM = (24.0, 56.0), (14.0, 70.0)
+"""How far from the plane a tympanic centre is sought: infant to large adult; and where the plane itself is a guess."""
+
+ONE_EAR_SCALE = 0.95
+"""Taken where the skull's width is not seen: between a child's and an adult's."""
+
 ONE_EAR_MM = 165.0
 """A narrower field of view that cuts through the head may hold one ear only: it does where bone does not mirror (MATCH), or
 where a side shows too few landmarks (SEEN)."""
@@ -134,6 +140,7 @@ def locate(hu: np.ndarray, affine: np.ndarray) -> Localization:
 
 
 def _low(hu: np.ndarray, affine: np.ndarray) -> list[str]:
+    """The doubt that a scan of little height raises, if it does."""
     height = len(hu) * float(np.linalg.norm(affine[:3, 0]))
     return [f"only {height:.1f} mm of height are seen"] if height < LOW_MM else []
 
@@ -141,8 +148,8 @@ def _low(hu: np.ndarray, affine: np.ndarray) -> list[str]:
 def _open_sides(hu: np.ndarray, affine: np.ndarray) -> dict[Side, float]:
     """How much of a strip along either side of the field of view is air; at its middle height, where the circle is widest."""
     mm = float(np.linalg.norm(affine[:3, 2]))
-    third = hu.shape[1] * 3 // 8
-    air = hu[:, third:hu.shape[1] - third] <= TISSUE_HU
+    front = hu.shape[1] * 3 // 8
+    air = hu[:, front:hu.shape[1] - front] <= TISSUE_HU
     strip = slice(round(2 / mm), max(1, round(8 / mm)))
     return {Side.LEFT: float(air[..., ::-1][..., strip].mean()), Side.RIGHT: float(air[..., strip].mean())}
 
@@ -152,11 +159,11 @@ def _both_ears(hu: np.ndarray, affine: np.ndarray) -> tuple[Localization, float]
     plane = find_plane(ramp(hu, *BONE_HU), affine)
     grid = _Grid(hu, affine, plane)
     scale = grid.scale()
-    found = _search(grid, SIDES, scale, reach=(24.0, 56.0), turns=(0.0,))
+    found = _search(grid, SIDES, scale, reach=REACH_MM, turns=(0.0,))
     there = grid.scale(float(np.mean([centre[2] for centre, _ in found.values()])))
     if abs(there - scale) > SAME_SCALE:                          # the skull was measured elsewhere than at the ears
         scale = there
-        found = _search(grid, SIDES, scale, reach=(24.0, 56.0), turns=(0.0,))
+        found = _search(grid, SIDES, scale, reach=REACH_MM, turns=(0.0,))
     (_, back, up), (_, other_back, other_up) = (centre for centre, _ in found.values())
     doubts = _low(hu, affine)
     if plane.match < 0.85:
@@ -174,8 +181,8 @@ def _one_ear(hu: np.ndarray, affine: np.ndarray) -> tuple[Localization, float]:
     side = Side.LEFT if (more if abs(more) > 0.1 else middle[0]) > 0 else Side.RIGHT
     normal = np.array([1.0, 0.0, 0.0])
     plane = Plane(middle - normal * side.sign * CENTRE_MM, normal, 0.0)
-    grid, scale = _Grid(hu, affine, plane), 0.95
-    found = _search(grid, (side,), scale, reach=(14.0, 70.0), turns=NOD_DEG)
+    grid, scale = _Grid(hu, affine, plane), ONE_EAR_SCALE
+    found = _search(grid, (side,), scale, reach=WIDE_REACH_MM, turns=NOD_DEG)
     ear = _place(grid, side, found, scale, [*_low(hu, affine), "one ear in the scan: the midsagittal plane is a guess"])
     plane = replace(plane, point=ear.centre - normal * side.sign * CENTRE_MM * scale)
     return Localization(plane, {side: ear}), found[side][1]

@@ -83,10 +83,11 @@ def _find(series: Series, slices: _Slices, spec: EarSpec) -> tuple[Localization,
     used = sorted(set(slices.nearest(sampling.even(available, spec.num_slices).centres()))) if spec.sampling == "even" else []
 
     def spread(gap_mm: float) -> list[int]:
-        """Slices about so far apart: of those that are decoded anyway where they do."""
-        if len(used) > 1 and (used[-1] - used[0]) / (len(used) - 1) * step <= gap_mm:
-            return used[:: max(1, min(int(gap_mm / ((used[-1] - used[0]) / (len(used) - 1) * step)), (len(used) - 1) // 3))]
-        return list(range(0, available, max(1, min(int(gap_mm / step), (available - 1) // 3))))      # few slices: all of them
+        """Slices about so far apart: of those that are decoded anyway where they do. Of a few slices all."""
+        there, apart = list(range(available)), step
+        if len(used) > 1 and (wide := (used[-1] - used[0]) / (len(used) - 1) * step) <= gap_mm:
+            there, apart = used, wide
+        return there[:: max(1, min(int(gap_mm / apart), (len(there) - 1) // 3))]
 
     if (available - 1) * step <= LONG_MM:
         looked_at = spread(LOOK_MM)
