@@ -4,7 +4,8 @@
 
 The run's configuration says where its data, splits and cache are; flags override it. Writes to outputs/<run>/reports/:
 predictions_<set>.csv (with the top slices by attention), metrics_<set>.json, hard_cases_<set>.csv and curves_<set>.png; with
---limit N the names say so.
+--limit N the names say so. Of a network with several tasks each is measured on its own ears, and stands in the names too:
+predictions_<set>_<task>.csv.
 """
 from medical_fenlei import cli
 from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
@@ -23,15 +24,16 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.report.evaluation import write_evaluation
 
     trained, data = open_checkpoint(args, kind=EAR2D)
-    result = evaluate(trained, data, args.split, batch_size=args.batch_size, draws=args.draws)
-    written = write_evaluation(result, trained.run.reports)
-    cli.say(f"{trained.task.name}, {args.split}: {result.ears} ears of {result.intervals.patients} patients, "
-            + ", ".join(f"{number} {name}" for name, number in result.per_class.items()))
-    cli.show(table_of(result.intervals))
-    for text in (*result.intervals.warnings, *result.warnings):
-        cli.warn(text)
-    cli.say("wrote " + ", ".join(map(str, written)))
-    return cli.report_rejects(result.rejects, trained.run.reports / f"eval_{result.set_name}.csv")
+    results = evaluate(trained, data, args.split, batch_size=args.batch_size, draws=args.draws)
+    for result in results:
+        written = write_evaluation(result, trained.run.reports)
+        cli.say(f"{result.task.name}, {args.split}: {result.ears} ears of {result.intervals.patients} patients, "
+                + ", ".join(f"{number} {name}" for name, number in result.per_class.items()))
+        cli.show(table_of(result.intervals))
+        for text in (*result.intervals.warnings, *result.warnings):
+            cli.warn(text)
+        cli.say("wrote " + ", ".join(map(str, written)))
+    return cli.report_rejects(results[0].rejects, trained.run.reports / f"eval_{results[0].set_name}.csv")
 
 
 if __name__ == "__main__":

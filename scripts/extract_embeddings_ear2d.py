@@ -3,7 +3,7 @@
     python scripts/extract_embeddings_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --split train --pct 100 \\
         --out-npz artifacts/emb_train.npz
 
-Ears of every code, also of those that the network's task does not concern. The NPZ holds embedding (N, D) float32, exam_id,
+Ears of every code, also of those that the network's tasks do not concern. The NPZ holds embedding (N, D) float32, exam_id,
 side, patient_key and label_code, and no pickled object.
 """
 from pathlib import Path
@@ -16,7 +16,7 @@ from medical_fenlei.training.config import EAR2D
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    add_checkpoint_flags(parser)
+    add_checkpoint_flags(parser, leave_out=("label_task",))
     parser.add_argument("--split", choices=SETS, default="train", help="which set (default: train)")
     parser.add_argument("--out-npz", type=Path, help="default: artifacts/emb_<set>.npz")
     args = parser.parse_args(argv)

@@ -3,8 +3,9 @@
     python scripts/gradcam_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --exam-id <id> --side left
 
 Writes grey slice, heat map and overlay of each (PNG, in the network's bone window), all of them together (overview.png) and
-gradcam.json, with the place of each slice and of each map's peak in the patient, to outputs/<run>/reports/gradcam/<id>_<side>/.
-Works for backbones of timm that convolve and for those that attend.
+gradcam.json, with the place of each slice and of each map's peak in the patient, to outputs/<run>/reports/gradcam/<id>_<side>/;
+of a network with several tasks to a folder in it for each, <id>_<side>/<task>/. Works for backbones of timm that convolve and
+for those that attend.
 """
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--top: got {args.top}, expected at least 1")
     side = Side(args.side)
     trained, data = open_checkpoint(args, kind=EAR2D)
+    tasks = trained.chosen(data)
     manifest = tables.MANIFEST.read(data.manifest_csv)
     ear = manifest[(manifest.exam_id == args.exam_id) & (manifest.side == str(side))]
     if ear.empty:
@@ -46,16 +48,18 @@ def main(argv: list[str] | None = None) -> int:
     rejects = prepare_missing(data, store, ear)
     if len(rejects):
         raise UserError(f"--exam-id {args.exam_id}: {rejects.reason.iloc[0]}: {rejects.detail.iloc[0]}")
-    found = explain(trained, np.array(store.read(args.exam_id, side)), target=args.target, method=args.method, top=args.top)
-    facts = store.read_facts(args.exam_id, side)
+    volume, affine = np.array(store.read(args.exam_id, side)), np.array(store.read_facts(args.exam_id, side)["affine_lps"])
+    explained = [explain(trained, volume, task, target=args.target, method=args.method, top=args.top) for task in tasks]
     code = int(ear.label_code.iloc[0])
-    folder = args.out_dir or trained.run.reports / "gradcam" / f"{args.exam_id}_{side}"
-    written = write_explanation(found, folder, exam_id=args.exam_id, side=side, affine=np.array(facts["affine_lps"]),
-                                facts={"method": args.method, "task": trained.task.name, "label_code": code or None})
     label = f"labelled {code} ({DIAGNOSES[code].english})" if code else "without a label"
-    cli.say(f"{args.exam_id} {side}, {label}: {found.class_name} with probability {found.probability:.3f}; "
-            f"slices {', '.join(map(str, found.slices))} by {found.ranked_by}")
-    cli.say(f"wrote {len(written)} files to {folder}; look at {folder / 'overview.png'}")
+    out = args.out_dir or trained.run.reports / "gradcam" / f"{args.exam_id}_{side}"
+    for task, found in zip(tasks, explained, strict=True):
+        folder = out / task.name if len(trained.tasks) > 1 else out
+        written = write_explanation(found, folder, exam_id=args.exam_id, side=side, affine=affine,
+                                    facts={"method": args.method, "task": task.name, "label_code": code or None})
+        cli.say(f"{args.exam_id} {side}, {label}: {found.class_name} with probability {found.probability:.3f}; "
+                f"slices {', '.join(map(str, found.slices))} by {found.ranked_by}")
+        cli.say(f"wrote {len(written)} files to {folder}; look at {folder / 'overview.png'}")
     return cli.OK
 
 

@@ -8,7 +8,7 @@ runs.csv, summary.csv and summary.md. It can be killed: the same command goes on
 that fails does not end the others. --dry-run prints the command line of each run; --summarize only writes the tables anew.
 """
 from medical_fenlei import cli, settings
-from medical_fenlei.experiments.study import add_study_flags, run_study, study_settings
+from medical_fenlei.experiments.study import add_study_flags, run_study, study_name, study_settings
 from medical_fenlei.training.config import DUAL_ROUTE, SLICE_ATTENTION, ModelConfig, RunConfig
 
 MODELS = tuple(name for name in settings.choices(ModelConfig, "model") if name != SLICE_ATTENTION[0])
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         for model in args.models:
             for seed in args.seeds:
                 runs[f"{pct}pct_{model}_seed{seed}"] = settings.changed(config, pct=pct, model=model, epochs=epochs, seed=seed)
-    return run_study(args.output_dir / config.data.label_task, runs, args, DUAL_ROUTE)
+    return run_study(args.output_dir / study_name(config), runs, args, DUAL_ROUTE)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@
         --label-task normal_vs_abnormal --seeds 0,1,2
 
 Takes every flag of train_ear2d. Writes outputs/ear2d_seeds/<task>_<pct>pct_<backbone>/ with a run a seed, state.json, runs.csv,
-and summary.csv and summary.md: mean ± standard deviation over seeds, and the interval of the mean when patients are resampled.
+and summary.csv and summary.md: mean ± standard deviation over seeds, and the interval of the mean when patients are resampled,
+of each task where there are several (<task>+<task>_<pct>pct_<backbone>/).
 Seeds that are done are not run again; run it again after a stop.
 """
 from medical_fenlei import cli, settings
-from medical_fenlei.experiments.study import add_study_flags, run_study, study_settings
+from medical_fenlei.experiments.study import add_study_flags, run_study, study_name, study_settings
 from medical_fenlei.training.config import EAR_ROUTE
 
 
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     add_study_flags(parser, EAR_ROUTE, default_dir="outputs/ear2d_seeds", seeds="0,1,2", leave_out=("seed",))
     args = parser.parse_args(argv)
     config = study_settings(args, EAR_ROUTE)
-    folder = args.output_dir / f"{config.data.label_task}_{config.data.pct}pct_{config.model.backbone}"
+    folder = args.output_dir / f"{study_name(config)}_{config.data.pct}pct_{config.model.backbone}"
     runs = {f"seed_{seed}": settings.changed(config, seed=seed) for seed in args.seeds}
     return run_study(folder, runs, args, EAR_ROUTE)
 

@@ -4,7 +4,7 @@
 
 Missing sides, and those whose diagnosis the task does not concern, enter neither the network nor the loss nor a metric. Takes
 the cache that the preprocessing flags name; given none of them, the only one in --cache-dir. Writes outputs/<run>/ as
-train_ear2d does. After a stop, --resume outputs/<run> goes on after its last whole epoch, with its own settings.
+train_ear2d does. After a stop (status 75), --resume outputs/<run> goes on where it was saved.
 """
 from medical_fenlei import cli
 from medical_fenlei.experiments.route import train_command

@@ -5,7 +5,8 @@
 
 Takes the cache that the preprocessing flags name; given none of them, the only one in --cache-dir. Writes outputs/<run>/ with
 config.json, metrics.jsonl, train.log, checkpoints/, tensorboard/ and reports/ (curves.png; epoch_<n>.json with each class of
-the tune set). After a stop, --resume outputs/<run> goes on after its last whole epoch, with its own settings.
+the tune set). After a stop (status 75), --resume outputs/<run> goes on where it was saved;
+--resume auto does for every start. For several GPUs: torchrun --nproc-per-node N scripts/train_ear2d.py ...
 """
 from medical_fenlei import cli
 from medical_fenlei.experiments.route import train_command

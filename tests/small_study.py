@@ -54,7 +54,7 @@ def write_volumes(store: EarStore, codes: Codes) -> None:
             volume = np.random.default_rng([number, e]).integers(-800, 800, store.spec.shape)
             edge = store.spec.image_size // 8
             volume[:, edge:edge * (2 + (code or 0)), edge:3 * edge] += 900
-            store.write(exam, side, volume.astype(np.int16), {})
+            store.write(exam, side, volume.astype(np.int16), {"affine_lps": np.eye(4).tolist()})
 
 
 def write_study(folder: Path, sets: Mapping[str, Codes], spec: EarSpec = SPEC) -> EarStore:

@@ -111,7 +111,7 @@ def test_what_stands_under_a_side_is_what_the_network_says_of_that_ear(here):
     found, _ = predictions(here / "predictions.csv")
     for side in SIDES:
         ears = pd.DataFrame({"exam_id": found.index, "side": str(side), "patient_key": "p", "label_code": 0})
-        alone = trained.predict(EarDataset(store, ears))
+        alone = trained.predict(EarDataset(store, ears))["six_class"]
         np.testing.assert_allclose(alone[EACH], probabilities(found, side), rtol=0, atol=1e-6)
     assert np.abs(probabilities(found, "left") - probabilities(found, "right")).max() > 1e-5
 
@@ -342,6 +342,6 @@ def test_any_measure_chooses_the_epoch_that_the_metrics_say(tmp_path, monkeypatc
 
     store = EarStore(tmp_path / "cache/dual_volumes", SMALL)
     ears = tables.MANIFEST.read(tmp_path / "artifacts/manifest_ears.csv")
-    found = trained.predict(EarDataset(store, ears[ears.exam_id.isin(tune)]))
-    assert trained.task is TASKS[task]
+    found = trained.predict(EarDataset(store, ears[ears.exam_id.isin(tune)]))[task]
+    assert trained.tasks == (TASKS[task],)
     assert (found.y_true == found.y_pred).mean() == pytest.approx(lines[best - 1]["tune_accuracy"])

@@ -26,7 +26,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import measuring
 import numpy as np
+from measuring import figure
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from medical_fenlei import cli
@@ -141,20 +143,13 @@ def monai(series: Path, out: Path) -> None:
 
 def seconds(job: Job, series: Path) -> float:
     with tempfile.TemporaryDirectory() as out:
-        began = time.perf_counter()
-        job(series, Path(out) / "cache")
-        return time.perf_counter() - began
+        return measuring.seconds(lambda: job(series, Path(out) / "cache"))
 
 
 def ratios(one: Job, other: Job, series: Path, pairs: int) -> list[float]:
-    """Time of the one over that of the other, measured in turn; once before, so that both have been imported and read."""
-    seconds(one, series), seconds(other, series)
-    found = []
-    for n in range(pairs):
-        first, second = (one, other) if n % 2 else (other, one)
-        times = {first: seconds(first, series), second: seconds(second, series)}
-        found.append(times[one] / times[other])
-    return found
+    """Time of the one over that of the other."""
+    times = measuring.in_turn(lambda: seconds(one, series), lambda: seconds(other, series), pairs)
+    return [a / b for a, b in times]
 
 
 def spin(rounds: int) -> int:
@@ -179,13 +174,6 @@ def scaling(series: Path, exams: int, pool: Any) -> float:
         return alone / (time.perf_counter() - began)
 
     return gain(work, [str(series)] * exams) / gain(spin, [6_000_000] * exams)
-
-
-def figure(name: str, values: list[float], unit: str, better: str) -> dict[str, Any]:
-    value = float(np.median(values))
-    spread = float(np.subtract(*np.quantile(values, [0.75, 0.25])))
-    cli.say(f"{name:24s} {value:8.2f} {unit:6s} (n {len(values)}, quartiles apart {spread:.2f})")
-    return {"name": name, "value": value, "unit": unit, "better": better, "n": len(values), "spread": spread}
 
 
 def peak(syntax: str, slices: int) -> float:

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add(parser, "checkpoint", "device")
     parser.add_argument("--demo", type=Path, default=Path("data/demo"), help="the synthetic hospital, with its truth/")
+    parser.add_argument("--label-task", help="one of the network's tasks (default: its first)")
     parser.add_argument("--split", default="val", help="which set (default: val)")
     parser.add_argument("--top", type=int, default=5, help="most attended slices of an ear (default: 5)")
     parser.add_argument("--methods", default="gradcam", help="kinds of map, commas between (default: gradcam)")
@@ -46,14 +47,16 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.data.sources import find_ears
     from medical_fenlei.metrics.bootstrap import patient_intervals
+    from medical_fenlei.tasks import find_task
 
     trained = open_trained(args.checkpoint.resolve(), kind=EAR2D, device=args.device)
+    task = find_task(args.label_task or trained.tasks[0].name, among=trained.tasks)
     os.chdir(args.demo)
     store = trained.store(trained.config.data)
-    sources = find_ears(trained.config.data, store, trained.task, (args.split,))
+    sources = find_ears(trained.config.data, store, (task,), (args.split,))
     ears = sources.ears[args.split]
-    ears = ears[trained.task.targets(ears.label_code.to_numpy()) == 1]
-    positive = trained.task.class_names[1]
+    ears = ears[task.targets(ears.label_code.to_numpy()) == 1]
+    positive = task.class_names[1]
     rows = []
     for ear in ears.itertuples():
         path = Path("truth") / f"{ear.exam_id}_lesion.npz"
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         affine = np.array(store.read_facts(str(ear.exam_id), side)["affine_lps"])
         lesion = lesion_in(volume.shape, affine, truth["lesion"], truth["affine_lps"], side)
         for method in args.methods.split(","):
-            found = explain(trained, volume, target=positive, method=method, top=args.top)
+            found = explain(trained, volume, task, target=positive, method=method, top=args.top)
             for k, heat in zip(found.slices, found.heat, strict=True):
                 if lesion[k].any() and heat.max() > 0:
                     hit = lesion[k][np.unravel_index(heat.argmax(), heat.shape)]

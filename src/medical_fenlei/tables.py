@@ -192,14 +192,14 @@ DUAL_PREDICTIONS = Table("predictions, one row an exam", {
     **{f"{side}_{name}": kind for side in SIDES for name, kind in _OF_A_SIDE.items()},
 }, more="float", unique=("exam_id",))
 
-RUNS = Table("runs of a study", {
-    "run": "key", "pct": "int", "model": "key", "seed": "int", "status": "key", "reason": "text",
-}, optional={"best_epoch": "count", "ears": "count", "patients": "count"}, more="float", unique=("run",))
+RUNS = Table("runs of a study, one row a run and task", {
+    "run": "key", "pct": "int", "model": "key", "seed": "int", "task": "key", "status": "key", "reason": "text",
+}, optional={"best_epoch": "count", "ears": "count", "patients": "count"}, more="float", unique=("run", "task"))
 
-SUMMARY = Table("a study over its seeds, one row a group and measure", {
-    "pct": "int", "model": "key", "seeds": "int", "metric": "key", "mean": "float", "sd": "float", "low": "float",
-    "high": "float", "note": "text",
-}, unique=("pct", "model", "metric"))
+SUMMARY = Table("a study over its seeds, one row a group, task and measure", {
+    "pct": "int", "model": "key", "task": "key", "seeds": "int", "metric": "key", "mean": "float", "sd": "float",
+    "low": "float", "high": "float", "note": "text",
+}, unique=("pct", "model", "task", "metric"))
 
 REJECTS = Table("what could not be used", {"exam_id": "text", "file": "text", "reason": "key", "detail": "text"})
 

@@ -1,4 +1,5 @@
 """Which diagnosis codes a task tells apart. One table serves the loss, the metrics and the manifest's columns."""
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,13 +69,25 @@ TASKS = {
     )
 }
 BINARY_TASKS = tuple(task for task in TASKS.values() if task.binary)
-_BY_ALIAS = {task.alias: task for task in TASKS.values()}
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str, among: Collection[Task] = TASKS.values()) -> Task:
     """The task of this name or Chinese alias. Raises UserError, naming those there are."""
-    task = TASKS.get(name) or _BY_ALIAS.get(name)
+    task = next((task for task in among if name in (task.name, task.alias)), None)
     if task is None:
-        known = ", ".join(f"{t.name} ({t.alias})" for t in TASKS.values())
+        known = ", ".join(f"{t.name} ({t.alias})" for t in among)
         raise UserError(f"--label-task: got {name!r}, expected one of {known}")
     return task
+
+
+def find_tasks(names: str, among: Collection[Task] = TASKS.values()) -> tuple[Task, ...]:
+    """The tasks of these names or aliases, `one` or `one,two`. Raises UserError: an unknown one, or one twice."""
+    tasks = tuple(find_task(name.strip(), among) for name in names.replace("，", ",").split(","))
+    if len({task.name for task in tasks}) < len(tasks):
+        raise UserError(f"--label-task: got {names!r}, expected each task once")
+    return tasks
+
+
+def named_apart(stem: str, task: Task, tasks: Sequence[Task]) -> str:
+    """The stem of a file about one of a network's tasks: the task stands behind it where there are several."""
+    return stem if len(tasks) == 1 else f"{stem}_{task.name}"

@@ -31,9 +31,11 @@ def drawn(n=2, **given):
     return Draw(**values, noise_seed=tuple(range(n)))
 
 
-def drawn_for(config, rows, *, ears=None, seed=0, epoch=1):
+def drawn_for(config, rows, *, ears=None, turns=None, seed=0, epoch=1):
     rows = np.asarray(rows)
-    return draw(config, seed=seed, epoch=epoch, row=rows, ear=np.zeros_like(rows) if ears is None else np.asarray(ears))
+    nothing = np.zeros_like(rows)
+    return draw(config, seed=seed, epoch=epoch, row=rows, ear=nothing if ears is None else np.asarray(ears),
+                turn=nothing if turns is None else np.asarray(turns))
 
 
 def windowed(hu, level=500.0, width=3000.0):
@@ -48,7 +50,7 @@ def test_the_window_maps_hu_linearly_to_minus_one_to_one_and_clamps():
     np.testing.assert_allclose(found.ravel(), np.interp(hu.ravel(), [-600, 1400], [-1, 1]), atol=1e-6)
 
 
-def test_a_draw_depends_on_seed_epoch_row_and_ear_and_not_on_its_batch():
+def test_a_draw_depends_on_its_names_and_not_on_its_batch():
     config, rows, ears = AugmentConfig(), np.arange(30) * 7, np.arange(30) % 2
     whole = drawn_for(config, rows, ears=ears)
     part = drawn_for(config, rows[[17, 4, 9]], ears=ears[[17, 4, 9]])
@@ -58,8 +60,8 @@ def test_a_draw_depends_on_seed_epoch_row_and_ear_and_not_on_its_batch():
     assert part.noise_seed == tuple(whole.noise_seed[n] for n in (17, 4, 9)) and len(set(whole.noise_seed)) == 30
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 2}, {"rows": [6]}, {"ears": [1]}], ids=str)
-def test_another_seed_epoch_row_or_ear_is_another_draw(other):
+@pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 2}, {"rows": [6]}, {"ears": [1]}, {"turns": [1]}], ids=str)
+def test_another_seed_epoch_row_ear_or_turn_is_another_draw(other):
     one = drawn_for(AugmentConfig(), [5])
     another = drawn_for(AugmentConfig(), other.pop("rows", [5]), **other)
     assert all(getattr(one, name) != getattr(another, name) for name in (*DRAWN, "noise_seed"))

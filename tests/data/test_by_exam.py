@@ -113,7 +113,7 @@ def study(tmp_path, monkeypatch):
 
 def found_ears(store, *, task="six_class", sample="exam", limit=None):
     data = DataConfig(sample=sample, pct=100, limit=limit)
-    return find_ears(data, store, task and find_task(task), ("train", "tune"))
+    return find_ears(data, store, task and [find_task(task)], ("train", "tune"))
 
 
 @pytest.mark.parametrize(("limit", "exams", "ears"), [

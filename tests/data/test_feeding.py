@@ -1,4 +1,6 @@
 """Which samples an epoch sees, in which batches, and that they are the same wherever the ears live."""
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,7 +8,7 @@ import torch
 
 from medical_fenlei.data.dataset import ABSENT, EarDataset
 from medical_fenlei.data.homes import Placement
-from medical_fenlei.data.loaders import cut, training_order
+from medical_fenlei.data.loaders import cut, nth_time, training_order
 from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
@@ -80,6 +82,17 @@ def test_balanced_with_a_single_class_or_fewer_samples_than_classes_still_works(
     assert sorted(training_order(np.zeros((7, 1), int), balanced=True, rng=rng())) == list(range(7))
     rare = np.array([[0, 1], [2, 3]])
     assert len(training_order(rare, balanced=True, rng=rng())) == 2
+
+
+@pytest.mark.parametrize(("places", "samples"), [(0, 1), (1, 1), (7, 1), (12, 3), (40, 40), (200, 17), (90, 10**6)])
+def test_how_often_a_sample_came_before_is_what_one_counts_going_along(places, samples):
+    for seed in range(20):
+        order, seen, expected = rng(seed).integers(0, samples, places), Counter(), []
+        for sample in order.tolist():
+            expected.append(seen[sample])
+            seen[sample] += 1
+        found = nth_time(order)
+        assert found.tolist() == expected and found.dtype == np.int64
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 16, 100])

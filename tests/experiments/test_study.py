@@ -26,6 +26,7 @@ from medical_fenlei.training.config import DUAL_ROUTE, EarSpec, RunConfig
 SMALL = ("--label-task", "normal_vs_abnormal", "--epochs", 3, "--precision", "fp32", "--device", "cpu",
          "--backbone", "test_resnet", "--batch-size", 4)
 MATRIX = ("run_experiments_dual", *SMALL, "--pcts", "20,100", "--models", "dual_unet_3d,dual_slice_attention")
+TWO = ("normal_vs_abnormal", "cholesteatoma_vs_csoma")
 TABLES = ("runs.csv", "summary.csv", "summary.md")
 
 
@@ -131,6 +132,29 @@ def test_a_stop_by_signal_saves_and_the_same_command_goes_on(here):
     assert process.returncode == cli.STOPPED and "Traceback" not in said, said
     state, = json.loads(next((here / "outputs/ear2d_seeds").glob("*/state.json")).read_text()).values()
     assert state["status"] == "running" and list((here / "outputs/ear2d_seeds").glob("*/seed_3/checkpoints/last.pt"))
+
+
+def test_a_study_of_several_tasks_sums_up_each_of_them(here):
+    words = ("run_seeds_ear2d", *SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100, "--cache-dir",
+             "cache/dual_volumes", "--seeds", "3,4", "--epochs", 1, "--label-task", "正常vs异常，cholesteatoma_vs_csoma")
+    shown = subprocess.run(command(*words, "--dry-run"), capture_output=True, text=True)
+    assert "--label-task normal_vs_abnormal,cholesteatoma_vs_csoma" in shown.stdout, shown.stderr
+    done = subprocess.run(command(*words), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = here / "outputs/ear2d_seeds/normal_vs_abnormal+cholesteatoma_vs_csoma_100pct_test_resnet"
+    runs, summary = tables.RUNS.read(folder / "runs.csv"), tables.SUMMARY.read(folder / "summary.csv")
+    assert runs[["run", "task"]].to_numpy().tolist() == [[f"seed_{seed}", task] for seed in (3, 4) for task in TWO]
+    for task in TWO:
+        own, of_task = runs[runs.task == task], summary[summary.task == task].set_index("metric")
+        frames = [tables.PREDICTIONS.read(folder / f"seed_{seed}/reports/predictions_val_{task}.csv") for seed in (3, 4)]
+        areas = [BinaryMeasures(f.y_true.to_numpy(), f.y_prob.to_numpy())(np.ones((1, len(f))))["auroc"][0] for f in frames]
+        assert own.auroc.to_numpy() == pytest.approx(areas) and (own.ears == len(frames[0])).all()
+        assert of_task["mean"]["auroc"] == pytest.approx(np.mean(areas))
+        assert of_task["sd"]["auroc"] == pytest.approx(np.std(areas, ddof=1))
+    assert (runs.ears[runs.task == TWO[0]].iloc[0], runs.ears[runs.task == TWO[1]].iloc[0]) == (12, 4)
+    text = (folder / "summary.md").read_text(encoding="utf-8")
+    assert [line.split(":")[0] for line in text.splitlines() if line.startswith("# ")] == [f"# {task}" for task in TWO]
+    assert text.count("| 100 | test_resnet | 2 |") == 2
 
 
 @pytest.mark.parametrize(("words", "says"), [

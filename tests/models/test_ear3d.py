@@ -22,7 +22,7 @@ from medical_fenlei.tasks import find_task
 from medical_fenlei.training.config import DUAL, DataConfig, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.loop import Trainer
-from medical_fenlei.training.predict import predict
+from medical_fenlei.training.predict import infer, tables_of
 
 CPU = Arithmetic(torch.device("cpu"), torch.float32)
 SMALLEST = ("dual_resnet10_3d", "dual_unet_3d", "dual_vit_3d")
@@ -41,6 +41,12 @@ def seeded():
 
 def build(model, *, channels=1, outputs=6, **options):
     return build_model(ModelConfig(model=model, **options), shape=(16, channels, 32, 32), outputs=outputs)
+
+
+def predicted(network, dataset, augment, *, batch_size):
+    """The table of six classes."""
+    found = infer(network, dataset, augment=augment, arithmetic=CPU, batch_size=batch_size)
+    return tables_of(found, dataset.ears_in_order, [find_task("six_class")])["six_class"]
 
 
 def medicalnet(depth):
@@ -114,20 +120,20 @@ def test_a_network_that_took_a_step_predicts_the_same_when_it_is_loaded_again(he
     task = find_task("six_class")
     network = build_model(config.model, shape=config.input_shape, outputs=task.outputs)
     before = network.head.weight.detach().clone()
-    sources = find_ears(config.data, study[1], task, ("train", "tune"))
+    sources = find_ears(config.data, study[1], [task], ("train", "tune"))
     train, tune = (sources.dataset(study[1], name) for name in ("train", "tune"))
     run_folder = Run.new(here / "outputs" / model, model)
     Trainer(config, run_folder, network, CPU, train, tune).fit()
     assert (network.head.weight != before).all()
 
-    expected = predict(network, train, task, augment=config.augment, arithmetic=CPU, batch_size=4)
+    expected = predicted(network, train, config.augment, batch_size=4)
     facts, each = ["exam_id", "side", "label_code", "y_true"], [f"prob_{code}" for code in range(1, 7)]
     assert len(expected) == 7
     for name in ("best", "last"):
         trained = open_trained(run_folder.checkpoint(name), kind=DUAL, device="cpu", precision="fp32")
-        assert trained.config == config and trained.task is task
+        assert trained.config == config and trained.tasks == (task,)
         for batch_size in (1, 4):
-            found = trained.predict(train, batch_size=batch_size)
+            found = trained.predict(train, batch_size=batch_size)[task.name]
             assert found[facts].equals(expected[facts])
             np.testing.assert_allclose(found[each], expected[each], rtol=0, atol=1e-6)
 
@@ -278,8 +284,8 @@ def test_both_ears_of_an_exam_are_predicted_as_each_by_itself(study):
                       manifest_csv=study[0] / "artifacts/manifest_ears.csv", cache_dir=study[0] / "cache")
     ears = find_ears(data, study[1], None, ("train",)).ears["train"]
     network = build("dual_resnet10_3d").eval()
-    one, two = (predict(network, EarDataset(study[1], ears, groups), find_task("six_class"), augment=RunConfig().augment,
-                        arithmetic=CPU, batch_size=3) for groups in (None, group_by_exam(ears)))
+    one, two = (predicted(network, EarDataset(study[1], ears, groups), RunConfig().augment, batch_size=3)
+                for groups in (None, group_by_exam(ears)))
     each = [f"prob_{code}" for code in range(1, 7)]
     one, two = (frame.set_index(["exam_id", "side"])[each].sort_index() for frame in (one, two))
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
@@ -292,3 +298,20 @@ def test_one_ear_of_one_voxel_in_a_step_is_one_line_and_not_a_traceback(tmp_path
     assert run("train_dual", *words) == 2
     said = capfd.readouterr().err
     assert "--batch-size" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_gradients_on_a_cpu_are_those_of_float32_whatever_the_precision(precision):
+    """In bfloat16 those of a convolution over a depth of two were garbage (and silently so)."""
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(model="dual_resnet10_3d", dropout=0), shape=(8, 1, 32, 32), outputs=1)
+    volume = torch.rand(3, 8, 1, 32, 32)
+    found = []
+    for arithmetic in (Arithmetic.choose("cpu", "fp32"), Arithmetic.choose("cpu", precision)):
+        network.zero_grad()
+        with arithmetic.autocast():
+            logits = network(volume).logits
+        logits.sum().backward()
+        found.append([p.grad.clone() for p in network.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

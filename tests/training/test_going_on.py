@@ -1,5 +1,7 @@
 """A run that is stopped, or whose checkpoint is damaged, ends as one that was never disturbed, with all that it may keep."""
+import io
 import json
+import random
 import shutil
 
 import numpy as np
@@ -8,10 +10,11 @@ import torch
 from commands import run
 from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
+from medical_fenlei.training.checkpoint import FOOTER
 from medical_fenlei.training.loop import Trainer
 
 TRAIN = ("train_ear2d", "--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100,
-         "--backbone", "resnet10t", "--batch-size", 5,
+         "--backbone", "test_resnet", "--batch-size", 5,
          "--epochs", 3, "--patience", 0, "--seed", 3, "--dropout", 0.3)
 KEPT = {"plain": (), "accumulated": ("--grad-accum", 3), "averaged": ("--ema", 0.7),
         "all": ("--ema", 0.5, "--freeze-backbone-epochs", 1, "--precision", "bf16", "--loss", "focal",
@@ -52,27 +55,46 @@ def test_a_run_that_is_stopped_ends_with_the_same_bits_whatever_it_keeps(study, 
     for name in ("last", "best"):
         same(study / "outputs/whole", study / "outputs/stopped", name)
     if kept in ("averaged", "all"):
-        averages = [checkpoint(study / f"outputs/{which}")["state"]["average"].values() for which in ("whole", "stopped")]
+        averages = [checkpoint(study / f"outputs/{which}")["state"]["step"]["average"].values()
+                    for which in ("whole", "stopped")]
         for a, b in zip(*averages, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("harm", ["cut short", "a flipped bit"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(study, caplog, harm):
+def flipped(content, place):
+    """With one bit of the byte at this place turned over."""
+    return content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1:]
+
+
+def harmed(content):
+    """The same checkpoint with what may befall it; None where it is gone."""
+    chance, size = random.Random(0), len(content)
+    tensor = content.index(np.ascontiguousarray(torch.load(io.BytesIO(content))["weights"]["head.weight"]).tobytes())
+    return {"cut short": content[: size // 2], "empty": b"", "gone": None,
+            "a bit of the header": flipped(content, chance.randrange(64)),
+            "a bit of a weight": flipped(content, tensor + chance.randrange(64)),
+            "a bit of the directory": flipped(content, size - FOOTER - chance.randrange(2, 64)),
+            "a bit of the checksum": flipped(content, size - chance.randrange(1, 64)),
+            "a bit anywhere": flipped(content, chance.randrange(size))}
+
+
+def test_a_checkpoint_that_is_damaged_or_gone_is_passed_over_for_the_one_before_it(study):
     assert run(*TRAIN, "--output-dir", "outputs/whole") == 0
-    shutil.copytree("outputs/whole", "outputs/harmed")
-    last = study / "outputs/harmed/checkpoints/last.pt"
-    content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 4
-    last.unlink()
-    last.write_bytes(content if harm == "a flipped bit" else content[: len(content) // 2])
-    assert run("train_ear2d", "--resume", "outputs/harmed") == 0
-    same(study / "outputs/whole", study / "outputs/harmed")
-    said = (study / "outputs/harmed/train.log").read_text()
-    assert "last.pt" in said and "going on after epoch 2" in said
-    assert checkpoint(study / "outputs/harmed", "last-1")["epoch"] == 2                  # the damaged one is kept nowhere
-    lines = [json.loads(line)["epoch"] for line in (study / "outputs/harmed/metrics.jsonl").read_text().splitlines()]
-    assert lines == [1, 2, 3]
+    for harm, content in harmed((study / "outputs/whole/checkpoints/last.pt").read_bytes()).items():
+        folder = study / "outputs" / harm
+        shutil.copytree("outputs/whole", folder)
+        last = folder / "checkpoints/last.pt"
+        last.unlink()                                             # not written through: the one before may be the same file
+        if content is not None:
+            last.write_bytes(content)
+        assert run("train_ear2d", "--resume", folder) == 0, harm
+        for name in ("last", "last-1", "best"):                   # the damaged one is kept nowhere
+            same(study / "outputs/whole", folder, name)
+        said = (folder / "train.log").read_text()
+        assert "going on after epoch 2" in said and ("last.pt" in said.partition("going on")[0]) == (content is not None), harm
+        lines = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert lines == [1, 2, 3], harm
+        shutil.rmtree(folder)
 
 
 def test_as_many_checkpoints_are_kept_as_were_asked_for_each_of_its_own_epoch(study):
@@ -118,7 +140,8 @@ def test_a_frozen_backbone_stays_as_it_came_with_its_statistics_and_then_learns(
 def test_the_network_that_is_measured_and_kept_is_the_running_mean(study):
     assert run(*TRAIN, "--ema", 0.9, "--epochs", 1, "--output-dir", "outputs/run") == 0
     best, last = checkpoint(study / "outputs/run", "best"), checkpoint(study / "outputs/run")
-    average = {name.removeprefix("module."): value for name, value in last["state"]["average"].items() if name != "n_averaged"}
+    mean = last["state"]["step"]["average"].items()
+    average = {name.removeprefix("module."): value for name, value in mean if name != "n_averaged"}
     assert best["weights"].keys() == average.keys() == last["weights"].keys()
     assert all(torch.equal(best["weights"][name], average[name]) for name in average)
     assert not torch.equal(best["weights"]["head.weight"], last["weights"]["head.weight"])
@@ -139,7 +162,7 @@ def test_memory_that_runs_out_in_a_run_splits_its_steps_and_it_goes_on(study, mo
     monkeypatch.setattr(Ear2d, "forward", small)
     assert run(*TRAIN, "--output-dir", "outputs/run") == 0
     assert max(sizes[2:]) <= 3 and "in 2 parts" in (study / "outputs/run/train.log").read_text()
-    assert checkpoint(study / "outputs/run")["state"]["parts"] == 2
+    assert checkpoint(study / "outputs/run")["state"]["step"]["parts"] == 2
     losses = [json.loads(line)["train_loss"] for line in (study / "outputs/run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 3 and np.isfinite(losses).all()
 

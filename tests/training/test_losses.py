@@ -17,7 +17,7 @@ from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.errors import UserError
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import BINARY_TASKS, OUTSIDE, TASKS, find_task
-from medical_fenlei.training.config import EAR_ROUTE, LONG_TAIL, RunConfig, TrainConfig
+from medical_fenlei.training.config import EAR_ROUTE, LONG_TAIL, DataConfig, RunConfig, TrainConfig
 from medical_fenlei.training.losses import TaskLoss, class_weights, effective_weights, lowest, prior_shift, training_loss
 
 SIX, ABNORMAL, OME = TASKS["six_class"], TASKS["normal_vs_abnormal"], TASKS["normal_vs_ome"]
@@ -138,7 +138,7 @@ def test_a_batch_without_targets_gives_zero_and_no_gradient(code):
 
 def planned(loss, *tasks, codes, smoothing=0.0, **more):
     plan = TrainConfig(loss=loss, balance="none", label_smoothing=smoothing, **more)
-    return training_loss(plan, tasks, codes.numpy())
+    return training_loss(plan, tasks, codes.numpy(), balancing="none")
 
 
 def slowly(loss, z, code, task, *, codes, smoothing, gamma=2.0, beta=0.999, tau=1.0):
@@ -246,7 +246,8 @@ def test_logits_that_minimise_the_adjusted_loss_are_log_posterior_minus_tau_log_
     code, place = rng.choice(range(1, 7), 4000, p=[0.3, 0.1, 0.2, 0.05, 0.3, 0.05]), rng.integers(0, 3, 4000)
     code[place == 0] = np.where(rng.random(sum(place == 0)) < 0.3, 4, code[place == 0])      # so that x tells something of y
     y, classes = task.targets(code), len(task.classes)
-    loss = training_loss(TrainConfig(loss="logit_adjusted", adjust_tau=tau, label_smoothing=0), [task], code)
+    loss = training_loss(TrainConfig(loss="logit_adjusted", adjust_tau=tau, label_smoothing=0), [task], code,
+                         balancing="none")
     table = torch.zeros(3, task.outputs, dtype=torch.float64, requires_grad=True)            # a logit for each x and class
     minimise(lambda: loss(table[place], loss.targets(torch.from_numpy(code))), table)
     joint = np.array([[np.sum((place == x) & (y == c)) for c in range(classes)] for x in range(3)])
@@ -405,19 +406,21 @@ def test_flags_and_json_give_the_loss_back_and_auto_balances_once(loss):
                                           drop_warmup_epochs=4)
     assert settings.from_json(RunConfig, settings.to_json(config)) == config
     assert settings.from_flags(RunConfig, parser.parse_args(settings.to_flags(config))) == config
-    assert config.training.balancing == ("none" if loss in LONG_TAIL else "sampler")
+    assert config.balancing == ("none" if loss in LONG_TAIL else "sampler")
 
 
 def test_the_defaults_are_cross_entropy_and_the_sampler_with_nothing_dropped(codes):
-    plan = TrainConfig()
-    assert (plan.loss, plan.balancing, plan.drop_high_loss) == ("ce", "sampler", 0)
-    loss, expected, z = training_loss(plan, [SIX], codes.numpy()), loss_of(SIX, smoothing=plan.label_smoothing), logits(6)
+    plan, balancing = TrainConfig(), RunConfig().balancing
+    assert (plan.loss, balancing, plan.drop_high_loss) == ("ce", "sampler", 0)
+    loss = training_loss(plan, [SIX], codes.numpy(), balancing=balancing)
+    expected, z = loss_of(SIX, smoothing=plan.label_smoothing), logits(6)
     torch.testing.assert_close(loss(z, loss.targets(codes)), expected(z, loss.targets(codes)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("loss", ["ce", "focal"])
 def test_balance_loss_weighs_by_frequency(loss, codes):
-    found = training_loss(TrainConfig(loss=loss, balance="loss"), [SIX, OME], codes.numpy())
+    config = RunConfig(data=DataConfig(label_task=f"{SIX.name},{OME.name}"), training=TrainConfig(loss=loss))
+    found = training_loss(config.training, [SIX, OME], codes.numpy(), balancing=config.balancing)
     for task, weights in zip((SIX, OME), found.weights, strict=True):
         np.testing.assert_array_equal(weights, class_weights(task.targets(codes.numpy()), len(task.classes)))
     assert found.gamma == (2.0 if loss == "focal" else 0)
@@ -446,7 +449,7 @@ def toy(counts, seed, wrong=0.0):
 def learn(plan, task, x, codes, epochs=30):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.ReLU(), torch.nn.Linear(16, task.outputs))
-    loss, optimizer = training_loss(plan, [task], codes.numpy()), torch.optim.Adam(net.parameters(), lr=0.03)
+    loss, optimizer = training_loss(plan, [task], codes.numpy(), balancing="none"), torch.optim.Adam(net.parameters(), lr=0.03)
     for epoch in range(epochs):
         drop = plan.drop_high_loss if epoch >= 5 else 0.0
         for rows in torch.randperm(len(x)).split(64):
@@ -486,7 +489,7 @@ def test_with_wrong_labels_dropping_leaves_mostly_those_out():
     x, true, given = toy([60] * 6, seed=0, wrong=0.3)
     plan = TrainConfig(drop_high_loss=0.2)
     net = learn(plan, SIX, x, given)
-    loss = training_loss(plan, [SIX], given.numpy())
+    loss = training_loss(plan, [SIX], given.numpy(), balancing="none")
     with torch.no_grad():
         surprise = loss.each(net(x), loss.targets(given))[1][:, 0]
     dropped = ~lowest(surprise, torch.ones(len(x), dtype=torch.bool), 0.2)

@@ -48,10 +48,10 @@ def test_ears_alone_and_by_exam_give_the_same_losses_and_the_same_predictions(he
     for kind, folder in folders.items():
         trained = open_trained(folder / "checkpoints/last.pt", kind=kind, device="cpu")
         store = EarStore(trained.config.data.cache_dir, trained.config.ears)
-        sources = find_ears(trained.config.data, store, find_task(task), ("train",))
+        sources = find_ears(trained.config.data, store, [find_task(task)], ("train",))
         dataset = sources.dataset(store, "train")
         assert dataset.groups.shape[1] == {"ear2d": 1, "dual": 2}[kind]
-        frames[kind] = trained.predict(dataset).set_index(["exam_id", "side"]).sort_index()
+        frames[kind] = trained.predict(dataset)[task].set_index(["exam_id", "side"]).sort_index()
     one, two = frames["ear2d"], frames["dual"]
     assert one.index.equals(two.index) and one.y_true.equals(two.y_true)
     numbers = [name for name in one if name.startswith(("y_prob", "prob_"))]

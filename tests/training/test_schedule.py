@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from medical_fenlei.training.schedule import drop_share, learning_rate
+from medical_fenlei.training.config import TrainConfig
+from medical_fenlei.training.schedule import drop_share, learning_rate, rate_of
 
 
 def rates(*, steps, warmup, peak=0.01):
@@ -46,6 +47,13 @@ def test_the_last_step_is_nearly_zero_and_beyond_the_end_it_stays_at_zero():
 def test_the_shortest_runs_have_a_positive_rate(steps, warmup):
     found = rates(steps=steps, warmup=warmup)
     assert np.isfinite(found).all() and (found > 0).all() and (found <= 0.01).all()
+
+
+@pytest.mark.parametrize(("epochs", "steps", "warmup"), [(5, 7, 1), (3, 1, 0), (4, 10, 1.5), (2, 3, 2)])
+def test_over_epochs_the_rate_of_each_step_is_that_of_its_place_in_the_whole_run(epochs, steps, warmup):
+    plan = TrainConfig(epochs=epochs, warmup_epochs=warmup, lr=0.02)
+    found = [rate_of(plan, epoch, step, steps) for epoch in range(1, epochs + 1) for step in range(steps)]
+    np.testing.assert_allclose(found, rates(steps=epochs * steps, warmup=warmup * steps, peak=0.02), rtol=1e-12)
 
 
 def test_nothing_is_dropped_at_first_then_linearly_up_to_the_share_over_as_many_epochs():

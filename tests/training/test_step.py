@@ -1,55 +1,28 @@
 """A step is the same however it is cut up, and leaves nothing behind where it fails."""
 import copy
+import io
 
 import numpy as np
 import pytest
 import torch
+from small_net import EARS, Net, data, sums_of
 from torch import nn
 
 from medical_fenlei.errors import CheckFailed
 from medical_fenlei.training.step import PATIENCE, Stepper, running_mean
 
-EARS = 12
 
-
-class Net(nn.Module):
-    """Small, with BatchNorm or without, and dropout."""
-
-    def __init__(self, norm: bool, dropout: float = 0.0):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4) if norm else nn.Identity(), nn.ReLU(), nn.Flatten(),
-                                  nn.Dropout(dropout), nn.Linear(4 * 36, 1))
-
-    def forward(self, x):
-        return self.body(x)[:, 0]
-
-
-def setting(norm=False, dropout=0.0, parts=1, decay=0.0, seed=0):
+def setting(norm=False, dropout=0.0, parts=1, decay=0.0, seed=0, scale=None):
+    """scale: of the gradients, as with fp16."""
     torch.manual_seed(seed)
     net = Net(norm, dropout)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
-    return net, Stepper(net, optimizer, torch.amp.GradScaler("cpu", enabled=False), clip_norm=1.0, parts=parts,
-                        average=running_mean(net, decay))
-
-
-def data(seed=0):
-    rng = np.random.default_rng(seed)
-    x = torch.from_numpy(rng.normal(size=(EARS, 1, 8, 8)).astype(np.float32))
-    y = torch.from_numpy(rng.integers(0, 2, EARS).astype(np.float32))
-    known = torch.from_numpy(rng.random(EARS) < 0.7)
-    return x, y, known
-
-
-def sums_of(net, x, y, known, fail=lambda part: None):
-    def sums(part):
-        fail(part)
-        loss = nn.functional.binary_cross_entropy_with_logits(net(x[part]), y[part], reduction="none")
-        return (loss * known[part]).sum(), known[part].sum()
-    return sums
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, fused=scale is not None)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+    return net, Stepper(net, optimizer, scaler, clip_norm=1.0, parts=parts, average=running_mean(net, decay))
 
 
 def take(net, stepper, steps=3, **kwargs):
-    losses = [float(stepper(EARS, sums_of(net, *data(n), **kwargs), names=lambda: "some")) for n in range(steps)]
+    losses = [float(stepper(EARS, sums_of(net, *data(n), **kwargs), seed=n, names=lambda: "some")) for n in range(steps)]
     return losses, [p.detach().clone() for p in net.parameters()]
 
 
@@ -96,7 +69,7 @@ def test_running_out_of_memory_halves_the_parts_and_the_run_goes_on_as_with_that
     same, halves = setting(norm=True)
     for n in range(5):
         halves.parts = 1 if n < when else 2
-        halves(EARS, sums_of(same, *data(n)), names=lambda: "some")
+        halves(EARS, sums_of(same, *data(n)), seed=0, names=lambda: "some")
     for a, b in zip(net.state_dict().values(), same.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -143,9 +116,9 @@ def test_a_loss_that_is_not_finite_changes_neither_weights_nor_statistics_nor_th
     for n in range(PATIENCE):
         if n == PATIENCE - 1:
             with pytest.raises(CheckFailed, match="--lr"):
-                stepper(EARS, sums_of(net, x, y, known), names=lambda: "rows 3, 4")
+                stepper(EARS, sums_of(net, x, y, known), seed=0, names=lambda: "rows 3, 4")
         else:
-            assert not np.isfinite(float(stepper(EARS, sums_of(net, x, y, known), names=lambda: "rows 3, 4")))
+            assert not np.isfinite(float(stepper(EARS, sums_of(net, x, y, known), seed=0, names=lambda: "rows 3, 4")))
     assert "rows 3, 4" in caplog.text
     for own, kept in ((net.state_dict(), before), (stepper.average.state_dict(), averaged)):
         for a, b in zip(own.values(), kept.values(), strict=True):
@@ -160,15 +133,15 @@ def test_a_finite_step_between_starts_the_count_anew():
     bad[0] = float("nan")
     for _ in range(3):
         for _ in range(PATIENCE - 1):
-            stepper(EARS, sums_of(net, bad, y, known), names=lambda: "some")
-        stepper(EARS, sums_of(net, x, y, known), names=lambda: "some")
+            stepper(EARS, sums_of(net, bad, y, known), seed=0, names=lambda: "some")
+        stepper(EARS, sums_of(net, x, y, known), seed=0, names=lambda: "some")
 
 
 def test_the_running_mean_is_that_of_its_formula():
     net, stepper = setting(norm=True, decay=0.8)
     expected = None
     for n in range(4):
-        stepper(EARS, sums_of(net, *data(n)), names=lambda: "some")
+        stepper(EARS, sums_of(net, *data(n)), seed=0, names=lambda: "some")
         now = [p.detach().clone() for p in net.parameters()]
         keep = min(0.8, (1 + n) / (10 + n))                      # step n replaces the rest
         expected = now if expected is None else [keep * a + (1 - keep) * b for a, b in zip(expected, now, strict=True)]
@@ -179,4 +152,63 @@ def test_the_running_mean_is_that_of_its_formula():
 def test_a_step_without_any_target_is_a_step_of_zero_loss():
     net, stepper = setting()
     x, y, _ = data(0)
-    assert float(stepper(EARS, sums_of(net, x, y, torch.zeros(EARS, dtype=torch.bool)), names=lambda: "some")) == 0
+    assert float(stepper(EARS, sums_of(net, x, y, torch.zeros(EARS, dtype=torch.bool)), seed=0, names=lambda: "some")) == 0
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_step_with_scaled_gradients_is_the_step_without(parts):
+    plain, scaled = take(*setting(parts=parts)), take(*setting(parts=parts, scale=2.0**16))
+    np.testing.assert_allclose(scaled[0], plain[0], rtol=1e-6)
+    for a, b in zip(scaled[1], plain[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_that_overflow_halve_the_scale_take_no_step_and_are_no_reason_to_end():
+    net, stepper = setting(norm=True, decay=0.9, scale=2.0**127)
+    before, averaged = copy.deepcopy(net.state_dict()), copy.deepcopy(stepper.average.state_dict())
+    sums = sums_of(net, *data())
+
+    def steep(part):
+        loss, count = sums(part)
+        return 1e6 * loss, count
+
+    for _ in range(PATIENCE + 2):
+        assert np.isfinite(float(stepper(EARS, steep, seed=0, names=lambda: "some"))) and stepper.left_out == 0
+    assert stepper.scaler.get_scale() == 2.0**127 / 2 ** (PATIENCE + 2)
+    for own, kept in ((net.state_dict(), before), (stepper.average.state_dict(), averaged)):
+        assert all(torch.equal(own[name], value) for name, value in kept.items())
+    assert not stepper.optimizer.state
+
+
+def test_a_scale_that_is_as_small_as_one_is_no_excuse_any_more():
+    net, stepper = setting(scale=2.0)
+
+    def sums(part):
+        """A loss of 0, the gradient of which is infinite."""
+        weight = net.body[-1].weight.sum()
+        return (weight - weight.detach()).sqrt(), torch.tensor(1)
+
+    for _ in range(PATIENCE):
+        assert float(stepper(EARS, sums, seed=0, names=lambda: "some")) == 0
+    assert stepper.left_out == PATIENCE - 1                      # the first try was at a scale of 2
+    with pytest.raises(CheckFailed, match="--lr"):
+        stepper(EARS, sums, seed=0, names=lambda: "some")
+
+
+@pytest.mark.parametrize("options", [{}, {"decay": 0.8, "norm": True, "dropout": 0.4, "parts": 2}, {"scale": 2.0**10}], ids=str)
+def test_steps_that_go_on_from_what_was_saved_are_those_of_one_that_was_never_stopped(options):
+    whole, stopped = setting(**options), setting(**options)
+    take(*whole, steps=5)
+    take(*stopped, steps=3)
+    file = io.BytesIO()
+    torch.save({"net": stopped[0].state_dict(), "step": stopped[1].state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    net, stepper = setting(seed=9, **options)
+    net.load_state_dict(saved["net"])
+    stepper.load_state_dict(saved["step"])
+    for n in (3, 4):
+        stepper(EARS, sums_of(net, *data(n)), seed=n, names=lambda: "some")
+    for a, b in zip(net.state_dict().values(), whole[0].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    torch.testing.assert_close(stepper.state_dict(), whole[1].state_dict(), rtol=0, atol=0)

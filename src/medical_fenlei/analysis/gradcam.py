@@ -11,6 +11,7 @@ from medical_fenlei.data.augment import blocks, window
 from medical_fenlei.data.blocks import block_starts, over_slices
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.ear2d import Ear2d
+from medical_fenlei.tasks import Task
 from medical_fenlei.training.config import BONE
 
 METHODS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "hirescam": "HiResCAM", "layercam": "LayerCAM",
@@ -49,16 +50,17 @@ class Explanation:
 
 
 def explain(
-    trained: Trained, volume: np.ndarray, *, target: str = "predicted", method: str = "gradcam", top: int
+    trained: Trained, volume: np.ndarray, task: Task, *, target: str = "predicted", method: str = "gradcam", top: int
 ) -> Explanation:
-    """volume: int16 HU (K, H, W). target: `predicted` or the name of a class of the task. method: one of METHODS.
+    """volume: int16 HU (K, H, W). task: one of the network's. target: `predicted` or the name of a class of the task. method:
+    one of METHODS.
 
     A network that sees an ear in B blocks of M slices answers with their mean, whose maps these are. Computed in float32.
     Raises UserError for an unknown class or method, or a backbone whose stages are unknown.
     """
     model = trained.model
     assert isinstance(model, Ear2d)
-    names = trained.task.class_names
+    names, columns = task.class_names, trained.columns(task)
     if target != "predicted" and target not in names:
         raise UserError(f"--target: got {target!r}, expected predicted or one of {', '.join(names)}")
     if method not in METHODS:
@@ -68,8 +70,7 @@ def explain(
     with torch.enable_grad():
         vectors = model.backbone(image.flatten(0, 1)).detach().unflatten(0, image.shape[:2]).requires_grad_()
         pooled, attention = model.pooling(vectors)
-        logits = model.head(pooled).mean(0)
-        logits = torch.stack([-logits[0], logits[0]]) if trained.task.binary else logits
+        logits = _of_classes(model.head(pooled).mean(0)[columns])
         wanted = int(logits.argmax()) if target == "predicted" else names.index(target)
         if attention is None:
             weights = (torch.autograd.grad(logits[wanted], vectors)[0] * vectors).sum(2).detach()
@@ -79,9 +80,9 @@ def explain(
     if attention is not None and len(starts) > 1:
         weights = weights / weights.sum()
     # of a binary task the two numbers are -l and l, and the class's probability is σ(±l)
-    probability = torch.sigmoid(logits[wanted]) if trained.task.binary else logits.softmax(0)[wanted]
+    probability = torch.sigmoid(logits[wanted]) if task.binary else logits.softmax(0)[wanted]
     layer, channels = _layer(model.backbone, volume.shape[-1])
-    heat = over_slices(_maps(model, image, layer, channels, wanted, method), starts, len(volume)).numpy()
+    heat = over_slices(_maps(model, image, layer, channels, columns, wanted, method), starts, len(volume)).numpy()
     grey = (window(hu, replace(config, windows=(BONE,), slice_context=0))[0, :, 0] + 1) / 2
     slices = torch.argsort(weights, descending=True, stable=True)[:top].cpu().numpy()
     return Explanation(
@@ -104,22 +105,27 @@ def _layer(backbone: nn.Module, edge: int) -> tuple[str, int]:
     return (f"{name}.norm1" if isinstance(getattr(block, "norm1", None), nn.LayerNorm) else name), channels
 
 
+def _of_classes(logits: torch.Tensor) -> torch.Tensor:
+    """(C,) of a task's (outputs,): a single logit speaks for the positive class and as much against the negative one."""
+    return torch.cat([-logits, logits]) if len(logits) == 1 else logits
+
+
 class _OneEar(nn.Module):
     """The slices of one ear as a batch (B M, C, H, W), so that the library maps each of them; B M times the same answer."""
 
-    def __init__(self, model: Ear2d, times: int, *, binary: bool) -> None:
+    def __init__(self, model: Ear2d, times: int, columns: slice) -> None:
         super().__init__()
-        self.model, self.times, self.binary = model, times, binary
+        self.model, self.times, self.columns = model, times, columns
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
-        logits = self.model(slices.unflatten(0, (self.times, -1))).logits.mean(0, keepdim=True)
-        if self.binary:
-            logits = torch.cat([-logits, logits], 1)
-        return logits.expand(len(slices), -1)
+        logits = self.model(slices.unflatten(0, (self.times, -1))).logits.mean(0)[self.columns]
+        return _of_classes(logits).expand(len(slices), -1)
 
 
-def _maps(model: Ear2d, image: torch.Tensor, layer: str, channels: int, wanted: int, method: str) -> torch.Tensor:
-    """float32 (B, M, H, W) for the slices of one ear in blocks (B, M, C, H, W)."""
+def _maps(
+    model: Ear2d, image: torch.Tensor, layer: str, channels: int, columns: slice, wanted: int, method: str
+) -> torch.Tensor:
+    """float32 (B, M, H, W) for the slices of one ear in blocks (B, M, C, H, W). columns: the task's; wanted: its class."""
     import pytorch_grad_cam as library
 
     prefix = getattr(model.backbone, "num_prefix_tokens", 0)
@@ -135,7 +141,7 @@ def _maps(model: Ear2d, image: torch.Tensor, layer: str, channels: int, wanted: 
     first = iter([lambda logits: logits[wanted]])
     slices = image.flatten(0, 1)
     targets = [next(first, lambda logits: 0 * logits.sum()) for _ in slices]    # the ear's logit once, not once a slice
-    wrapped = _OneEar(model, len(image), binary=model.head.out_features == 1)
+    wrapped = _OneEar(model, len(image), columns)
     kind = getattr(library, METHODS[method])
     cam = kind(model=wrapped, target_layers=[model.backbone.get_submodule(layer)], reshape_transform=as_maps)
     try:

@@ -1,4 +1,4 @@
-"""A trained network as it comes out of a checkpoint: with its settings, its task and its run."""
+"""A trained network as it comes out of a checkpoint: with its settings, its tasks and its run."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +9,20 @@ from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
-from medical_fenlei.tasks import Task, find_task
+from medical_fenlei.tasks import Task, find_tasks
 from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint
 from medical_fenlei.training.config import DataConfig, RunConfig
 from medical_fenlei.training.device import Arithmetic
-from medical_fenlei.training.predict import Inferred, infer, predict
+from medical_fenlei.training.predict import Inferred, infer, tables_of
 
 
 @dataclass(frozen=True)
 class Trained:
     checkpoint: Checkpoint
     run: Run
-    task: Task
+    tasks: tuple[Task, ...]
+    """In the order of its outputs."""
+
     model: nn.Module
     """One of models/, on the device of `arithmetic`, in eval mode."""
 
@@ -34,23 +36,32 @@ class Trained:
         """The ears of this data, cut as the network knows them."""
         return EarStore(data.cache_dir, self.config.ears)
 
-    def infer(self, dataset: EarDataset, *, batch_size: int | None = None) -> Inferred:
-        """What the network returns for every ear; batch_size: the run's by default."""
-        return infer(self.model, dataset, augment=self.config.augment, arithmetic=self.arithmetic,
-                     batch_size=batch_size or self.config.training.batch_size)
+    def chosen(self, data: DataConfig) -> tuple[Task, ...]:
+        """Those of its tasks that the data names. Raises UserError, naming those it has, if one is not of them."""
+        return find_tasks(data.label_task, among=self.tasks)
 
-    def predict(self, dataset: EarDataset, *, batch_size: int | None = None) -> pd.DataFrame:
-        """`tables.PREDICTIONS`."""
-        return predict(self.model, dataset, self.task, augment=self.config.augment, arithmetic=self.arithmetic,
-                       batch_size=batch_size or self.config.training.batch_size)
+    def columns(self, task: Task) -> slice:
+        """Which of its outputs are those of this task."""
+        first = sum(before.outputs for before in self.tasks[: self.tasks.index(task)])
+        return slice(first, first + task.outputs)
+
+    def infer(self, dataset: EarDataset, *, batch_size: int | None = None) -> Inferred:
+        """What the network returns for every ear; batch_size: the run's by default. Raises ValueError if there is none."""
+        found = infer(self.model, dataset, augment=self.config.augment, arithmetic=self.arithmetic,
+                      batch_size=batch_size or self.config.training.batch_size)
+        return Inferred.joined([found])
+
+    def predict(self, dataset: EarDataset, *, batch_size: int | None = None) -> dict[str, pd.DataFrame]:
+        """`tables.PREDICTIONS` for each of its tasks, by name."""
+        return tables_of(self.infer(dataset, batch_size=batch_size), dataset.ears_in_order, self.tasks)
 
 
 def open_trained(path: Path, *, kind: str, device: str, precision: str | None = None) -> Trained:
     """Raises UserError if it is no checkpoint of this kind; precision: the run's own by default."""
     checkpoint = read_checkpoint(path, kind=kind)
     config = checkpoint.config
-    task = find_task(config.data.label_task)
+    tasks = find_tasks(config.data.label_task)
     arithmetic = Arithmetic.choose(device, precision or config.training.precision)
-    model = build_model(config.model, shape=config.input_shape, outputs=task.outputs, start=False)
+    model = build_model(config.model, shape=config.input_shape, outputs=sum(task.outputs for task in tasks), start=False)
     model.load_state_dict(checkpoint.weights)
-    return Trained(checkpoint, Run.of_checkpoint(path), task, model.to(arithmetic.device).eval(), arithmetic)
+    return Trained(checkpoint, Run.of_checkpoint(path), tasks, model.to(arithmetic.device).eval(), arithmetic)

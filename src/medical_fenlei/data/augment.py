@@ -1,8 +1,8 @@
 """Window and augmentation of a batch on the device. What is random is drawn once a sample, in one step, and applied in another.
 
 N ears of K slices, H rows, W columns; C channels: of each neighbouring slice, the lowest first, the windows in the order of the
-settings. The draw depends on (seed, epoch, row, ear) alone, so neither feeding, batch composition nor the number of processes
-changes it. No mirror: the columns of every ear run from lateral to medial, and that is information.
+settings. The draw depends on (seed, epoch, row, ear, turn) alone, so neither feeding, batch composition nor the number of
+processes changes it. No mirror: the columns of every ear run from lateral to medial, and that is information.
 """
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -56,11 +56,18 @@ class Draw:
         together = torch.stack([getattr(self, name) for name in names]).to(device, non_blocking=True)      # one copy, not nine
         return Draw(noise_seed=self.noise_seed, **dict(zip(names, together, strict=True)))
 
+    def __getitem__(self, part: slice) -> "Draw":
+        """That of some of the ears."""
+        return Draw(**{f.name: getattr(self, f.name)[part] for f in fields(self)})
 
-def draw(config: AugmentConfig, *, seed: int, epoch: int, row: np.ndarray, ear: np.ndarray) -> Draw:
-    """row, ear: (N,) the sample's manifest row and the ear's place in it. Tensors float32 (N,) on the host."""
+
+def draw(config: AugmentConfig, *, seed: int, epoch: int, row: np.ndarray, ear: np.ndarray, turn: np.ndarray) -> Draw:
+    """row, ear, turn: (N,) the sample's manifest row, the ear's place in it, and how often it was seen before in this epoch.
+
+    Tensors float32 (N,) on the host.
+    """
     numbers, seeds, places = np.empty((len(row), 8), np.float32), [], np.empty(len(row), np.float32)
-    for n, name in enumerate(zip(row.tolist(), ear.tolist(), strict=True)):
+    for n, name in enumerate(zip(row.tolist(), ear.tolist(), turn.tolist(), strict=True)):
         rng = np.random.default_rng([seed, epoch, *name])
         numbers[n] = rng.uniform(-1, 1, 8)
         seeds.append(int(rng.integers(NOISE_SEEDS)))
@@ -135,5 +142,8 @@ def _output_to_input(drawn: Draw, aspect: float) -> torch.Tensor:
 
 
 def _binomial(image: torch.Tensor) -> torch.Tensor:
-    """Each slice under the 3 × 3 binomial kernel (1, 2, 1)ᵀ(1, 2, 1) / 16, edges repeated: two 2 × 2 means in turn."""
-    return F.avg_pool2d(F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
+    """Each slice under the 3 × 3 binomial kernel (1, 2, 1)ᵀ(1, 2, 1) / 16, edges repeated. As sums, several times as fast on a
+    CPU as by pooling or convolving."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    rows = (padded[..., :-2, :] + padded[..., 2:, :]).add_(padded[..., 1:-1, :], alpha=2)
+    return (rows[..., :-2] + rows[..., 2:]).add_(rows[..., 1:-1], alpha=2).div_(16)

@@ -1,5 +1,5 @@
 """The sample: E ears of one exam as int16 HU, with their codes. What a code means is the task's business."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ class EarDataset:
         """The ears that are present, sample after sample: the order in which predictions come."""
         return self.ears.iloc[self.groups[self.present]]
 
-    def batches(self, cuts: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
+    def batches(self, cuts: Sequence[np.ndarray], device: torch.device) -> Generator[Batch, None, None]:
         """The samples of each cut, int64 (B,) numbers, in order; the ears on the device."""
         names = [(self.code[cut], self.present[cut], self.row[cut]) for cut in cuts]
         ears = [self.groups[cut][present] for cut, (_, present, _) in zip(cuts, names, strict=True)]

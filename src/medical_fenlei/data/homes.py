@@ -57,18 +57,24 @@ class Placement:
     """Of all ears."""
 
     @classmethod
-    def choose(cls, data: DataConfig, store: EarStore, device: torch.device, *, ears: int) -> "Placement":
-        """As --data-on says; auto: the first of device, memory and disk where they fit. Raises UserError if they cannot."""
+    def choose(cls, data: DataConfig, store: EarStore, device: torch.device, *, ears: int,
+               sharers: int = 1) -> "Placement":
+        """As --data-on says; auto: the first of device, memory and disk where they fit. Raises UserError if they cannot.
+
+        sharers: so many processes take as much of the host's memory.
+        """
         nbytes, on = 2 * math.prod(store.spec.shape) * ears, data.data_on
+        host = nbytes * sharers
         if on == "auto":
             if device.type != "cpu" and nbytes <= DEVICE_SHARE * free_on(device):
                 on = "device"
             else:
-                on = "memory" if nbytes <= MEMORY_SHARE * free_memory() else "disk"
+                on = "memory" if host <= MEMORY_SHARE * free_memory() else "disk"
         elif on != "disk":
-            free = free_on(device) if on == "device" else free_memory()
-            if nbytes > free:
-                raise UserError(f"--data-on {on}: {ears} ears take {nbytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            at_gpu = on == "device" and device.type != "cpu"
+            needed, free = (nbytes, free_on(device)) if at_gpu else (host, free_memory())
+            if needed > free:
+                raise UserError(f"--data-on {on}: {ears} ears take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
                                 "take --data-on auto")
         return cls(on, device, data.read_workers, nbytes)
 
@@ -213,7 +219,7 @@ def to_device(
         with contextlib.closing(batches):
             for ears in batches:
                 with torch.cuda.stream(stream):
-                    batch = torch.empty((len(ears), *ears[0].shape), dtype=ears[0].dtype, device=device)
+                    batch = _room_for((len(ears), *ears[0].shape), ears[0].dtype, device)
                     for place, ear in zip(batch, ears, strict=True):
                         place.copy_(ear, non_blocking=True)
                     done = stream.record_event()
@@ -225,6 +231,16 @@ def to_device(
             network.wait_event(done)
             batch.record_stream(network)
             yield batch
+
+
+def _room_for(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """On the GPU, not filled. Where a step that is under way has taken all there is, after that step."""
+    try:
+        return torch.empty(shape, dtype=dtype, device=device)
+    except torch.OutOfMemoryError:
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        return torch.empty(shape, dtype=dtype, device=device)
 
 
 def pin(owner: object, array: np.ndarray) -> None:

@@ -30,6 +30,16 @@ def training_order(targets: np.ndarray, *, balanced: bool, rng: np.random.Genera
     return rng.permutation(np.concatenate(order))
 
 
+def nth_time(order: np.ndarray) -> np.ndarray:
+    """int64 (n,): how often each of these samples came before, 0 where it comes for the first time."""
+    by_sample = np.argsort(order, kind="stable")
+    ranked = order[by_sample]
+    first = np.flatnonzero(np.diff(ranked, prepend=-1))
+    times = np.empty(len(order), np.int64)
+    times[by_sample] = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
+    return times
+
+
 def cut(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """The order in batches of nearly equal size, at most `batch_size`, so that no last one is tiny."""
     return np.array_split(order, -(-len(order) // batch_size)) if len(order) else []

@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -33,9 +34,12 @@ class Sources:
     data: DataConfig
     """By which they were found."""
 
-    def placement(self, store: EarStore, device: torch.device) -> Placement:
-        """Where all sets together live, for a network on this device. Raises UserError if they do not fit."""
-        return Placement.choose(self.data, store, device, ears=sum(map(len, self.ears.values())))
+    def placement(self, store: EarStore, device: torch.device, *, sharers: int = 1) -> Placement:
+        """Where all sets together live, for a network on this device. Raises UserError if they do not fit.
+
+        sharers: processes of the run that share the host's memory, each with ears of its own.
+        """
+        return Placement.choose(self.data, store, device, ears=sum(map(len, self.ears.values())), sharers=sharers)
 
     def dataset(self, store: EarStore, name: str, placement: Placement | None = None) -> EarDataset | None:
         """The samples of a set; None where it has no ear."""
@@ -45,15 +49,18 @@ class Sources:
         return EarDataset(store, ears, group_by_exam(ears) if self.data.sample == "exam" else None, placement)
 
 
-def find_ears(data: DataConfig, store: EarStore, task: Task | None, sets: Sequence[str]) -> Sources:
-    """The ears of the sets that the task concerns (None: every labelled one). Sets that the split does not have are left out.
+def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, sets: Sequence[str]) -> Sources:
+    """The ears of the sets that any of the tasks concerns (None: every labelled one). Sets that the split lacks are left out.
 
-    Ears outside the task or without a label never enter. Raises UserError if a table is missing, or the DICOM that is needed.
+    Ears outside the tasks or without a label never enter. Raises UserError if a table is missing, or the DICOM that is needed.
     """
     split = tables.read_split(data.splits_root, data.pct)
     manifest = tables.MANIFEST.read(data.manifest_csv)
     code = manifest.label_code.to_numpy()
-    concerned = manifest[code != UNLABELLED if task is None else task.targets(code) != OUTSIDE]
+    concerned = code != UNLABELLED
+    if tasks is not None:
+        concerned = np.any([task.targets(code) != OUTSIDE for task in tasks], axis=0)
+    concerned = manifest[concerned]
     ears = {name: _first(concerned[concerned.exam_id.isin(split.sets[name].exam_id)], data)
             for name in sets if name in split.sets}
     rejects = prepare_missing(data, store, pd.concat([*ears.values(), manifest[:0]]))

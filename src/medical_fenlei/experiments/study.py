@@ -22,7 +22,7 @@ from typing import Any
 
 from medical_fenlei import cli, settings
 from medical_fenlei.errors import CheckFailed, Rejected, Stopped, UserError
-from medical_fenlei.experiments.route import add_run_flags, resume_run, start_run, with_cache
+from medical_fenlei.experiments.route import add_run_flags, deciding, resume_run, start_run, with_cache
 from medical_fenlei.files import write_json
 from medical_fenlei.parallel import Outcome, attempt
 from medical_fenlei.runs import Run
@@ -48,9 +48,7 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the result."""
-        plain = settings.to_json(self.config)
-        del plain["data"]["num_workers"]                         # that of the machine
-        return plain
+        return deciding(self.config)
 
     def command(self, route: RunConfig) -> list[str]:
         """The command line that gives the same run."""
@@ -142,11 +140,11 @@ def _run_apart(job: Job) -> Outcome[Job, None]:
 
 def _work(job: Job, answer: Connection) -> None:
     """What the process of a job does."""
-    cli.stop_on_sigterm()
+    cli.stop_on_signals()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         answer.send(attempt(_train_and_evaluate, job))
-    except (KeyboardInterrupt, Stopped):
+    except KeyboardInterrupt:
         raise SystemExit(cli.STOPPED) from None
 
 
@@ -172,9 +170,12 @@ def _train_and_evaluate(job: Job) -> None:
             shutil.rmtree(job.folder, ignore_errors=True)        # what a kill left of its beginning
             start_run(config, job.folder)
         trained = open_trained(run.checkpoint("best"), kind=config.kind, device=config.training.device)
-        write_evaluation(evaluate(trained, config.data, REPORTED), run.reports)
+        for result in evaluate(trained, config.data, REPORTED):
+            write_evaluation(result, run.reports)
     except (UserError, CheckFailed) as error:
         raise Rejected("not_possible" if isinstance(error, UserError) else "check_failed", str(error)) from None
+    except Stopped:                                              # no failure, which `attempt` would take it for
+        raise SystemExit(cli.STOPPED) from None
     cli.say(f"{job.name}: done in {time.monotonic() - began:.0f} s")
 
 
@@ -190,11 +191,16 @@ def add_study_flags(
 
 
 def study_settings(args: argparse.Namespace, route: RunConfig) -> RunConfig:
-    """The settings that the runs have in common, with the cache that is there and the task under its English name."""
-    from medical_fenlei.tasks import find_task
+    """The settings that the runs have in common, with the cache that is there and the tasks under their English names."""
+    from medical_fenlei.tasks import find_tasks
 
     config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
-    return settings.changed(config, label_task=find_task(config.data.label_task).name)
+    return settings.changed(config, label_task=",".join(task.name for task in find_tasks(config.data.label_task)))
+
+
+def study_name(config: RunConfig) -> str:
+    """The tasks of `study_settings` as the folder of a study calls them: `one` or `one+two`."""
+    return config.data.label_task.replace(",", "+")
 
 
 def run_study(folder: Path, runs: Mapping[str, RunConfig], args: argparse.Namespace, route: RunConfig) -> int:

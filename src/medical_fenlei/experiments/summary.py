@@ -1,6 +1,6 @@
 """The table of a study: every run, and over the seeds of each group mean, spread and an interval that resamples patients."""
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from medical_fenlei.experiments.study import REPORTED, Job, Study
 from medical_fenlei.files import write_text
 from medical_fenlei.metrics.bootstrap import Intervals, patient_intervals
 from medical_fenlei.metrics.predictions import SEED, measures_of, probabilities
-from medical_fenlei.tasks import Task, find_task
+from medical_fenlei.tasks import Task, find_tasks, named_apart
 
 SHOWN = ("auroc", "auprc", "macro_f1", "macro_recall", "accuracy", "sensitivity", "specificity", "f1")
 """Measures of the Markdown table, those of them that the task has."""
 
 Group = tuple[int, str]
 """Amount of training data in percent, and the network's name."""
+
+OverSeeds = tuple[Intervals, dict[str, float]]
+"""Each measure's interval, and its standard deviation over networks."""
 
 
 def group_of(job: Job) -> Group:
@@ -29,27 +32,28 @@ def group_of(job: Job) -> Group:
 
 
 def summarize(study: Study) -> list[Path]:
-    """Write `runs.csv` (every run: status, reason, best epoch, measures), `summary.csv` (a row a group and measure) and
-    `summary.md`; returns the files. Runs that are not done stand in `runs.csv` with empty measures."""
-    state = study.state()
-    runs = pd.DataFrame([_row(job, state.get(job.name, {})) for job in study.jobs])
+    """Write `runs.csv` (every run and task: status, reason, best epoch, measures), `summary.csv` (a row a group, task and
+    measure) and `summary.md`; returns the files. Runs that are not done stand in `runs.csv` with empty measures."""
+    state, tasks = study.state(), find_tasks(study.jobs[0].config.data.label_task)
+    runs = pd.DataFrame([_row(job, task, state.get(job.name, {})) for job in study.jobs for task in tasks])
     groups: dict[Group, list[Job]] = {}
     for job in study.jobs:
         if state.get(job.name, {}).get("status") == "done":
             groups.setdefault(group_of(job), []).append(job)
-    task = find_task(study.jobs[0].config.data.label_task)
-    found = {group: over_seeds([_predictions(job) for job in jobs], task) for group, jobs in groups.items()}
-    rows = [{"pct": pct, "model": model, "seeds": len(groups[pct, model]), "metric": name, "mean": interval.estimate,
-             "sd": spread[name], "low": interval.low, "high": interval.high, "note": interval.reason}
-            for (pct, model), (intervals, spread) in found.items() for name, interval in intervals.values.items()]
+    found = {task: {group: over_seeds([_predictions(job, task) for job in jobs], task) for group, jobs in groups.items()}
+             for task in tasks}
+    rows = [{"pct": pct, "model": model, "task": task.name, "seeds": len(groups[pct, model]), "metric": name,
+             "mean": interval.estimate, "sd": spread[name], "low": interval.low, "high": interval.high, "note": interval.reason}
+            for task, of_task in found.items() for (pct, model), (intervals, spread) in of_task.items()
+            for name, interval in intervals.values.items()]
     files = [study.folder / name for name in ("runs.csv", "summary.csv", "summary.md")]
     tables.RUNS.write(files[0], tables.RUNS.frame(runs))
     tables.SUMMARY.write(files[1], tables.SUMMARY.frame(rows))
-    write_text(files[2], _markdown(task, found, runs))
+    write_text(files[2], _markdown(found, runs))
     return files
 
 
-def over_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> tuple[Intervals, dict[str, float]]:
+def over_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> OverSeeds:
     """Of the mean over several networks on the same ears: each measure's interval, and its standard deviation over networks.
 
     Patients are resampled once for all networks, so the interval is that of new patients; the deviation (n - 1, NaN for one
@@ -74,35 +78,40 @@ def over_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> tuple[Interva
     return intervals, spread
 
 
-def _predictions(job: Job) -> pd.DataFrame:
-    return tables.PREDICTIONS.read(_report(job, "predictions", "csv"))
+def _predictions(job: Job, task: Task) -> pd.DataFrame:
+    return tables.PREDICTIONS.read(_report(job, task, "predictions", "csv"))
 
 
-def _report(job: Job, stem: str, ending: str) -> Path:
-    return job.folder / "reports" / f"{stem}_{set_label(REPORTED, job.config.data)}.{ending}"
+def _report(job: Job, task: Task, stem: str, ending: str) -> Path:
+    label = named_apart(set_label(REPORTED, job.config.data), task, find_tasks(job.config.data.label_task))
+    return job.folder / "reports" / f"{stem}_{label}.{ending}"
 
 
-def _row(job: Job, state: dict[str, Any]) -> dict[str, object]:
+def _row(job: Job, task: Task, state: dict[str, Any]) -> dict[str, object]:
     pct, model = group_of(job)
-    row: dict[str, object] = {"run": job.name, "pct": pct, "model": model, "seed": job.config.training.seed,
+    row: dict[str, object] = {"run": job.name, "pct": pct, "model": model, "seed": job.config.training.seed, "task": task.name,
                               "status": state.get("status", "waiting"), "reason": state.get("reason", "")}
     if row["status"] != "done":
         return row
-    said = json.loads(_report(job, "metrics", "json").read_text(encoding="utf-8"))
+    said = json.loads(_report(job, task, "metrics", "json").read_text(encoding="utf-8"))
     estimates = {name: np.nan if found["estimate"] is None else found["estimate"] for name, found in said["metrics"].items()}
     return {**row, "best_epoch": said["epoch"], "ears": said["ears"], "patients": said["patients"], **estimates}
 
 
-def _markdown(task: Task, found: dict[Group, tuple[Intervals, dict[str, float]]], runs: pd.DataFrame) -> str:
-    names = [name for name in SHOWN if any(name in intervals.values for intervals, _ in found.values())]
-    lines = [f"# {task.name}: mean ± standard deviation over seeds (95 % interval of the mean, patients resampled)", "",
-             "| pct | model | seeds | " + " | ".join(names) + " |", "|" + "---|" * (3 + len(names))]
-    for (pct, model), (intervals, spread) in found.items():
-        seeds = int(((runs.pct == pct) & (runs.model == model) & (runs.status == "done")).sum())
-        cells = [f"{i.estimate:.3f} ± {spread[name]:.3f} ({i.low:.3f} to {i.high:.3f})" if seeds > 1 else
-                 f"{i.estimate:.3f} ({i.low:.3f} to {i.high:.3f})" for name, i in ((n, intervals.values[n]) for n in names)]
-        lines.append(f"| {pct} | {model} | {seeds} | " + " | ".join(cells) + " |")
-    warnings = sorted({text for intervals, _ in found.values() for text in intervals.warnings})
-    failed = runs[runs.status != "done"]
-    lines += ["", *(f"- {text}" for text in warnings), *(f"- {r.run}: {r.status} {r.reason}" for r in failed.itertuples())]
+def _markdown(found: Mapping[Task, Mapping[Group, OverSeeds]], runs: pd.DataFrame) -> str:
+    lines: list[str] = []
+    done, warnings = runs[runs.status == "done"], set()
+    for task, of_task in found.items():
+        names = [name for name in SHOWN if any(name in intervals.values for intervals, _ in of_task.values())]
+        lines += [f"# {task.name}: mean ± standard deviation over seeds (95 % interval of the mean, patients resampled)", "",
+                  "| pct | model | seeds | " + " | ".join(names) + " |", "|" + "---|" * (3 + len(names))]
+        for (pct, model), (intervals, spread) in of_task.items():
+            seeds = int(((done.pct == pct) & (done.model == model) & (done.task == task.name)).sum())
+            cells = [f"{i.estimate:.3f} ± {spread[name]:.3f} ({i.low:.3f} to {i.high:.3f})" if seeds > 1 else
+                     f"{i.estimate:.3f} ({i.low:.3f} to {i.high:.3f})" for name, i in ((n, intervals.values[n]) for n in names)]
+            lines.append(f"| {pct} | {model} | {seeds} | " + " | ".join(cells) + " |")
+            warnings |= {*intervals.warnings}
+        lines.append("")
+    failed = runs[runs.status != "done"].drop_duplicates("run")
+    lines += [*(f"- {text}" for text in sorted(warnings)), *(f"- {r.run}: {r.status} {r.reason}" for r in failed.itertuples())]
     return "\n".join(lines).rstrip() + "\n"

@@ -1,4 +1,6 @@
 """What a table of predictions (`tables.PREDICTIONS`) says: probabilities, measures, the cases that went wrong."""
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,33 @@ def report_of(predictions: pd.DataFrame, task: Task) -> dict[str, Any]:
     """`class_report` of the ears that the task concerns, classes under their names."""
     known = predictions[predictions.y_true != OUTSIDE]
     return class_report(known.y_true.to_numpy(), known.y_pred.to_numpy(), task.class_names)
+
+
+def measures_over(predictions: Mapping[str, pd.DataFrame], tasks: Sequence[Task]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Every measure of one task or several, and the report of each.
+
+    predictions: by task. `loss` is the mean surprise of all targets. Of several tasks a measure stands under `<task>_<name>`,
+    and under its own name the mean over those tasks where it is defined.
+    """
+    each, reports, surprises = {}, {}, []
+    for task in tasks:
+        frame = predictions[task.name]
+        own = surprise(frame, task)
+        surprises.append(own[~np.isnan(own)])
+        report = report_of(frame, task)
+        each[task.name] = {
+            **{name: float(value[0]) for name, value in measures_of(frame, task)(np.ones((1, len(frame)))).items()},
+            **{f"macro_{name}": value for name, value in report["macro"].items()}, "accuracy": report["accuracy"]}
+        reports[task.name] = {"loss": float(surprises[-1].mean()) if len(surprises[-1]) else math.nan, **report}
+    loss = float(np.concatenate(surprises).mean())
+    if len(tasks) == 1:
+        return {**each[tasks[0].name], "loss": loss}, reports[tasks[0].name]
+    names = dict.fromkeys(name for measured in each.values() for name in measured)
+    values = {name: [measured[name] for measured in each.values() if not math.isnan(measured.get(name, math.nan))]
+              for name in names}
+    means = {name: float(np.mean(own)) if own else math.nan for name, own in values.items()}
+    apart = {f"{task}_{name}": value for task, measured in each.items() for name, value in measured.items()}
+    return {**means, **apart, "loss": loss}, {"loss": loss, "tasks": reports}
 
 
 def surprise(predictions: pd.DataFrame, task: Task) -> np.ndarray:

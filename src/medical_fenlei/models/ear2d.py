@@ -2,6 +2,7 @@
 import torch
 from torch import nn
 
+from medical_fenlei.errors import UserError
 from medical_fenlei.models.output import Network, Output
 from medical_fenlei.models.pooling import POOLINGS
 
@@ -19,6 +20,12 @@ class Ear2d(Network):
     @property
     def trunk(self) -> nn.Module:
         return self.backbone
+
+    def recompute(self) -> None:
+        try:
+            self.backbone.set_grad_checkpointing(True)           # type: ignore[operator]
+        except (AttributeError, AssertionError):
+            raise UserError("--grad-checkpointing: this backbone cannot; leave it away, or take --grad-accum") from None
 
     def forward(self, volume: torch.Tensor) -> Output:
         """volume: (N, K, C, H, W) in [-1, 1]."""

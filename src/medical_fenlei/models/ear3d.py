@@ -1,11 +1,17 @@
 """One ear in, one diagnosis out, through a 3D network of MONAI. On the dual route both ears go through the same weights."""
+import contextlib
+import functools
 import re
+from collections.abc import Iterator
 
 import torch
-from monai.networks.nets.resnet import ResNet, get_inplanes, resnet_params
+from monai.networks.blocks.convolutions import Convolution, ResidualUnit
+from monai.networks.blocks.transformerblock import TransformerBlock
+from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck, get_inplanes, resnet_params
 from monai.networks.nets.unet import UNet
 from monai.networks.nets.vit import ViT
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.output import Network, Output
@@ -13,12 +19,17 @@ from medical_fenlei.training.config import SIZE_STEP
 
 UNET_CHANNELS = (16, 32, 64, 128, 256)
 UNET_FEATURES = 64
+BLOCKS = (ResNetBlock, ResNetBottleneck, ResidualUnit, Convolution, TransformerBlock)
+"""Of the library: what lies inside one is computed again by `recompute`. (A Convolution is one with its normalisation.)"""
 VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 384, 12, 6
 """Those of ViT-S (Touvron 2021, arXiv:2012.12877, table 1)."""
 
 
 class Ear3d(Network):
-    """The head computes in float32 whatever the encoder does."""
+    """The head computes in float32 whatever the encoder does; on a CPU both do.
+
+    There the weights' gradients of a convolution over a depth of two slices are wrong in bfloat16 (oneDNN 3.13 in torch 2.15).
+    """
 
     def __init__(self, encoder: nn.Module, features: int, *, dropout: float, outputs: int) -> None:
         super().__init__()
@@ -30,10 +41,16 @@ class Ear3d(Network):
     def trunk(self) -> nn.Module:
         return self.encoder
 
+    def recompute(self) -> None:
+        for block in _blocks(self.encoder):
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
     def forward(self, volume: torch.Tensor) -> Output:
         """volume: (N, K, C, H, W) in [-1, 1]."""
+        on_cpu = volume.device.type == "cpu"
         try:
-            embedding = self.encoder(volume.transpose(1, 2))
+            with torch.autocast("cpu", enabled=False) if on_cpu else contextlib.nullcontext():
+                embedding = self.encoder(volume.transpose(1, 2))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -42,6 +59,15 @@ class Ear3d(Network):
         with torch.autocast(volume.device.type, enabled=False):
             embedding = embedding.float()
             return Output(self.head(self.dropout(embedding)), embedding, None)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost BLOCKS: one inside another would be computed a third time."""
+    for child in module.children():
+        if isinstance(child, BLOCKS):
+            yield child
+        else:
+            yield from _blocks(child)
 
 
 def build_encoder(model: str, *, shape: tuple[int, int, int, int]) -> tuple[nn.Module, int]:

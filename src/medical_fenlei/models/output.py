@@ -25,3 +25,8 @@ class Network(nn.Module):
     def trunk(self) -> nn.Module:
         """What pretrained weights fill; the rest is new to every task."""
         raise NotImplementedError
+
+    def recompute(self) -> None:
+        """From here on keep fewer activations for the backward pass, and compute the others again in it: less memory, the same
+        gradients, about a third more work. Raises UserError where the network cannot."""
+        raise NotImplementedError

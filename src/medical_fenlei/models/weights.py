@@ -8,7 +8,7 @@ from torch import nn
 from medical_fenlei.errors import UserError
 from medical_fenlei.runs import LOG
 
-CONTAINERS = ("model", "state_dict")
+CONTAINERS = ("model", "state_dict", "weights")
 """Names under which weight files hold their tensors."""
 PREFIXES = ("module.", "backbone.", "encoder.")
 """What wrappers put before a tensor's name (MedicalNet's files have `module.`)."""

@@ -12,7 +12,7 @@ from medical_fenlei.runs import versions
 def write_evaluation(result: Evaluation, folder: Path) -> list[Path]:
     """Predictions, metrics, hard cases and curves; returns the files."""
     def named(stem: str, ending: str) -> Path:
-        return folder / f"{stem}_{result.set_name}.{ending}"
+        return folder / f"{stem}_{result.label}.{ending}"
 
     csv, metrics, hard = named("predictions", "csv"), named("metrics", "json"), named("hard_cases", "csv")
     curves = named("curves", "png")

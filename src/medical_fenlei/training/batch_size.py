@@ -28,20 +28,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def largest_batch(
-    model: nn.Module, shape: tuple[int, ...], arithmetic: Arithmetic, *, samples: int
+    model: nn.Module, shape: tuple[int, ...], arithmetic: Arithmetic, *, samples: int, sharers: int = 1
 ) -> int:
     """How many samples of shape (E, K, C, H, W) a training step can take, at most samples / STEPS_AN_EPOCH and LARGEST.
 
     Weights, buffers (BatchNorm's statistics), gradients, mode and the random state are afterwards what they were. On a GPU
     steps are tried until one runs out of memory; on a CPU, where running out kills the process, the activations of a step are
-    weighed instead. Raises the error of a step with one sample if not even that fits.
+    weighed instead, against the part of the memory that each of the sharers gets. Raises the error of a step with one sample
+    if not even that fits.
     """
     bound = max(1, min(LARGEST, samples // STEPS_AN_EPOCH))
     with _untouched(model, arithmetic.device):
         if arithmetic.device.type == "cpu":
-            fits = int(CPU_SHARE * free_memory() / _bytes_a_sample(model, shape, arithmetic))
+            fits = int(CPU_SHARE * free_memory() / sharers / _bytes_a_sample(model, shape, arithmetic))
             return max(1, min(bound, fits))
         found = _search(lambda n: _fits(model, (n, *shape), arithmetic), bound)
+    if arithmetic.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(arithmetic.device)    # or the run would tell of what the tries took
     if found == 0:
         raise torch.OutOfMemoryError(f"not even one sample of shape {shape} fits")
     return found if found == bound else max(1, int(HEADROOM * found))

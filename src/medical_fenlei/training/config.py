@@ -42,7 +42,7 @@ class DataConfig:
     """Holds one folder a preprocessing."""
 
     label_task: str = "normal_vs_abnormal"
-    """What to tell apart: a task's name or its Chinese alias."""
+    """What to tell apart: a task's name or its Chinese alias; or several at once, `one,two`, each with a head of its own."""
 
     num_workers: int = field(default=parallel.default_workers())
     """Processes that prepare ears which the cache lacks."""
@@ -186,7 +186,7 @@ class TrainConfig:
     """At most this many."""
 
     batch_size: int = 16
-    """Samples a step: ears, on the dual route exams."""
+    """Samples a step: ears, on the dual route exams. Several processes share them."""
 
     auto_batch: bool = False
     """Find by trying the largest batch that fits (and leaves a few steps an epoch), in place of --batch-size."""
@@ -214,15 +214,18 @@ class TrainConfig:
     freeze_backbone_epochs: int = 0
     """So long only pooling and head learn, on the network as it came; then all of it. For few ears and pretrained weights."""
 
+    save_minutes: float = 10.0
+    """A checkpoint is written after each epoch, and within one when so long has passed since the last: no more is ever lost."""
+
     keep_last: int = 2
-    """Checkpoints of the last epochs that are kept: last.pt, last-1.pt, … A damaged one is passed over on --resume."""
+    """So many of the last checkpoints are kept: last.pt, last-1.pt, … A damaged one is passed over on --resume."""
 
     label_smoothing: float = 0.05
     """Targets are pulled this far from 0 and 1."""
 
     balance: Literal["auto", "sampler", "loss", "none"] = "auto"
-    """Against unequal classes: draw them equally often, or weigh the loss (by 1 / frequency), never both; auto is sampler, or
-    none where --loss corrects for the classes itself."""
+    """Against unequal classes: draw them equally often, or weigh the loss (by 1 / frequency), never both; auto is sampler, none
+    where --loss corrects for the classes itself, and loss for several tasks at once, which no drawing can balance."""
 
     loss: Literal["ce", "focal", "class_balanced", "logit_adjusted"] = "ce"
     """ce is (binary) cross entropy. focal looks at the ears that are hard. For a long tail: class_balanced weighs classes by
@@ -251,7 +254,20 @@ class TrainConfig:
     """Epochs without a better one before training stops; 0 for never."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the network's arithmetic; auto takes bf16 where the device computes in it."""
+    """Of the network's arithmetic; auto takes bf16 where the device computes in it. (3D networks stay in fp32
+    on a CPU.)"""
+
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, the same step, a third more work."""
+
+    compile: bool = False
+    """Let torch compile the network (needs a C compiler): minutes at the start, faster steps on a GPU."""
+
+    tf32: bool = True
+    """A GPU may round what is computed in fp32 to TF32 in its products."""
+
+    deterministic: bool = False
+    """The same bits each time on the same machine, at some cost in speed on a GPU. (A CPU gives them anyway.)"""
 
     seed: int = 42
     """Of every random choice."""
@@ -261,7 +277,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs", "batch_size", "grad_accum", "keep_last")
-        _at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "seed")
+        _at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "seed", "save_minutes")
         _at_least(self, 0, "freeze_backbone_epochs", "focal_gamma", "adjust_tau", "drop_warmup_epochs")
         for name, end in (("label_smoothing", 0.5), ("drop_high_loss", 0.5), ("balanced_beta", 1), ("ema", 1)):
             if not 0 <= getattr(self, name) < end:
@@ -273,13 +289,6 @@ class TrainConfig:
         if self.loss in LONG_TAIL and self.balance in ("sampler", "loss"):
             raise ValueError(f"loss: {self.loss} and --balance {self.balance} both correct for unequal classes, which would be "
                              "twice; take --balance none (or auto), or --loss ce")
-
-    @property
-    def balancing(self) -> Literal["sampler", "loss", "none"]:
-        """What `balance` stands for."""
-        if self.balance == "auto":
-            return "none" if self.loss in LONG_TAIL else "sampler"
-        return self.balance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +313,22 @@ class RunConfig:
         if self.augment.slice_context and self.model.model not in SLICE_ATTENTION:
             raise ValueError(f"slice-context: got {self.augment.slice_context} with --model {self.model.model}, which sees "
                              "neighbouring slices as they are; leave it at 0, or take a slice_attention network")
+
+        if self.several_tasks and self.training.balance == "sampler":
+            raise ValueError("balance: sampler cannot balance several tasks at once; take --balance loss or none")
+
+    @property
+    def several_tasks(self) -> bool:
+        return "," in self.data.label_task.replace("，", ",")
+
+    @property
+    def balancing(self) -> Literal["sampler", "loss", "none"]:
+        """What `training.balance` stands for."""
+        if self.training.balance != "auto":
+            return self.training.balance
+        if self.training.loss in LONG_TAIL:
+            return "none"
+        return "loss" if self.several_tasks else "sampler"
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

@@ -140,11 +140,14 @@ def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
     return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], 1)
 
 
-def training_loss(plan: TrainConfig, tasks: Sequence[Task], code: np.ndarray) -> TaskLoss:
-    """The loss that the settings ask for. code: those of the training set, any shape, from which frequencies are taken."""
+def training_loss(plan: TrainConfig, tasks: Sequence[Task], code: np.ndarray, *, balancing: str) -> TaskLoss:
+    """The loss that the settings ask for. code: those of the training set, any shape, from which frequencies are taken.
+
+    balancing: `RunConfig.balancing`.
+    """
     targets = [(task.targets(code), len(task.classes)) for task in tasks]
     weights = shifts = None
-    if plan.balancing == "loss":
+    if balancing == "loss":
         weights = [class_weights(*own) for own in targets]
     if plan.loss == "class_balanced":
         weights = [effective_weights(*own, beta=plan.balanced_beta) for own in targets]

@@ -1,4 +1,6 @@
 """The one prediction writer: from a network and a set of ears to one row an ear."""
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +28,23 @@ class Inferred(NamedTuple):
     """What a network returns for N ears, on the host."""
 
     logits: np.ndarray
-    """float64 (N, O)."""
+    """float64 (N, O), the outputs of its tasks side by side."""
 
     embedding: np.ndarray
     """float32 (N, D)."""
 
     attention: np.ndarray | None
     """float32 (N, K)."""
+
+    @classmethod
+    def joined(cls, pieces: Sequence["Inferred | None"]) -> "Inferred":
+        """One after another; None for one without ears. Raises ValueError if there is no ear at all."""
+        there = [piece for piece in pieces if piece is not None]
+        if not there:
+            raise ValueError("got no ears, expected at least one")
+        logits, embedding, attention = zip(*there, strict=True)
+        return cls(np.concatenate(logits), np.concatenate(embedding),
+                   None if attention[0] is None else np.concatenate(attention))
 
 
 def look(model: nn.Module, volume: torch.Tensor, augment: AugmentConfig) -> Output:
@@ -55,33 +67,41 @@ def look(model: nn.Module, volume: torch.Tensor, augment: AugmentConfig) -> Outp
 
 @torch.inference_mode()
 def infer(
-    model: nn.Module, dataset: EarDataset, *, augment: AugmentConfig, arithmetic: Arithmetic, batch_size: int
-) -> Inferred:
+    model: nn.Module, dataset: EarDataset, *, augment: AugmentConfig, arithmetic: Arithmetic, batch_size: int,
+    samples: np.ndarray | None = None, until: Callable[[], bool] = lambda: False,
+) -> Inferred | None:
     """One row for each ear that is present, in the order of `dataset.ears_in_order`. The model is left in eval mode.
 
-    Raises ValueError if there is no ear.
+    samples: int64 (B,), only these; until: asked after each batch, True ends it. None if no ear was looked at.
     """
     model.eval()
     outputs = []
-    for batch in dataset.batches(cut(np.arange(len(dataset)), batch_size), arithmetic.device):
-        with arithmetic.autocast():
-            outputs.append(look(model, batch.ears, augment))
+    samples = np.arange(len(dataset)) if samples is None else samples
+    with contextlib.closing(dataset.batches(cut(samples, batch_size), arithmetic.device)) as batches:
+        for batch in batches:
+            with arithmetic.autocast():
+                outputs.append(look(model, batch.ears, augment))
+            if until():
+                break
     if not outputs:
-        raise ValueError("got no ears, expected at least one")
+        return None
     logits, embedding, attention = zip(*outputs, strict=True)
     return Inferred(torch.cat(logits).double().cpu().numpy(), torch.cat(embedding).float().cpu().numpy(),
                     torch.cat(attention).float().cpu().numpy() if attention[0] is not None else None)
 
 
-def predict(
-    model: nn.Module, dataset: EarDataset, task: Task, *, augment: AugmentConfig, arithmetic: Arithmetic, batch_size: int
-) -> pd.DataFrame:
-    """`tables.PREDICTIONS` from `infer`; y_true is OUTSIDE for an ear that the task does not concern.
+def tables_of(found: Inferred, ears: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, pd.DataFrame]:
+    """`tables.PREDICTIONS` by the name of each task. ears: manifest rows of those that the network looked at, in that order.
 
-    Slices are numbers k in the cached volume, most attended first.
+    y_true is OUTSIDE for an ear that the task does not concern. Slices are numbers k in the cached volume, most attended first.
     """
-    found = infer(model, dataset, augment=augment, arithmetic=arithmetic, batch_size=batch_size)
-    ears, score = dataset.ears_in_order, torch.from_numpy(found.logits)
+    ends = np.cumsum([task.outputs for task in tasks])
+    each = np.split(found.logits, ends[:-1], axis=1)
+    return {task.name: _table(logits, found.attention, ears, task) for task, logits in zip(tasks, each, strict=True)}
+
+
+def _table(logits: np.ndarray, attention: np.ndarray | None, ears: pd.DataFrame, task: Task) -> pd.DataFrame:
+    score = torch.from_numpy(logits)
     target = task.targets(ears.label_code.to_numpy())
     frame = ears[["exam_id", "side", "patient_key", "label_code"]].assign(y_true=target.astype(np.int64))
     if task.binary:
@@ -91,7 +111,7 @@ def predict(
         each = score.softmax(1).numpy()
         frame = frame.assign(y_prob=each.max(1), y_pred=each.argmax(1))
         frame = frame.assign(**{f"prob_{name}": p for name, p in zip(class_codes(task), each.T, strict=True)})
-    numbers, shares = ("", "") if found.attention is None else zip(*map(_top, found.attention), strict=True)
+    numbers, shares = ("", "") if attention is None else zip(*map(_top, attention), strict=True)
     return tables.PREDICTIONS.frame(frame.assign(top_slices=numbers, top_slice_weights=shares).reset_index(drop=True))
 
 

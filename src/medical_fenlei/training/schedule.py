@@ -1,6 +1,13 @@
 """What changes as training goes on: the learning rate of a step, the share of ears that an epoch drops."""
 import math
 
+from medical_fenlei.training.config import TrainConfig
+
+
+def rate_of(plan: TrainConfig, epoch: int, step: int, steps: int) -> float:
+    """`learning_rate` of a step of an epoch of so many. Epochs count from 1, steps from 0."""
+    return learning_rate((epoch - 1) * steps + step, steps=plan.epochs * steps, warmup=plan.warmup_epochs * steps, peak=plan.lr)
+
 
 def learning_rate(step: int, *, steps: int, warmup: float, peak: float) -> float:
     """Linear up to `peak` over `warmup` steps, then half a cosine that would reach 0 at `steps`. Steps count from 0."""

@@ -1,0 +1,165 @@
+"""What an epoch draws for each ear it sees, and which epoch is kept."""
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import run
+from small_study import CACHE, MANIFEST, SPLITS, write_study
+from torch import nn
+
+from medical_fenlei import tables
+from medical_fenlei.data.augment import draw
+from medical_fenlei.data.dataset import EarDataset
+from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.models.output import Network, Output
+from medical_fenlei.runs import Run
+from medical_fenlei.training import loop
+from medical_fenlei.training.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.training.loop import Trainer
+
+SPEC = EarSpec(num_slices=2, image_size=32, extent="half")
+TRAIN = ("--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100, "--device", "cpu",
+         "--backbone", "test_resnet", "--epochs", 2, "--patience", 0)
+ABNORMAL = (1, 2, 3, 4, 6, 1, 2)
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Nine ears to train on, two of them normal and of one exam."""
+    train = {"exam_n": (5, 5)} | {f"exam_{n}": (code, None) for n, code in enumerate(ABNORMAL)}
+    store = write_study(tmp_path, {"train": train, "tune": {"exam_t": (5, 2)}}, SPEC)
+    monkeypatch.chdir(tmp_path)
+    return store
+
+
+@pytest.mark.parametrize("command", [("train_ear2d", "--batch-size", 2),
+                                     ("train_dual", "--batch-size", 2, "--model", "dual_slice_attention",
+                                      "--label-task", "normal_vs_abnormal")], ids=lambda command: command[0])
+def test_an_ear_that_comes_again_in_an_epoch_is_drawn_anew(study, monkeypatch, command):
+    drawn = []
+
+    def noting(config, **names):
+        found = draw(config, **names)
+        each = zip(names["row"].tolist(), names["ear"].tolist(), names["turn"].tolist(), found.level.tolist(),
+                   found.noise_seed, strict=True)
+        drawn.extend((names["epoch"], *ear) for ear in each)
+        return found
+
+    monkeypatch.setattr(loop, "draw", noting)
+    assert run(*command, *TRAIN, "--balance", "sampler", "--output-dir", "outputs/run") == 0
+    for epoch in (1, 2):
+        own = [names[1:] for names in drawn if names[0] == epoch]
+        times = Counter((row, ear) for row, ear, *_ in own)
+        assert max(times.values()) > 1
+        for name, count in times.items():
+            assert [turn for row, ear, turn, *_ in own if (row, ear) == name] == list(range(count))
+        assert len({level for *_, level, _ in own}) == len({seed for *_, seed in own}) == len(own)
+    assert len({seed for *_, seed in drawn}) == len(drawn)
+
+
+class Net(Network):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(1, 1), nn.Linear(1, 1)
+
+    @property
+    def trunk(self):
+        return self.body
+
+    def forward(self, volume):
+        embedding = self.body(volume.mean((1, 2, 3, 4))[:, None])
+        return Output(self.head(embedding), embedding, None)
+
+
+NOT = math.nan
+
+
+def kept_of(study, monkeypatch, measures, *, metric="auroc", patience=0, tune=True):
+    """A run in which the tune set gives (measure, loss) epoch after epoch: which were kept, its lines, its progress."""
+    config = RunConfig(data=DataConfig(pct=100), ears=SPEC, model=ModelConfig(backbone="test_resnet"),
+                       training=TrainConfig(epochs=len(measures), early_stop_metric=metric, patience=patience))
+    ears = tables.MANIFEST.read(Path(MANIFEST))
+    trainer = Trainer(config, Run.new(Path("outputs/run"), ""), Net(), Arithmetic(torch.device("cpu"), torch.float32),
+                      EarDataset(study, ears), EarDataset(study, ears[:4]) if tune else None)
+    said, saved = iter(measures), []
+
+    def measure(epoch, record):
+        value, loss = next(said)
+        return {metric.removeprefix("val_"): value, "loss": loss}
+
+    monkeypatch.setattr(trainer, "train_epoch", lambda epoch, record: {
+        "lr": 0.1, "train_loss": 1.0, "ears_per_s": 1.0, "waited": 0.0, "memory_gb": 1.0})
+    if tune:
+        monkeypatch.setattr(trainer, "_measure_tune", measure)
+    save = trainer._save
+
+    def saving(improved):
+        if improved:
+            saved.append(trainer.progress.epoch)
+        save(improved)
+
+    monkeypatch.setattr(trainer, "_save", saving)
+    progress = trainer.fit()
+    best = torch.load("outputs/run/checkpoints/best.pt", weights_only=True)
+    assert best["epoch"] == saved[-1] == progress.best_epoch
+    np.testing.assert_equal(best["value"], progress.best_value)
+    return saved, list(trainer.run.read_metrics()), progress
+
+
+@pytest.mark.parametrize(("measures", "kept"), [
+    ([(0.5, 1.0)], [1]),
+    ([(0.5, 1.0), (0.6, 1.0), (0.6, 1.0), (0.55, 0.1), (0.7, 9.0)], [1, 2, 5]),          # more is better, whatever the loss
+    ([(0.6, 1.0), (0.6, 0.9), (0.6, 0.95), (0.6, 0.8)], [1, 2, 4]),                      # the loss decides among equals
+    ([(0.0, 5.0), (0.0, 5.0)], [1]),                                                     # the first is kept, however bad
+    ([(NOT, 1.0), (0.0, 9.0), (NOT, 0.1)], [1, 2]),                                      # defined, if zero, before undefined
+    ([(0.1, 1.0), (NOT, 0.1), (0.05, 0.1), (0.2, 3.0)], [1, 4]),
+    ([(NOT, 1.0), (NOT, 1.1), (NOT, 0.9), (NOT, 0.9)], [1, 3]),                          # where all are undefined, by the loss
+    ([(NOT, math.inf), (NOT, 1.0)], [1, 2]),
+])
+def test_the_epoch_of_the_best_measure_is_kept(study, monkeypatch, measures, kept):
+    saved, lines, progress = kept_of(study, monkeypatch, measures)
+    assert saved == kept
+    np.testing.assert_equal(progress.best_value, measures[kept[-1] - 1][0])
+    assert [line["best_epoch"] for line in lines] == [max(e for e in kept if e <= n) for n in range(1, len(measures) + 1)]
+
+
+@pytest.mark.parametrize("metric", ["loss", "val_loss"])
+def test_of_a_loss_less_is_better(study, monkeypatch, metric):
+    values = [3.0, 4.0, 2.0, 2.0, 2.5, 1.0]
+    saved, _, progress = kept_of(study, monkeypatch, [(value, value) for value in values], metric=metric)
+    assert saved == [1, 3, 6] and progress.best_value == 1.0
+
+
+def test_without_a_tune_set_the_latest_is_kept(study, monkeypatch):
+    saved, lines, progress = kept_of(study, monkeypatch, [None] * 4, patience=1, tune=False)
+    assert saved == [1, 2, 3, 4] and len(lines) == 4 and math.isnan(progress.best_value)
+
+
+@pytest.mark.parametrize(("patience", "values", "epochs"), [
+    (2, [0.5, 0.4, 0.4, 0.9, 0.9], 3),                                                   # never better than the first
+    (2, [0.5, 0.4, 0.6, 0.5, 0.7, 0.6, 0.6, 0.9], 7),                                    # counted from the best
+    (3, [0.5, 0.4, 0.3, 0.6, 0.1, 0.1, 0.1, 0.9], 7),
+    (1, [NOT, 0.2, 0.1, 0.9], 3),
+    (0, [0.5] + [0.1] * 7, 8),                                                           # never stops
+])
+def test_patience_counts_epochs_since_the_best_one(study, monkeypatch, patience, values, epochs):
+    _, lines, progress = kept_of(study, monkeypatch, [(value, 1.0) for value in values], patience=patience)
+    assert len(lines) == progress.epoch == epochs
+
+
+def test_a_network_that_says_what_is_no_number_of_the_tune_set_ends_in_one_line(study, monkeypatch, capfd):
+    forward = Net.forward
+
+    def overflown(self, volume):
+        found = forward(self, volume)
+        return found if self.training else found._replace(logits=found.logits * math.nan)
+
+    monkeypatch.setattr(Net, "forward", overflown)
+    monkeypatch.setattr("medical_fenlei.models.build.build_model", lambda *args, **kwargs: Net())
+    assert run("train_ear2d", *TRAIN, "--output-dir", "outputs/run") == 1
+    said = capfd.readouterr().err
+    assert "epoch 1: " in said and "not finite" in said and "--lr" in said and len(said.splitlines()) == 1

@@ -1,0 +1,139 @@
+"""Two processes learn what one learns, and stay together whatever befalls either."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, run
+from company import in_company, said_by, side_by_side
+from ranks_at_work import first_statistics, leave, nothing_but_nan, refuse, steps, talk
+from small_net import EARS, Net, data
+from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
+
+from medical_fenlei.data.loaders import cut, training_order
+from medical_fenlei.errors import CheckFailed, UserError
+from medical_fenlei.training.distributed import Ranks
+
+TRAIN = ("--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100, "--batch-size", 5,
+         "--epochs", 3, "--patience", 0, "--dropout", 0, "--precision", "fp32", "--ema", 0.8, "--backbone", "test_convnext")
+"""A network without BatchNorm, which would see other batches in each process, and without dropout."""
+
+
+@pytest.fixture(autouse=True)
+def study(tmp_path, monkeypatch):
+    train = {**codes_in_turn("abcdefg"), "exam_h": (0, 5), "exam_i": (3, None)}
+    write_study(tmp_path, {"train": train, "tune": codes_in_turn("klm", seed=1)})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def torchrun(processes, script, *words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, "--master-port", 0,
+               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", ROOT / "scripts" / script, *words]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("route", ["train_ear2d", "train_dual"])
+def test_two_ranks_have_the_loss_curve_of_one_and_only_the_first_writes(study, route):
+    words = (*TRAIN, *(("--model", "dual_slice_attention", "--batch-size", 3) if route == "train_dual" else ()))
+    assert run(route, *words, "--output-dir", "outputs/one") == 0
+    if route == "train_ear2d":
+        said = torchrun(2, f"{route}.py", *words, "--output-dir", "outputs/two")
+        assert said.returncode == 0 and said.stdout.count("epoch 2/3") == 1 and "2 processes" in said.stdout, said.stderr
+    else:
+        assert side_by_side(run, route, *words, "--output-dir", "outputs/two") == [0, 0]
+    one, two = lines_of(study / "outputs/one"), lines_of(study / "outputs/two")
+    assert [line["epoch"] for line in two] == [1, 2, 3]
+    for name in ("train_loss", "tune_loss", "tune_accuracy", "lr"):
+        np.testing.assert_allclose([line[name] for line in two], [line[name] for line in one], rtol=0, atol=1e-5)
+    assert abs(one[0]["train_loss"] - one[2]["train_loss"]) > 1e-3                       # something was learned
+    weights = [torch.load(study / f"outputs/{which}/checkpoints/best.pt", weights_only=True)["weights"]
+               for which in ("one", "two")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=2e-3, msg=name)      # Adam's first steps are signs
+    assert len(list((study / "outputs/two/tensorboard").iterdir())) == 1
+    assert (study / "outputs/two/reports/curves.png").is_file()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [5, 8])
+def test_each_sample_is_seen_once_an_epoch_over_all_ranks(world, size):
+    targets = np.where(np.arange(43) % 6 == 0, -1, np.arange(43) % 2)[:, None]
+    cuts = cut(training_order(targets, balanced=False, rng=np.random.default_rng(0)), size)
+    shares = [[Ranks(rank, world).share(samples) for samples in cuts] for rank in range(world)]
+    seen = np.concatenate([samples for own in shares for samples in own])
+    assert sorted(seen) == np.flatnonzero(targets[:, 0] >= 0).tolist()
+    for number, samples in enumerate(cuts):
+        each = [own[number] for own in shares]
+        assert np.concatenate(each).tolist() == samples.tolist() and max(map(len, each)) - min(map(len, each)) <= 1
+
+
+def test_a_batch_with_fewer_samples_than_processes_is_refused_by_all(study):
+    assert side_by_side(run, "train_ear2d", *TRAIN, "--batch-size", 1, "--output-dir", "outputs/run") == [2, 2]
+    said = "".join((study / said_by(rank)).read_text() for rank in (0, 1))
+    assert "--batch-size: a batch of 1 among 2 processes" in said and "Traceback" not in said
+
+
+def test_what_cannot_begin_is_said_once_and_leaves_no_folder(study):
+    assert side_by_side(run, "train_ear2d", *TRAIN, "--pct", 1, "--output-dir", "outputs/run") == [2, 2]
+    said = "".join((study / said_by(rank)).read_text() for rank in (0, 1))
+    assert said.count("1pct") == 1 and "Traceback" not in said
+    assert not (study / "outputs/run").exists()
+
+
+def test_what_ranks_tell_one_another_is_known_to_all():
+    one, two = in_company(talk)
+    assert one == two == {"sum": [[[3.0] * 3] * 2, 10.0], "any": [True, False], "gather": ["of 0", "of 1"],
+                          "first": "by 0", "weights": [[7.0] * 2] * 2}
+
+
+def test_a_process_by_itself_says_the_same_of_itself():
+    assert talk(Ranks()) == {"sum": [[[1.0] * 3] * 2, 0.0], "any": [False, False], "gather": ["of 0"], "first": "by 0",
+                             "weights": [[7.0] * 2] * 2}
+
+
+def test_what_the_first_cannot_do_ends_all_and_only_the_first_says_why():
+    one, two = in_company(refuse)
+    assert isinstance(one, UserError) and str(one) == "refused by 0"
+    assert isinstance(two, SystemExit) and two.code == 2
+
+
+def test_a_process_that_is_gone_is_one_line_to_the_other():
+    one, _ = in_company(leave)
+    assert isinstance(one, CheckFailed) and "another process of the run is gone" in str(one) and "\n" not in str(one)
+
+
+@pytest.mark.parametrize("harm", [None, "memory", "nan"])
+def test_a_step_of_two_is_the_step_of_one_on_all_their_ears(harm):
+    one = steps(Ranks(), False, harm)
+    first, second = in_company(steps, False, harm)
+    np.testing.assert_allclose(first[0], one[0], rtol=1e-5)
+    assert np.array_equal(first[0], second[0], equal_nan=True) and np.isnan(first[0][1]) == (harm == "nan")
+    assert first[3] == second[3] == (2 if harm == "memory" else 1)
+    for place in (1, 2):
+        for name, value in one[place].items():
+            torch.testing.assert_close(first[place][name], value, rtol=1e-4, atol=1e-6)
+            assert torch.equal(first[place][name], second[place][name])
+
+
+def test_statistics_of_batchnorm_are_the_mean_over_the_ranks_and_all_hold_them():
+    first, second = in_company(steps, True, None)
+    for name, value in first[1].items():
+        assert torch.equal(value, second[1][name]), name
+    torch.manual_seed(0)
+    net, expected = Net(True), 0
+    halves = np.array_split(np.arange(EARS), 2)
+    convolved = [net.body[0](data(0)[0][half]).detach() for half in halves]
+    expected = np.mean([0.1 * image.mean((0, 2, 3)).numpy() for image in convolved], axis=0)
+    one = in_company(first_statistics, world=2)
+    np.testing.assert_allclose(one[0], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_loss_that_is_never_finite_in_one_of_them_ends_both_alike():
+    assert [(type(error), "--lr" in str(error)) for error in in_company(nothing_but_nan)] == [(CheckFailed, True)] * 2

@@ -1,0 +1,26 @@
+"""Imported once by the process from which those of `apart` are forked: what each of them would else load and draw anew.
+
+Nothing here computes with tensors, which would start threads, and threads do not survive a fork.
+"""
+import tempfile
+import threading
+from pathlib import Path
+
+import commands  # noqa: F401
+from tqdm import tqdm
+
+import medical_fenlei.analysis.evaluate
+import medical_fenlei.experiments.study
+import medical_fenlei.models.build
+import medical_fenlei.report.evaluation
+import medical_fenlei.training.loop  # noqa: F401
+from medical_fenlei import tables
+from medical_fenlei.report.plots import plot_training
+
+with tempfile.TemporaryDirectory() as folder:
+    plot_training(Path(folder) / "curves.png", [{"epoch": 1, "train_loss": 1.0, "tune_loss": 1.0, "lr": 1.0}], best_epoch=1)
+    for table in (tables.SPLIT, tables.MANIFEST):
+        table.write(Path(folder) / "table.csv", table.empty())
+        table.read(Path(folder) / "table.csv")
+
+tqdm.set_lock(threading.RLock())                                 # its own is one of the system, which a kill would leave there
