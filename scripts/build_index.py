@@ -1,9 +1,13 @@
 """Match the label sheet with the DICOM on disk and choose a series for each exam.
 
     python scripts/build_index.py --out-csv artifacts/dataset_index.csv
+    python scripts/build_index.py --series-rules rules.toml        # e.g. max_step_mm = 1.0
 
-Writes one row an exam, and beside it <stem>_rejects.csv: every series, file and cell that was left out, with the reason.
+Writes one row an exam, and beside it <stem>_rejects.csv: every series, file and cell that was left out, with the reason; and
+series_report.csv: every series with its facts and its verdict. What the headers say is kept in <stem>_scan.jsonl; a second run
+reads only what has changed since.
 """
+from dataclasses import replace
 from pathlib import Path
 
 from medical_fenlei import cli
@@ -13,20 +17,29 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--out-csv", type=Path, default=Path("artifacts/dataset_index.csv"), help="one row an exam")
     cli.add(parser, "dicom_base", "xlsx_path", "num_workers", "limit")
+    parser.add_argument("--series-rules", type=Path, metavar="FILE",
+                        help="TOML that changes how series are chosen (docs/TASK.md)")
+    parser.add_argument("--rescan", action="store_true", help="read every header again")
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
     from medical_fenlei.ingest.index import build_index
     from medical_fenlei.ingest.label_sheet import only_sheet, read_label_sheet
+    from medical_fenlei.ingest.series_choice import read_rules
     from medical_fenlei.ingest.tree import find_exams
 
     sheet = read_label_sheet(args.xlsx_path or only_sheet())
-    exams = find_exams(args.dicom_base)[: args.limit]
-    index = build_index(sheet, exams, base=args.dicom_base, workers=args.num_workers)
+    rules = read_rules(args.series_rules)
+    tree = find_exams(args.dicom_base)
+    tree = replace(tree, exams=tree.exams[: args.limit])
+    index = build_index(sheet, tree, base=args.dicom_base, scan_file=tables.scan_path(args.out_csv), workers=args.num_workers,
+                        rules=rules, rescan=args.rescan)
+    report = args.out_csv.with_name("series_report.csv")
+    tables.SERIES.write(report, index.series)
     tables.INDEX.write(args.out_csv, index.table)
     for what, number in index.counts.items():
         cli.say(f"{number:7d} {what}")
-    cli.say(f"wrote {args.out_csv}")
+    cli.say(f"wrote {args.out_csv}, and {report} with every series and its verdict")
     return cli.report_rejects(index.rejects, args.out_csv, faults=index.faults)
 
 

@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     key, made = read_or_make_key(key_file)
     if made:
         cli.say(f"made the key of the patient hashes: {key_file} (keep it, and keep it to yourself)")
-    manifest, rejects = build_manifest(index, base=args.dicom_base, key=key, workers=args.num_workers)
+    manifest, rejects = build_manifest(
+        index, base=args.dicom_base, scan_file=tables.scan_path(args.index_csv), key=key, workers=args.num_workers)
     tables.MANIFEST.write(args.out_csv, manifest)
     sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
     known_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"

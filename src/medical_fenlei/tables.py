@@ -15,7 +15,7 @@ import pandas as pd
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, is_inside
 from medical_fenlei.tasks import BINARY_TASKS, OUTSIDE
-from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
+from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED, Side
 
 Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "float"]
 """key: text, never empty; relpath: a path below a base folder; code: 1 to 6 or empty; int: never empty; count: an integer that
@@ -141,9 +141,24 @@ INDEX = Table("index, one row an exam", {
     "exam_id": "key", "date": "text", "label_date": "text", "date_match": "flag", "ambiguous_match": "flag",
     "exam_relpath": "relpath", "series_relpath": "relpath", "n_instances": "int", "left_code": "code", "right_code": "code",
     "series_reason": "text",
-}, unique=("exam_id",))
+}, optional={"right_series_relpath": "relpath"}, unique=("exam_id",))
+"""right_series_relpath: of the right ear, where each has a series of its own; series_relpath is then that of the left."""
 
-SPLIT = Table("split, one row an exam", {**INDEX.columns, "patient_key": "text"}, unique=("exam_id",))
+SPLIT = Table("split, one row an exam", {**INDEX.columns, "patient_key": "text"}, optional=INDEX.optional, unique=("exam_id",))
+
+def series_of(exams: pd.DataFrame, side: Side) -> pd.Series:
+    """The series that shows this ear, for rows of `INDEX`, `SPLIT` or `EXAMS`."""
+    own = exams.get("right_series_relpath", pd.Series("", exams.index))
+    return exams.series_relpath if side is Side.LEFT else own.where(own != "", exams.series_relpath)
+
+
+SERIES = Table("series, one row each", {
+    "exam_id": "key", "series_relpath": "relpath", "verdict": "key", "why": "text", "plane": "text", "image_type": "text",
+    "manufacturer": "text", "model": "text", "kernel": "text", "transfer_syntax": "text", "files": "int", "images": "int",
+    "copies": "int", "slices": "int", "rows": "int", "columns": "int", "pixel_spacing_mm": "float",
+    "slice_thickness_mm": "float", "step_mm": "float", "tilt_deg": "float", "height_mm": "float",
+    "width_mm": "float", "middle_mm": "float", "notes": "text",
+}, unique=("series_relpath",))
 
 HEADER_FACTS: dict[str, Kind] = {
     "manufacturer": "text", "model": "text", "kernel": "text", "transfer_syntax": "text", "rows": "int", "columns": "int",
@@ -181,7 +196,7 @@ NEIGHBOURS = Table("nearest cases, one row an ear and rank", {
 }, unique=("exam_id", "side", "rank"))
 
 EXAMS = Table("exams to predict, one row each", {"exam_id": "key", "series_relpath": "relpath"},
-              optional={"left_code": "code", "right_code": "code"}, unique=("exam_id",))
+              optional={"right_series_relpath": "relpath", "left_code": "code", "right_code": "code"}, unique=("exam_id",))
 
 _OF_A_SIDE: dict[str, Kind] = {
     "label_code": "code", "y_true": "count", "y_prob": "float", "y_pred": "count", "name": "text",
@@ -202,6 +217,11 @@ SUMMARY = Table("a study over its seeds, one row a group, task and measure", {
 }, unique=("pct", "model", "task", "metric"))
 
 REJECTS = Table("what could not be used", {"exam_id": "text", "file": "text", "reason": "key", "detail": "text"})
+
+
+def scan_path(index_csv: Path) -> Path:
+    """Where what was read from the headers is kept: beside the index."""
+    return index_csv.with_name(f"{index_csv.stem}_scan.jsonl")
 
 
 def rejects_path(output: Path) -> Path:

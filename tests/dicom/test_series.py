@@ -139,25 +139,6 @@ def test_a_tilted_gantry_is_a_shear_and_the_step_is_along_the_normal(tmp_path, h
     assert series.geometry.step == pytest.approx(1.0)
 
 
-def broken_positions(affine, moved):
-    wrong = affine.copy()
-    wrong[:3, 3] = wrong[:3, 3] + moved
-    return wrong
-
-
-@pytest.mark.parametrize(("at", "reason"), [
-    (4.5, "irregular_positions"), (5.0, "irregular_positions"), (3.0, "duplicate_positions"),
-])
-def test_gaps_displaced_and_repeated_slices_are_refused(tmp_path, hu, at, reason):
-    affine = axial(SHAPE)
-    write_volume(tmp_path / "s", hu, affine)
-    extra = write_volume(tmp_path / "t", hu[:1], broken_positions(affine, [0, 0, at]))
-    extra[0].rename(tmp_path / "s" / "extra")
-    with pytest.raises(Rejected) as error:
-        open_series(tmp_path / "s")
-    assert error.value.reason == reason
-
-
 def test_coronal_slices_and_single_images_are_refused(tmp_path, hu):
     coronal = axial(SHAPE)[[0, 2, 1, 3]]
     write_volume(tmp_path / "c", hu, coronal)

@@ -15,8 +15,9 @@ def ears_of(exams: pd.DataFrame, patient_of: dict[str, str]) -> pd.DataFrame:
     """
     unknown = pd.Series(UNLABELLED, exams.index)
     key = [patient_of.get(exam, exam) for exam in exams.exam_id]
-    ears = pd.concat([exams[["exam_id", "series_relpath"]].assign(
-        side=str(side), label_code=exams.get(f"{side}_code", unknown).astype(np.int8), patient_key=key) for side in SIDES])
+    ears = pd.concat([exams[["exam_id"]].assign(
+        side=str(side), series_relpath=tables.series_of(exams, side),
+        label_code=exams.get(f"{side}_code", unknown).astype(np.int8), patient_key=key) for side in SIDES])
     return ears.sort_index(kind="stable").reset_index(drop=True)
 
 

@@ -2,9 +2,10 @@
 import contextlib
 import io
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,13 @@ from pydicom import filereader
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import AllTransferSyntaxes, CTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import (
+    AllTransferSyntaxes,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from medical_fenlei.dicom.elements import tag_of, value_of
 from medical_fenlei.errors import Rejected
@@ -21,16 +28,29 @@ from medical_fenlei.errors import Rejected
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 """Its warnings quote values, a patient's name among them; what is used is checked here."""
 
-CT_CLASSES = (CTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-MAX_EDGE = 4096
-"""Rows or columns beyond this are not CT: nothing is allocated for them."""
+ENHANCED_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+"""A series as the frames of a few files, their geometry in functional groups (DICOM PS3.3 A.38, C.7.6.16)."""
+CT_CLASSES = (CTImageStorage, *ENHANCED_CLASSES)
+MAX_EDGE, MAX_FRAMES = 4096, 8192
+"""Rows or columns, frames of a file beyond this are not CT: nothing is allocated for them."""
+
+MAX_INFLATED = 1 << 27
+"""Bytes of a deflated file when inflated: the largest image of 32 bits, and as much again."""
 
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
     "BitsAllocated", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept",
-    "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "AcquisitionNumber",
 ]
+_GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+_OF_GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence", "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence", "SliceThickness": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence", "RescaleIntercept": "PixelValueTransformationSequence",
+    "ConvolutionKernel": "CTReconstructionSequence",
+}
+"""Where an enhanced image holds what a plain one has at its top."""
 _IDENTITY_TAGS = ["PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"]
 _PIXEL_TAGS = {Tag(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")}
 
@@ -40,15 +60,23 @@ _BLOCK = 1 << 16
 _PREAMBLE, _BEGIN = 128, b"DICM\x02\x00\x00\x00UL\x04\x00"
 """A file begins so: free bytes, the magic word, and the length of the file meta information."""
 
+_META = 1 << 12
+"""The file meta information lies within so many bytes."""
+
+_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
+
 _IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated}
 """Whether elements are written without their VR, by transfer syntax."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """One single-frame CT image. Frame of reference: LPS, mm. Holds nothing that identifies a person."""
+    """One CT image: a file, or a frame of one. Frame of reference: LPS, mm. Holds nothing that identifies a person."""
 
     path: Path
+    frame: int | None = None
+    """Which of the file's, from 0; None where it is the file."""
+
     transfer_syntax: str
     sop_uid: str
     series_uid: str
@@ -74,6 +102,9 @@ class Header:
     model: str
     kernel: str
     """Multi-valued kernels joined by a backslash, as DICOM writes them."""
+
+    acquisition: str = ""
+    """Its number: tells apart scans of the same place within a series."""
 
     slope: float
     intercept: float
@@ -104,24 +135,58 @@ class Identity:
         return "Identity(…)"
 
 
-def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
-    """The dataset of a DICOM file, its pixels only without `tags`. Raises Rejected: not_dicom, truncated or unreadable."""
+@contextlib.contextmanager
+def _damage_refused() -> Iterator[None]:
+    """Damaged files raise whatever the parser met first, some only when a value is looked at. The type alone is told: messages
+    quote values."""
     try:
-        return pydicom.dcmread(path) if tags is None else _before_pixels(path, tags)
+        yield
+    except Rejected:
+        raise
     except InvalidDicomError:
         raise Rejected("not_dicom", "no DICOM preamble") from None
     except OSError as error:
         raise Rejected("unreadable", error.strerror or type(error).__name__) from None
-    except Exception as error:  # damaged files raise whatever the parser met first
+    except Exception as error:
         raise Rejected("damaged_header", type(error).__name__) from None
 
 
-def _before_pixels(path: Path, tags: Iterable[str]) -> Dataset:
+@_damage_refused()
+def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
+    """The dataset of a DICOM file, its pixels only without `tags`.
+
+    Raises Rejected: not_dicom, unreadable, damaged_header, too_large.
+    """
+    if tags is None:
+        _refuse_bomb(path)
+        return pydicom.dcmread(path)
     wanted: list[BaseTag | int] = [int(tag_of(name)) for name in tags]
     dataset = None
     with contextlib.suppress(Exception):                         # what is wrong is found, and said, by reading the file
         dataset = _in_first_block(path, wanted)
-    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted) if dataset is None else dataset
+    if dataset is None:
+        _refuse_bomb(path)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+    return dataset
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A deflated file of a few kilobytes can inflate to gigabytes, which pydicom would: raises Rejected beyond MAX_INFLATED."""
+    with open(path, "rb") as file:
+        start = file.read(_META)
+        if _DEFLATED not in start:
+            return
+        if not start.startswith(_BEGIN, _PREAMBLE):
+            raise Rejected("damaged_header", "deflated, and does not begin with the length of its meta information")
+        begun = _PREAMBLE + len(_BEGIN) + 4
+        file.seek(begun + int.from_bytes(start[begun - 4:begun], "little"))
+        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        for packed in iter(partial(file.read, _BLOCK), b""):
+            while packed and not inflate.eof:
+                size += len(inflate.decompress(packed, _BLOCK))
+                packed = inflate.unconsumed_tail
+                if size > MAX_INFLATED:
+                    raise Rejected("too_large", f"inflates to more than {MAX_INFLATED >> 20} MiB")
 
 
 def _in_first_block(path: Path, wanted: list[BaseTag | int]) -> Dataset | None:
@@ -189,15 +254,44 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def header_of(dataset: Dataset, path: Path) -> Header:
-    """Check a dataset and take its facts. Raises Rejected with the first thing that is wrong."""
-    if value_of(dataset, "SOPClassUID") not in CT_CLASSES:
+@_damage_refused()
+def headers_of(dataset: Dataset, path: Path) -> list[Header]:
+    """Check a dataset and take its facts: one header, or one a frame. Raises Rejected with the first thing that is wrong."""
+    kind = value_of(dataset, "SOPClassUID")
+    if kind not in CT_CLASSES:
         raise Rejected("not_ct", f"SOP class {dataset.get('SOPClassUID', 'missing')}")
+    if kind in ENHANCED_CLASSES and "PerFrameFunctionalGroupsSequence" in dataset:
+        return _of_frames(dataset, path)
+    if _optional(dataset, "NumberOfFrames", 1) != 1:
+        raise Rejected("bad_size", "several frames, expected one; only enhanced CT says where each lies")
+    return [_header(dataset, path, None)]
+
+
+def _of_frames(dataset: Dataset, path: Path) -> list[Header]:
+    each, shared = dataset.PerFrameFunctionalGroupsSequence, dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    frames = int(_numbers(dataset, "NumberOfFrames", 1)[0])
+    if frames != len(each) or frames > MAX_FRAMES:
+        raise Rejected("bad_size", f"got {frames} frames and places for {len(each)}, expected as many, at most {MAX_FRAMES}")
+    headers = []
+    for number, own in enumerate(each):
+        image = Dataset(dict(dataset.items()))                   # what frames share is not copied
+        image.file_meta = dataset.file_meta
+        for name, sequence in _OF_GROUPS.items():
+            held = next((group[sequence].value for group in (own, shared[0]) if group.get(sequence)), None)
+            if held and name in held[0]:
+                image[name] = held[0][name]
+        context = (own.get("FrameContentSequence") or [Dataset()])[0]
+        part = (_text(context, name) for name in ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber"))
+        headers.append(replace(_header(image, path, number), acquisition="/".join(part)))
+    return headers
+
+
+def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
     rows, columns = (int(_numbers(dataset, name, 1)[0]) for name in ("Rows", "Columns"))
     if not (0 < rows <= MAX_EDGE and 0 < columns <= MAX_EDGE):
         raise Rejected("bad_size", f"got {rows} × {columns}, expected 1 to {MAX_EDGE}")
-    if _optional(dataset, "SamplesPerPixel", 1) != 1 or _optional(dataset, "NumberOfFrames", 1) != 1:
-        raise Rejected("bad_size", "expected one grey frame")
+    if _optional(dataset, "SamplesPerPixel", 1) != 1:
+        raise Rejected("bad_size", "expected grey pixels")
     if _optional(dataset, "BitsAllocated", 16) not in (8, 16, 32):
         raise Rejected("bad_attribute", f"BitsAllocated: got {dataset.BitsAllocated}, expected 8, 16 or 32")
     row_cosines, column_cosines = _axes(_numbers(dataset, "ImageOrientationPatient", 6))
@@ -208,7 +302,7 @@ def header_of(dataset: Dataset, path: Path) -> Header:
     if slope == 0:
         raise Rejected("bad_attribute", "RescaleSlope: got 0")
     return Header(
-        path=path,
+        path=path, frame=frame,
         transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
         sop_uid=_text(dataset, "SOPInstanceUID"), series_uid=_text(dataset, "SeriesInstanceUID"),
         image_type=tuple(_text(dataset, "ImageType").split("\\")), rows=rows, columns=columns,
@@ -216,8 +310,8 @@ def header_of(dataset: Dataset, path: Path) -> Header:
         row_cosines=row_cosines, column_cosines=column_cosines,
         pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
         manufacturer=_text(dataset, "Manufacturer"), model=_text(dataset, "ManufacturerModelName"),
-        kernel=_text(dataset, "ConvolutionKernel"), slope=slope, intercept=_optional(dataset, "RescaleIntercept", 0.0),
-        padding=_padding(dataset),
+        kernel=_text(dataset, "ConvolutionKernel"), acquisition=_text(dataset, "AcquisitionNumber"),
+        slope=slope, intercept=_optional(dataset, "RescaleIntercept", 0.0), padding=_padding(dataset),
     )
 
 
@@ -238,11 +332,24 @@ def _padding(dataset: Dataset) -> tuple[int, int] | None:
     return ends[0], ends[1]
 
 
+@_damage_refused()
+def read_headers_of(path: Path) -> list[Header]:
+    """The checked header of a CT image, or of each frame of one. Raises Rejected (reason: not_dicom, not_ct, …)."""
+    dataset = read_dataset(path, _TAGS)
+    if value_of(dataset, "SOPClassUID") in ENHANCED_CLASSES:
+        dataset = read_dataset(path, [*_TAGS, *_GROUPS])
+    return headers_of(dataset, path)
+
+
 def read_header(path: Path) -> Header:
     """The checked header of a single-frame CT image. Raises Rejected (reason: not_dicom, not_ct, bad_attribute, …)."""
-    return header_of(read_dataset(path, _TAGS), path)
+    headers = read_headers_of(path)
+    if len(headers) != 1:
+        raise Rejected("bad_size", f"got {len(headers)} frames, expected one")
+    return headers[0]
 
 
+@_damage_refused()
 def read_identity(path: Path) -> Identity:
     """Who the patient is. Raises Rejected as `read_header` does."""
     dataset = read_dataset(path, _IDENTITY_TAGS)

@@ -3,8 +3,9 @@ import contextlib
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
-from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
+from pydicom.uid import UID, JPEGLSLossless, JPEGLSNearLossless
 
 from medical_fenlei.dicom.header import Header
 from medical_fenlei.errors import Rejected
@@ -40,18 +41,47 @@ def to_hu(stored: np.ndarray, header: Header) -> np.ndarray:
     return hu
 
 
-def _decode(dataset: Dataset, transfer_syntax: str) -> np.ndarray:
-    if plugin := _FASTEST.get(transfer_syntax):
+def _decode(dataset: Dataset, header: Header) -> np.ndarray:
+    if plugin := _FASTEST.get(header.transfer_syntax):
         with contextlib.suppress(Exception):                    # not installed, or more exacting than others that follow
-            return pixel_array(dataset, raw=True, decoding_plugin=plugin)
-    return pixel_array(dataset, raw=True)
+            return pixel_array(dataset, index=header.frame, raw=True, decoding_plugin=plugin)
+    return pixel_array(dataset, index=header.frame, raw=True)
+
+
+def _refuse_other_size(dataset: Dataset, header: Header) -> None:
+    """A decoder allocates what a JPEG of any kind says of its own size. Raises Rejected where it is not the header's."""
+    if not UID(header.transfer_syntax).is_encapsulated:
+        return
+    size = jpeg_size(get_frame(dataset.PixelData, header.frame or 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1)))
+    if size is not None and size != (header.rows, header.columns):
+        raise Rejected("bad_pixels", f"the image inside is {size[0]} × {size[1]}, expected {header.rows} × {header.columns}")
+
+
+def jpeg_size(stream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) as a JPEG, JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2) or JPEG 2000 (T.800 A.5.1) stream declares them."""
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(stream[at:at + size], "big")
+
+    if stream.startswith(b"\xff\x4f\xff\x51"):
+        right, bottom, left, top = (number(8 + 4 * n, 4) for n in range(4))
+        return bottom - top, right - left
+    at = 2 if stream.startswith(b"\xff\xd8") else len(stream)
+    while at + 9 <= len(stream) and stream[at] == 0xFF:
+        kind = stream[at + 1]
+        if kind == 0xF7 or (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)):
+            return number(at + 5, 2), number(at + 7, 2)
+        at += 1 if kind == 0xFF else 2 + number(at + 2, 2)       # fill bytes stand before a marker
+    return None
 
 
 def decode_hu(dataset: Dataset, header: Header) -> np.ndarray:
-    """int16 HU (rows, columns) of a whole dataset. Raises Rejected (bad_pixels) where the pixels are short or damaged."""
+    """int16 HU (rows, columns) of the header's image in a whole dataset. Raises Rejected (bad_pixels) where it is damaged."""
     try:
-        stored = _decode(dataset, header.transfer_syntax)
-    except Exception as error:  # decoders raise whatever their format calls damage
+        _refuse_other_size(dataset, header)
+        stored = _decode(dataset, header)
+    except (Rejected, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # decoders raise whatever their format calls damage; a panic of one in Rust is no Exception
         raise Rejected("bad_pixels", f"cannot be decoded ({type(error).__name__})") from None
     if stored.shape != (header.rows, header.columns) or stored.dtype.kind not in "iu":
         expected = (header.rows, header.columns)

@@ -1,25 +1,36 @@
-"""A CT series opened for reading: geometry at once, slices when asked for."""
+"""CT series opened for reading: which images of a folder belong together, their geometry at once, slices when asked for.
+
+A series is named by its folder. Where that holds several, each is named `<folder>#<name>`, by what its images have in common.
+"""
+import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataset import Dataset
 
-from medical_fenlei.dicom.geometry import Geometry, canonical, stack
-from medical_fenlei.dicom.header import Header, header_of, read_dataset, read_header
+from medical_fenlei.dicom.geometry import MIN_STEP, ORIENTATION_TOLERANCE, SPACING_TOLERANCE, Geometry, canonical, stack
+from medical_fenlei.dicom.header import Header, headers_of, read_dataset, read_headers_of
 from medical_fenlei.dicom.pixels import decode_hu
 from medical_fenlei.errors import Rejected
 
+PART = "#"
+"""Between a folder and the name of one of its series."""
+
 
 class Series:
-    """One regular axial series, seen in the canonical order: k up, rows to the back, columns to the patient's left (LPS)."""
+    """One axial series, made regular, in the canonical order: k up, rows to the back, columns to the patient's left (LPS)."""
 
     def __init__(self, headers: Iterable[Header]) -> None:
-        headers = list(headers)
-        geometry, self._turn = canonical(stack(headers))
+        self._given = tuple(headers)
+        geometry, self._turn = canonical(stack(self._given))
         self.geometry: Geometry = geometry
-        self.headers: tuple[Header, ...] = tuple(headers[i] for i in geometry.order)
-        """Of slice k, lowest first."""
+        self.headers: tuple[Header, ...] = tuple(self._given[i] for i in geometry.order)
+        """Of slice k, lowest first; of the nearest image, where a slice lies between two."""
+
+        self._whole: tuple[Path, Dataset] | None = None
 
     @property
     def affine(self) -> np.ndarray:
@@ -32,22 +43,128 @@ class Series:
 
     def slice(self, k: int) -> np.ndarray:
         """int16 HU (rows, columns) of slice k. Raises Rejected, naming the file, where it cannot be decoded."""
-        header = self.headers[k]
+        if self.geometry.between is None:
+            return self._image(self.headers[k])
+        below, above, share = self.geometry.between[k]
+        if share in (0, 1):
+            return self._image(self._given[above if share else below])
+        both = [self._image(self._given[n]).astype(np.float32) for n in (below, above)]
+        return np.rint(both[0] * (1 - share) + both[1] * share).astype(np.int16)
+
+    def _image(self, header: Header) -> np.ndarray:
         try:
-            dataset = read_dataset(header.path)
-            if header_of(dataset, header.path).sop_uid != header.sop_uid:
-                raise Rejected("changed_file", "the file is not the one that was indexed")
+            dataset = self._dataset(header)
             return self._turn.apply(decode_hu(dataset, header))
         except Rejected as rejected:
             raise Rejected(rejected.reason, f"{header.path.name}: {rejected.detail}") from None
 
+    def _dataset(self, header: Header) -> Dataset:
+        """Of a file with many frames once for all of them."""
+        if self._whole is not None and self._whole[0] == header.path:
+            return self._whole[1]
+        dataset = read_dataset(header.path)
+        if headers_of(dataset, header.path)[header.frame or 0].sop_uid != header.sop_uid:
+            raise Rejected("changed_file", "the file is not the one that was indexed")
+        self._whole = None if header.frame is None else (header.path, dataset)
+        return dataset
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The images of a folder that make one series."""
+
+    headers: tuple[Header, ...]
+    copies: tuple[Path, ...] = ()
+    """Files that hold once more what another one does."""
+
+    @property
+    def name(self) -> str:
+        """Of all its images' names the first decides: it stays the same whatever else lies there."""
+        return hashlib.sha256(min(f"{header.sop_uid} {header.frame}" for header in self.headers).encode()).hexdigest()[:8]
+
+
+def read_stacks(folder: Path) -> tuple[list[Stack], list[tuple[Path, Rejected]]]:
+    """The series in a folder, and the files that hold no CT image, each with the reason. Raises Rejected (missing_folder).
+
+    Images belong together that share SeriesInstanceUID, size, kernel, direction and spacing; where some of them share a place,
+    also the number of the acquisition. The same image twice counts once.
+    """
+    headers: list[Header] = []
+    rejects = []
+    for path in series_files(folder):
+        try:
+            headers += read_headers_of(path)
+        except Rejected as rejected:
+            rejects.append((path, rejected))
+    alike: dict[object, list[list[Header]]] = {}
+    for header in headers:
+        groups = alike.setdefault((header.series_uid, header.rows, header.columns, header.kernel), [])
+        group = next((group for group in groups if _fits(header, group[0])), None)
+        if group is None:
+            groups.append([header])
+        else:
+            group.append(header)
+    return [stack for groups in alike.values() for group in groups for stack in _taken_apart(group)], rejects
+
+
+def _fits(header: Header, other: Header) -> bool:
+    """Whether both have the same direction and spacing."""
+    def apart(one: tuple[float, ...], two: tuple[float, ...]) -> float:
+        return max(abs(a - b) for a, b in zip(one, two, strict=True))
+
+    return (apart(header.row_cosines + header.column_cosines, other.row_cosines + other.column_cosines) <= ORIENTATION_TOLERANCE
+            and apart(header.pixel_spacing, other.pixel_spacing) <= SPACING_TOLERANCE)
+
+
+def _taken_apart(group: Sequence[Header]) -> list[Stack]:
+    """Of images that fit together: without copies, and by acquisition where only that leaves one image a place."""
+    first: dict[object, Header] = {}
+    copies = [header.path for header in group if first.setdefault((header.sop_uid, header.frame), header) is not header]
+    images = list(first.values())
+    if not _sharing(images):
+        return [Stack(tuple(images), tuple(copies))]
+    numbers = sorted({header.acquisition for header in images})
+    parts = [[header for header in images if header.acquisition == number] for number in numbers]
+    if len(parts) > 1 and not any(map(_sharing, parts)):
+        return [Stack(tuple(part), tuple(copies) if part is parts[0] else ()) for part in parts]
+    for there, again in _sharing(images):
+        if _same_pixels(there, again):
+            images.remove(again)
+            copies.append(again.path)
+    return [Stack(tuple(images), tuple(copies))]
+
+
+def _sharing(images: Sequence[Header]) -> list[tuple[Header, Header]]:
+    """Pairs of images at the same place along their normal, the first of each place with each further one."""
+    along = np.array([header.position for header in images]) @ images[0].normal
+    order = np.argsort(along, kind="stable").tolist()
+    pairs, first = [], order[0]
+    for n in order[1:]:
+        if along[n] - along[first] < MIN_STEP:
+            pairs.append((images[first], images[n]))
+        else:
+            first = n
+    return pairs
+
+
+def _same_pixels(one: Header, other: Header) -> bool:
+    """Whether two files hold the same image."""
+    try:
+        first, second = (decode_hu(read_dataset(header.path), header) for header in (one, other))
+    except Rejected:
+        return False
+    return one.position == other.position and bool(np.array_equal(first, second))
+
 
 def series_files(folder: Path) -> list[Path]:
     """The files of a series folder that may be images, by name; hidden ones and folders are passed over."""
-    if not folder.is_dir():
-        raise Rejected("missing_folder", "the series folder is not there")
-    with os.scandir(folder) as entries:                          # which knows what is a file without asking for each
-        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
+    try:
+        with os.scandir(folder) as entries:                      # which knows what is a file without asking for each
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        raise Rejected("missing_folder", "the series folder is not there") from None
+    except OSError as error:
+        raise Rejected("unreadable", error.strerror or type(error).__name__) from None
     return [folder / name for name in names]
 
 
@@ -59,17 +176,24 @@ def inside(base: Path, relpath: str) -> Path:
     return path
 
 
-def read_headers(folder: Path) -> tuple[list[Header], list[tuple[Path, Rejected]]]:
-    """Headers of every CT image in a series folder, and the files that are none, each with the reason."""
-    headers, rejects = [], []
-    for path in series_files(folder):
-        try:
-            headers.append(read_header(path))
-        except Rejected as rejected:
-            rejects.append((path, rejected))
-    return headers, rejects
+def read_headers(series: Path) -> tuple[list[Header], list[tuple[Path, Rejected]]]:
+    """Headers of the images of a series, and the files of its folder that are none, each with the reason.
+
+    series: its folder, or `<folder>#<name>`. Raises Rejected: missing_folder; mixed_series, where the folder holds several and
+    none is named; missing_series, where it holds none of that name.
+    """
+    folder, name = series, ""
+    if PART in series.name and not series.is_dir():
+        folder, name = series.parent / series.name.rpartition(PART)[0], series.name.rpartition(PART)[2]
+    stacks, rejects = read_stacks(folder)
+    found = [stack for stack in stacks if name in ("", stack.name)]
+    if len(found) > 1:
+        raise Rejected("mixed_series", f"the folder holds {len(found)} series; which one has to be said: build the index again")
+    if stacks and not found:
+        raise Rejected("missing_series", "the folder holds no such series any more: build the index again")
+    return [header for stack in found for header in stack.headers], rejects
 
 
-def open_series(folder: Path) -> Series:
-    """The series in a folder; files that are no CT images are passed over. Raises Rejected."""
-    return Series(read_headers(folder)[0])
+def open_series(series: Path) -> Series:
+    """A series, named by its folder or by `<folder>#<name>`; files that are no CT images are passed over. Raises Rejected."""
+    return Series(read_headers(series)[0])

@@ -1,25 +1,30 @@
 """The index: label sheet and disk brought together, one row an exam, with an account of everything left out."""
-import functools
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.ingest.label_sheet import LabelSheet
-from medical_fenlei.ingest.series_choice import Choice, choose_series
-from medical_fenlei.ingest.tree import ExamFolder, series_folders
-from medical_fenlei.parallel import map_items
+from medical_fenlei.ingest.scan import ExamScan, scan_exams
+from medical_fenlei.ingest.series_choice import Choice, SeriesRules, choose_series
+from medical_fenlei.ingest.tree import ExamFolder, Tree
+from medical_fenlei.vocabulary import Side
 
-HARMLESS = {"not_chosen", "localizer", "not_axial", "too_thick", "too_few_slices", "not_ct"}
-"""Why a series loses beside a better one: recorded, but no fault of the export."""
+HARMLESS = {"not_chosen", "localizer", "not_axial", "too_thick", "too_few_slices", "too_low", "single_ear", "not_ct", "copies",
+            "refused_by_rules"}
+"""Why a series or a file loses beside a better one: recorded, but no fault of the export."""
 
 
 @dataclass(frozen=True)
 class Index:
     table: pd.DataFrame
     """`tables.INDEX`."""
+
+    series: pd.DataFrame
+    """`tables.SERIES`: every series that was found, with its verdict."""
 
     rejects: pd.DataFrame
     """`tables.REJECTS`: series, files and cells that were left out."""
@@ -31,26 +36,32 @@ class Index:
     """Rejects that are faults of the input, not counts."""
 
 
-def build_index(sheet: LabelSheet, exams: list[ExamFolder], *, base: Path, workers: int) -> Index:
+def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, workers: int, rules: SeriesRules,
+                rescan: bool = False) -> Index:
     """Match exams by `exam_id` alone and choose a series for each.
 
     One id under several dates: the folder whose date equals the sheet's wins, else the one with the best series, else the
-    latest.
+    latest. scan_file: what was read before, so that only exams whose files have changed are read again; rescan: all are.
     """
     labels = sheet.labels.set_index("exam_id")
-    wanted = [e for e in exams if e.exam_id in labels.index]
-    folders_of = Counter(e.exam_id for e in wanted)
-    rejects = list(sheet.rejects)
+    wanted = {exam.relpath: exam for exam in tree.exams if exam.exam_id in labels.index}
+    folders_of = Counter(exam.exam_id for exam in wanted.values())
+    rejects = [*sheet.rejects, *_problems("", tree.problems)]
     best: dict[str, tuple[tuple[object, ...], ExamFolder, Choice]] = {}
-    for outcome in map_items(functools.partial(_choose, base), wanted, workers=workers, label="exams"):
-        exam = outcome.item
-        if outcome.value is None:
+    series: list[dict[str, object]] = []
+    files: Counter[str] = Counter()
+    for outcome, listing in scan_exams(base, list(wanted), scan_file, workers=workers, again=rescan):
+        exam, scan = wanted[outcome.item], outcome.value
+        files["in folders of these exams"] += listing.files
+        if scan is None:
             rejects.append({"exam_id": exam.exam_id, "file": exam.relpath, "reason": outcome.reason, "detail": outcome.detail})
             continue
-        choice = outcome.value
-        for path, reason, detail in choice.others:
-            file = path.relative_to(base).as_posix()
-            rejects.append({"exam_id": exam.exam_id, "file": file, "reason": reason, "detail": detail})
+        choice = choose_series(scan.series, rules)
+        series += [{"exam_id": exam.exam_id, "verdict": reason, "why": detail, **_row(facts)}
+                   for facts, reason, detail in choice.verdicts]
+        rejects += _problems(exam.exam_id, scan.problems)
+        rejects += _lost(exam.exam_id, choice)
+        files += _shares(scan, choice)
         rank = (choice.chosen is not None, exam.date == labels.label_date[exam.exam_id],
                 choice.chosen.rank if choice.chosen else (), exam.date, exam.relpath)
         if exam.exam_id not in best or rank > best[exam.exam_id][0]:
@@ -59,11 +70,13 @@ def build_index(sheet: LabelSheet, exams: list[ExamFolder], *, base: Path, worke
     rows = []
     for exam_id, (_, exam, choice) in sorted(best.items()):
         chosen = choice.chosen
+        left, right = (chosen.of(side) if chosen else None for side in (Side.LEFT, Side.RIGHT))
         rows.append({
             "exam_id": exam_id, "date": exam.date, "label_date": labels.label_date[exam_id],
             "date_match": exam.date == labels.label_date[exam_id], "ambiguous_match": folders_of[exam_id] > 1,
-            "exam_relpath": exam.relpath, "series_relpath": chosen.folder.relative_to(base).as_posix() if chosen else "",
-            "n_instances": chosen.n_instances if chosen else 0, "left_code": labels.left_code[exam_id],
+            "exam_relpath": exam.relpath, "series_relpath": left.relpath if left else "",
+            "right_series_relpath": right.relpath if right and right is not left else "",
+            "n_instances": left.images if left else 0, "left_code": labels.left_code[exam_id],
             "right_code": labels.right_code[exam_id], "series_reason": chosen.reason if chosen else "no series can be used",
         })
         if chosen is None:
@@ -80,11 +93,42 @@ def build_index(sheet: LabelSheet, exams: list[ExamFolder], *, base: Path, worke
         "unlabelled on both sides": int(unlabelled.sum()),
         "labelled, without a usable series": int((~unlabelled & (table.series_relpath == "")).sum()),
         "usable": int((~unlabelled & (table.series_relpath != "")).sum()),
-        "folders that the sheet does not name": len({e.exam_id for e in exams} - set(labels.index)),
+        "of these, with a series for each ear": int((~unlabelled & (table.right_series_relpath != "")).sum()),
+        "folders that the sheet does not name": len({e.exam_id for e in tree.exams} - set(labels.index)),
+        **{f"files {what}": files[what] for what in FILES},
     }
-    faults = sum(1 for r in rejects if r["reason"] not in HARMLESS)
-    return Index(table, tables.REJECTS.frame(rejects), counts, faults)
+    faults = sum(1 for reject in rejects if reject["reason"] not in HARMLESS)
+    report = tables.SERIES.frame(series) if series else tables.SERIES.empty()
+    return Index(table, report, tables.REJECTS.frame(rejects), counts, faults)
 
 
-def _choose(base: Path, exam: ExamFolder) -> Choice:
-    return choose_series(series_folders(base / exam.relpath))
+FILES = ("in folders of these exams", "of chosen series", "of other series", "that are no CT image or cannot be read")
+"""The first is the sum of the others."""
+
+
+def _shares(scan: ExamScan, choice: Choice) -> Counter[str]:
+    shares: Counter[str] = Counter()
+    for facts, reason, _ in choice.verdicts:
+        shares[FILES[1 if reason == "chosen" else 2]] += facts.files
+    shares[FILES[3]] += scan.files - sum(facts.files for facts, _, _ in choice.verdicts)
+    return shares
+
+
+def _problems(exam_id: str, problems: Iterable[tuple[str, str, str]]) -> list[dict[str, object]]:
+    return [{"exam_id": exam_id, "file": file, "reason": reason, "detail": detail} for file, reason, detail in problems]
+
+
+def _lost(exam_id: str, choice: Choice) -> list[dict[str, object]]:
+    """The series that were not chosen, and in those that were the files that say nothing new."""
+    lost = [(facts.relpath, reason, detail) for facts, reason, detail in choice.verdicts if reason != "chosen"]
+    lost += [(facts.relpath, "copies", f"{facts.copies} files repeat an image of this series")
+             for facts, reason, _ in choice.verdicts if reason == "chosen" and facts.copies]
+    return _problems(exam_id, lost)
+
+
+def _row(facts: object) -> dict[str, object]:
+    """Facts of a series as cells of `tables.SERIES`."""
+    row = asdict(facts)  # type: ignore[call-overload]
+    renamed = {name: f"{name}_mm" for name in ("pixel_spacing", "slice_thickness", "step", "height", "width", "middle")}
+    return {"series_relpath": row["relpath"], **{renamed.get(name, name): value for name, value in row.items()},
+            "notes": "; ".join(row["notes"]), "tilt_deg": row["tilt"]}

@@ -6,33 +6,62 @@ from typing import Any
 import pandas as pd
 
 from medical_fenlei import tables
-from medical_fenlei.dicom.geometry import stack
 from medical_fenlei.dicom.header import read_identity
-from medical_fenlei.dicom.volume import inside, read_headers
+from medical_fenlei.dicom.volume import inside
+from medical_fenlei.errors import Rejected
 from medical_fenlei.ingest.patients import patient_key
+from medical_fenlei.ingest.scan import SeriesFacts, scan_exams
 from medical_fenlei.parallel import map_items
-from medical_fenlei.vocabulary import SIDES
+from medical_fenlei.vocabulary import SIDES, Side
 
 
-def build_manifest(index: pd.DataFrame, *, base: Path, key: bytes, workers: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Manifest and rejects of an index (`tables.MANIFEST`, `tables.REJECTS`); exams without a usable series are rejects."""
-    usable = index[index.series_relpath != ""]
-    rejects: list[dict[str, object]] = [
-        {"exam_id": row.exam_id, "file": row.exam_relpath, "reason": "no_series", "detail": row.series_reason}
-        for row in index[index.series_relpath == ""].itertuples()
-    ]
-    exams = list(zip(usable.exam_id, usable.series_relpath, strict=True))
-    by_id = usable.set_index("exam_id")
-    rows: list[dict[str, object]] = []
-    for outcome in map_items(functools.partial(_facts, base, key), exams, workers=workers, label="headers"):
-        exam_id, series_relpath = outcome.item
-        if outcome.value is None:
-            rejects.append({"exam_id": exam_id, "file": series_relpath, "reason": outcome.reason, "detail": outcome.detail})
+def build_manifest(
+    index: pd.DataFrame, *, base: Path, scan_file: Path, key: bytes, workers: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Manifest and rejects of an index (`tables.MANIFEST`, `tables.REJECTS`); exams without a usable series are rejects.
+
+    scan_file: what was read for the index, so that only exams whose files have changed are read again.
+    """
+    rejects: list[dict[str, object]] = []
+
+    def reject(exam_id: str, file: str, reason: str, detail: str) -> None:
+        rejects.append({"exam_id": exam_id, "file": file, "reason": reason, "detail": detail})
+
+    rows_of = {str(row["exam_id"]): row for row in index.to_dict("records")}
+    wanted: dict[str, dict[Side, str]] = {}
+    for (exam_id, row), of_side in zip(rows_of.items(), _each_side(index), strict=True):
+        try:
+            inside(base, row["exam_relpath"])
+        except Rejected as rejected:
+            reject(exam_id, row["exam_relpath"], rejected.reason, rejected.detail)
             continue
-        exam = by_id.loc[exam_id]
-        shared = {name: exam[name] for name in ("date", "label_date", "date_match", "series_relpath")}
-        rows += [{"exam_id": exam_id, "side": str(side), **shared, **outcome.value, "label_code": exam[f"{side}_code"]}
-                 for side in SIDES]
+        if row["series_relpath"]:
+            wanted[exam_id] = of_side
+        else:
+            reject(exam_id, row["exam_relpath"], "no_series", row["series_reason"])
+    folders = list(dict.fromkeys(rows_of[exam_id]["exam_relpath"] for exam_id in wanted))
+    known: dict[str, SeriesFacts] = {}
+    for scanned, _ in scan_exams(base, folders, scan_file, workers=workers):
+        known |= {facts.relpath: facts for facts in (scanned.value.series if scanned.value else ())}
+    found: dict[str, dict[Side, SeriesFacts]] = {}
+    for exam_id, of_side in wanted.items():
+        missing = [relpath for relpath in of_side.values() if relpath not in known or not known[relpath].slices]
+        if missing:
+            reject(exam_id, missing[0], "missing_series", "not there any more, or not as it was: build the index again")
+        else:
+            found[exam_id] = {side: known[relpath] for side, relpath in of_side.items()}
+
+    rows: list[dict[str, object]] = []
+    persons = [(exam_id, of_side[Side.LEFT].first) for exam_id, of_side in found.items()]
+    for outcome in map_items(functools.partial(_person, base, key), persons, workers=workers, label="patients"):
+        exam_id, file = outcome.item
+        if outcome.value is None:
+            reject(exam_id, file, outcome.reason, outcome.detail)
+            continue
+        exam = rows_of[exam_id]
+        shared = {name: exam[name] for name in ("date", "label_date", "date_match")}
+        rows += [{"exam_id": exam_id, "side": str(side), **shared, **outcome.value, **_facts(found[exam_id][side]),
+                  "label_code": exam[f"{side}_code"]} for side in SIDES]
     if not rows:
         return tables.MANIFEST.empty(), tables.REJECTS.frame(rejects)
     ears = pd.DataFrame(rows)
@@ -40,17 +69,24 @@ def build_manifest(index: pd.DataFrame, *, base: Path, key: bytes, workers: int)
     return tables.MANIFEST.frame(table), tables.REJECTS.frame(rejects)
 
 
-def _facts(base: Path, key: bytes, exam: tuple[str, str]) -> dict[str, Any]:
-    """Header facts (`tables.HEADER_FACTS`), number of images and patient of one exam's series."""
-    exam_id, series_relpath = exam
-    headers, _ = read_headers(inside(base, series_relpath))
-    geometry = stack(headers)
-    lowest = headers[geometry.order[0]]
-    who, source = patient_key(read_identity(lowest.path), exam_id, key)
+def _each_side(index: pd.DataFrame) -> list[dict[Side, str]]:
+    """The series of each side of each exam."""
+    left, right = (tables.series_of(index, side) for side in (Side.LEFT, Side.RIGHT))
+    return [{Side.LEFT: one, Side.RIGHT: other} for one, other in zip(left, right, strict=True)]
+
+
+def _person(base: Path, key: bytes, exam: tuple[str, str]) -> dict[str, Any]:
+    """Who was examined, from one file."""
+    exam_id, file = exam
+    who, source = patient_key(read_identity(inside(base, file)), exam_id, key)
+    return {"patient_key": who, "patient_key_source": source}
+
+
+def _facts(series: SeriesFacts) -> dict[str, Any]:
+    """Which series, how many images, and its `tables.HEADER_FACTS`."""
     return {
-        "n_instances": len(headers), "patient_key": who, "patient_key_source": source,
-        "manufacturer": lowest.manufacturer, "model": lowest.model, "kernel": lowest.kernel,
-        "transfer_syntax": lowest.transfer_syntax, "rows": lowest.rows, "columns": lowest.columns,
-        "pixel_spacing_mm": lowest.pixel_spacing[0], "slice_thickness_mm": lowest.slice_thickness,
-        "slice_increment_mm": round(geometry.step, 4),
+        "series_relpath": series.relpath, "n_instances": series.images, "manufacturer": series.manufacturer,
+        "model": series.model, "kernel": series.kernel, "transfer_syntax": series.transfer_syntax, "rows": series.rows,
+        "columns": series.columns, "pixel_spacing_mm": series.pixel_spacing, "slice_thickness_mm": series.slice_thickness,
+        "slice_increment_mm": series.step,
     }

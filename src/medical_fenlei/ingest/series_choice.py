@@ -1,102 +1,217 @@
-"""Which series of an exam to use: readable rules over headers, each candidate with its reason."""
-import math
+"""Which series of an exam to use: readable rules over what headers tell, a reason for each candidate.
+
+Names and descriptions prove nothing and are not looked at. A series is refused for one stated reason; the rest is compared by
+the criteria of `SeriesRules.prefer`, of which the first that differs decides. Two series that show an ear each (reconstructions
+of one ear) stand together as one.
+"""
+import itertools
 import re
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal, get_args
 
-from medical_fenlei.dicom.geometry import canonical, stack
-from medical_fenlei.dicom.header import Header, read_header
-from medical_fenlei.dicom.volume import read_headers, series_files
-from medical_fenlei.errors import Rejected
+from medical_fenlei.errors import UserError
+from medical_fenlei.ingest.scan import SeriesFacts
+from medical_fenlei.vocabulary import Side
 
-BONE_KERNEL = re.compile(r"(?i)^(u|ur|h|hr|b|br)?[6-9]\d|bone|sharp|edge")
-"""Kernels that keep bone edges: Siemens numbers from 60 up (U75u, Ur73u, H70h), GE BONE/EDGE, UIH SHARP."""
+Criterion = Literal["bone_kernel", "both_ears", "high", "original", "thin", "many"]
 
-MAX_STEP_MM = 2.0
-"""Slices farther apart than this do not resolve the middle ear."""
-
-MIN_SLICES = 8
+BONE_KERNELS = {
+    "siemens": r"(?i)^(u|ur|h|hr|b|br)?[6-9]\d",
+    "ge": r"(?i)bone|edge",
+    "uih|united imaging": r"(?i)sharp|bone",
+    "philips": r"(?i)^y[a-e]|^[de]$|bone",
+    "canon|toshiba": r"(?i)^fc(30|31|8\d)",
+    "": r"(?i)bone|sharp|edge",
+}
+"""By manufacturer, kernels that keep bone edges: Siemens numbers from 60 up (U75u, Ur73u, H70h). The last is for all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeriesRules:
+    """What a series must have to be used, and which of several is the best."""
+
+    max_step_mm: float = 2.0
+    """Slices farther apart than this do not resolve the middle ear, mm."""
+
+    min_slices: int = 8
+    """Fewer are no scan of the ears."""
+
+    min_height_mm: float = 6.0
+    """From the lowest slice to the highest, mm: less shows hardly half of a cavity, which is 15 mm high."""
+
+    high_mm: float = 30.0
+    """A scan at least so high, mm, shows cavity, antrum and canal of both ears, however the head lies."""
+
+    both_ears_mm: float = 120.0
+    """A field of view at least so wide, mm, holds both ears: outer ends of the bony canals lie some 118 mm apart."""
+
+    apart_mm: float = 40.0
+    """Two narrower fields of view show an ear each where their middles lie at least so far apart from right to left, mm;
+    the cavities' centres lie some 84 mm apart."""
+
+    prefer: tuple[Criterion, ...] = get_args(Criterion)
+    """What decides between two that can be used, in this order: a bone kernel; both ears in one series; `high_mm` of height;
+    original, not derived; thinner steps (to 0.05 mm); more slices."""
+
+    bone_kernels: dict[str, str] = field(default_factory=lambda: dict(BONE_KERNELS))
+    """Regular expressions over the kernel, by one over the manufacturer (in small letters); the first that fits the maker
+    counts, and an empty one fits all."""
+
+    refuse: dict[str, str] = field(default_factory=dict)
+    """Further series to refuse: regular expressions by what they are looked for in (kernel, image_type, model, manufacturer or
+    relpath)."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_step_mm", "min_slices", "min_height_mm", "high_mm", "both_ears_mm", "apart_mm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a number above 0")
+        unknown = [name for name in self.prefer if name not in get_args(Criterion)]
+        if unknown or len(set(self.prefer)) < len(self.prefer):
+            raise ValueError(f"prefer: got {list(self.prefer)}, expected each at most once of {', '.join(get_args(Criterion))}")
+        looked_in = ("kernel", "image_type", "model", "manufacturer", "relpath")
+        for name in self.refuse:
+            if name not in looked_in:
+                raise ValueError(f"refuse: got {name!r}, expected some of {', '.join(looked_in)}")
+        for pattern in (*self.bone_kernels, *self.bone_kernels.values(), *self.refuse.values()):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"got {pattern!r}, which is no regular expression ({error})") from None
+
+    def is_bone(self, facts: SeriesFacts) -> bool:
+        """Whether its kernel keeps the edges of bone."""
+        maker = facts.manufacturer.lower()
+        for vendor, kernel in self.bone_kernels.items():
+            if re.search(vendor, maker):
+                return bool(re.search(kernel, facts.kernel))
+        return False
+
+
+def read_rules(path: Path | None) -> SeriesRules:
+    """The rules with what a TOML file says in place of the defaults; None: the defaults. Raises UserError."""
+    if path is None:
+        return SeriesRules()
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--series-rules {path}: cannot be read as TOML ({error})") from None
+    known = [item.name for item in fields(SeriesRules)]
+    if unknown := set(said) - set(known):
+        raise UserError(f"--series-rules {path}: got {sorted(unknown)[0]!r}, expected some of {', '.join(known)}")
+    if "prefer" in said:
+        said["prefer"] = tuple(said["prefer"])
+    try:
+        return SeriesRules(**said)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"--series-rules {path}: {error}") from None
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """One series that can be used, and how it ranks."""
+    """One series that shows both ears, or two that show one each (left, right)."""
 
-    folder: Path
-    n_instances: int
-    first: Header
-    step_mm: float
-    bone_kernel: bool
+    series: tuple[SeriesFacts, ...]
+    rank: tuple[float, ...]
+    """By the criteria, higher is better."""
 
-    @property
-    def rank(self) -> tuple[bool, bool, float, int]:
-        """Bone kernel first, then original (not derived), then the thinner step (to 0.05 mm), then more slices."""
-        return self.bone_kernel, "DERIVED" not in self.first.image_type, -round(self.step_mm / 0.05), self.n_instances
+    reason: str
 
-    @property
-    def reason(self) -> str:
-        kernel = "bone kernel" if self.bone_kernel else "no bone kernel"
-        return f"{kernel} {self.first.kernel or 'unknown'}; step {self.step_mm:.2f} mm; {self.n_instances} slices"
-
-
-def judge(folder: Path) -> tuple[Candidate, list[tuple[Path, Rejected]]]:
-    """A series folder as a candidate, and the files in it that are no CT images.
-
-    Raises Rejected: empty_series, not_axial, localizer, too_few_slices, too_thick, or what geometry says.
-    """
-    files = series_files(folder)
-    if not files:
-        raise Rejected("empty_series", "no files")
-    _glance(files)
-    headers, bad = read_headers(folder)
-    if not headers:
-        raise Rejected(bad[0][1].reason, f"no CT image among {len(files)} files; the first: {bad[0][1].detail}")
-    geometry, _ = canonical(stack(headers))
-    if len(headers) < MIN_SLICES:
-        raise Rejected("too_few_slices", f"got {len(headers)}, expected at least {MIN_SLICES}")
-    if geometry.step > MAX_STEP_MM:
-        raise Rejected("too_thick", f"got {geometry.step:.2f} mm between slices, expected at most {MAX_STEP_MM}")
-    first = headers[geometry.order[0]]
-    return Candidate(folder=folder, n_instances=len(headers), first=first, step_mm=geometry.step,
-                     bone_kernel=bool(BONE_KERNEL.search(first.kernel))), bad
-
-
-def _glance(files: list[Path]) -> None:
-    """Turn away what one header tells, so that the others need not be read."""
-    for path in files[:3]:                                       # the first may be a stray text file
-        try:
-            header = read_header(path)
-        except Rejected:
-            continue
-        if "LOCALIZER" in header.image_type:
-            raise Rejected("localizer", "a scout")
-        if not header.is_axial:
-            raise Rejected("not_axial", "slices do not lie near the axial plane")
-        if math.isfinite(header.slice_thickness) and header.slice_thickness > 2 * MAX_STEP_MM:
-            raise Rejected("too_thick", f"slice thickness {header.slice_thickness} mm")
-        return
+    def of(self, side: Side) -> SeriesFacts:
+        return self.series[0 if side is Side.LEFT else -1]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The series chosen for an exam (None if none can be used), and why the rest was not."""
+    """What became of each series of an exam."""
 
     chosen: Candidate | None
-    others: list[tuple[Path, str, str]]
-    """(folder or file, reason, detail) of series that lost and of files that could not be used."""
+    verdicts: tuple[tuple[SeriesFacts, str, str], ...]
+    """(series, reason code, detail), `chosen` and `not_chosen` among the codes."""
 
 
-def choose_series(folders: list[Path]) -> Choice:
-    candidates: list[Candidate] = []
-    others: list[tuple[Path, str, str]] = []
-    for folder in folders:
-        try:
-            candidate, bad = judge(folder)
-        except Rejected as rejected:
-            others.append((folder, rejected.reason, rejected.detail))
-            continue
-        candidates.append(candidate)
-        others += [(path, rejected.reason, rejected.detail) for path, rejected in bad]
-    candidates.sort(key=lambda c: (c.rank, str(c.folder)), reverse=True)
-    others += [(c.folder, "not_chosen", c.reason) for c in candidates[1:]]
-    return Choice(candidates[0] if candidates else None, others)
+def choose_series(series: Sequence[SeriesFacts], rules: SeriesRules) -> Choice:
+    """The best that these series have to give."""
+    verdicts = {facts.relpath: refusal(facts, rules) for facts in series}
+    usable = [facts for facts in series if verdicts[facts.relpath] is None]
+    whole = [facts for facts in usable if facts.width >= rules.both_ears_mm]
+    single = [facts for facts in usable if facts.width < rules.both_ears_mm]
+    pairs = [pair for pair in itertools.permutations(single, 2) if pair[0].middle - pair[1].middle >= rules.apart_mm]
+    candidates = [_candidate(parts, rules) for parts in (*((facts,) for facts in whole), *pairs)]
+    candidates.sort(key=lambda found: (found.rank, [facts.relpath for facts in found.series]), reverse=True)
+    chosen = candidates[0] if candidates else None
+    taken = {facts.relpath for facts in chosen.series} if chosen else set()
+    paired = {facts.relpath for pair in pairs for facts in pair}
+    said = []
+    for facts in series:
+        verdict = verdicts[facts.relpath]
+        if verdict is None and chosen and facts.relpath in taken:
+            verdict = "chosen", chosen.reason
+        elif verdict is None and facts in single and facts.relpath not in paired:
+            verdict = "single_ear", f"{facts.width:.0f} mm wide: one ear, and no series goes with it that shows the other"
+        elif verdict is None:
+            best = max((found for found in candidates if facts in found.series), key=lambda found: found.rank)
+            verdict = "not_chosen", f"{best.reason}; {_lost_by(best, candidates[0], rules)}"
+        said.append((facts, *verdict))
+    return Choice(chosen, tuple(said))
+
+
+def refusal(facts: SeriesFacts, rules: SeriesRules) -> tuple[str, str] | None:
+    """(reason code, detail) of why a series cannot be used; None where it can."""
+    if facts.plane != "axial" or facts.refused == "not_axial":
+        if "LOCALIZER" in facts.image_type.split("\\") or facts.images < rules.min_slices:
+            return "localizer", f"{facts.images} {facts.plane} images: a scout"
+        return "not_axial", f"{facts.images} {facts.plane} images"
+    if "LOCALIZER" in facts.image_type.split("\\"):
+        return "localizer", "its images are said to be a scout"
+    for name, pattern in rules.refuse.items():
+        if re.search(pattern, str(getattr(facts, name))):
+            return "refused_by_rules", f"{name}: got {getattr(facts, name)!r}, refused: {pattern}"
+    if facts.images < rules.min_slices or 0 < facts.slices < rules.min_slices:
+        return "too_few_slices", f"got {facts.slices or facts.images}, expected at least {rules.min_slices}"
+    if facts.refused:
+        return facts.refused, facts.detail
+    if facts.step > rules.max_step_mm:
+        return "too_thick", f"got {facts.step:.2f} mm between slices, expected at most {rules.max_step_mm:g}"
+    if facts.height < rules.min_height_mm:
+        return "too_low", f"got {facts.height:.1f} mm of height, expected at least {rules.min_height_mm:g}"
+    return None
+
+
+def _candidate(parts: tuple[SeriesFacts, ...], rules: SeriesRules) -> Candidate:
+    facts = min(parts, key=lambda part: _rank((part,), rules))   # a pair is worth what its lesser half is
+    words = [f"{'bone kernel' if rules.is_bone(facts) else 'no bone kernel'} {facts.kernel or 'unknown'}",
+             "both ears" if len(parts) == 1 else "one of two series that show an ear each", f"{facts.height:.0f} mm high",
+             f"step {facts.step:.2f} mm", f"{facts.slices} slices", *(["derived"] if _is_derived(facts) else []), *facts.notes]
+    return Candidate(parts, _rank((facts,) if len(parts) == 1 else (facts, facts), rules), "; ".join(words))
+
+
+def _is_derived(facts: SeriesFacts) -> bool:
+    return "DERIVED" in facts.image_type.split("\\")
+
+
+_VALUES: dict[Criterion, Callable[[SeriesFacts, SeriesRules], float]] = {
+    "bone_kernel": lambda facts, rules: rules.is_bone(facts), "high": lambda facts, rules: facts.height >= rules.high_mm,
+    "original": lambda facts, rules: not _is_derived(facts), "thin": lambda facts, rules: -round(facts.step / 0.05),
+    "many": lambda facts, rules: facts.slices,
+}
+
+
+def _rank(parts: tuple[SeriesFacts, ...], rules: SeriesRules) -> tuple[float, ...]:
+    return tuple(float(len(parts) == 1 if name == "both_ears" else _VALUES[name](parts[0], rules)) for name in rules.prefer)
+
+
+_LOST: dict[Criterion, str] = {
+    "bone_kernel": "has a bone kernel", "both_ears": "shows both ears in one series", "high": "is higher",
+    "original": "is original", "thin": "has thinner steps", "many": "has more slices",
+}
+
+
+def _lost_by(lost: Candidate, best: Candidate, rules: SeriesRules) -> str:
+    """What decided against it."""
+    for name, own, other in zip(rules.prefer, lost.rank, best.rank, strict=True):
+        if own != other:
+            return f"the chosen one {_LOST[name]}"
+    return "the chosen one is as good, and comes later by name"

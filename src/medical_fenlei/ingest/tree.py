@@ -1,8 +1,7 @@
 """Exam folders on disk: `<base>/[wrapper/…]<YYYY-MM-DD>/<exam_id>/<series>/<file>`."""
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medical_fenlei.errors import UserError
@@ -20,35 +19,48 @@ class ExamFolder:
     """Below the base, with forward slashes."""
 
 
-def find_exams(base: Path) -> list[ExamFolder]:
-    """Every exam folder below `base`, by date and id; links are not followed. Raises UserError if there is none."""
+@dataclass(frozen=True)
+class Tree:
+    """What lies below a base folder."""
+
+    exams: list[ExamFolder]
+    """By date and id."""
+
+    problems: list[tuple[str, str, str]] = field(default_factory=list)
+    """(file or folder below the base, reason, detail) of what belongs to no exam and of what cannot be looked into."""
+
+
+def find_exams(base: Path) -> Tree:
+    """Every exam folder below `base`; links to folders are not followed. Raises UserError if there is none."""
     if not base.is_dir():
         raise UserError(f"--dicom-base {base}: no such folder")
-    exams = sorted(_walk(base, base), key=lambda e: (e.date, e.exam_id, e.relpath))
-    if not exams:
+    tree = Tree([])
+    _walk(base, "", tree)
+    tree.exams.sort(key=lambda exam: (exam.date, exam.exam_id, exam.relpath))
+    if not tree.exams:
         raise UserError(f"--dicom-base {base}: holds no <YYYY-MM-DD>/<exam_id>/ folder")
-    return exams
+    return tree
 
 
-def _walk(folder: Path, base: Path) -> Iterator[ExamFolder]:
-    for entry in _folders(folder):
-        if not _DATE_FOLDER.match(entry.name):
-            yield from _walk(Path(entry.path), base)
-            continue
-        for exam in _folders(Path(entry.path)):
-            yield ExamFolder(exam.name, entry.name, Path(exam.path).relative_to(base).as_posix())
-
-
-def _folders(folder: Path) -> list["os.DirEntry[str]"]:
-    with os.scandir(folder) as entries:
-        return [e for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
-
-
-def series_folders(exam: Path) -> list[Path]:
-    """The folders of an exam that hold files, at any depth, the exam's own included."""
-    found = []
-    for folder, folders, files in os.walk(exam):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        if any(not f.startswith(".") for f in files):
-            found.append(Path(folder))
-    return found
+def _walk(base: Path, relpath: str, tree: Tree) -> None:
+    is_date = _DATE_FOLDER.match(relpath.rpartition("/")[2])
+    strays = 0
+    try:
+        with os.scandir(base / relpath) as entries:
+            for entry in entries:
+                below = f"{relpath}/{entry.name}".lstrip("/")
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    if is_date:
+                        tree.exams.append(ExamFolder(entry.name, relpath.rpartition("/")[2], below))
+                    else:
+                        _walk(base, below, tree)
+                elif entry.is_dir():
+                    tree.problems.append((below, "bad_link", "links to folders are not followed"))
+                else:
+                    strays += 1
+    except OSError as error:
+        tree.problems.append((relpath or ".", "unreadable", error.strerror or type(error).__name__))
+    if strays:
+        tree.problems.append((relpath or ".", "outside_exam", f"{strays} files that lie in no <YYYY-MM-DD>/<exam_id>/ folder"))

@@ -1,0 +1,265 @@
+"""What the headers of an exam tell: read once, kept on disk, read again only where files have changed.
+
+A scan holds facts, no judgement: which series to take is decided from it anew each time, and other rules need no second look at
+the disk. It holds nothing that identifies a person.
+"""
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from medical_fenlei.dicom.geometry import canonical, stack
+from medical_fenlei.dicom.header import Header
+from medical_fenlei.dicom.volume import PART, Stack, read_stacks
+from medical_fenlei.errors import Rejected
+from medical_fenlei.files import atomic
+from medical_fenlei.parallel import Outcome, map_items
+
+SCAN_VERSION = 1
+"""Raised whenever the code finds other facts in the same files."""
+
+Problem = tuple[str, str, str]
+"""(file or folder below the base, reason, detail)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesFacts:
+    """One series of an exam, usable or not. Lengths in mm, frame LPS."""
+
+    relpath: str
+    """Its folder below the base, `#<name>` behind it where that holds several series."""
+
+    first: str
+    """The file with its lowest image, below the base."""
+
+    files: int
+    """Those that hold its images, copies of them included; a file that holds several series counts for one of them."""
+
+    images: int
+    copies: int
+    """Files that only repeat one of the images."""
+
+    plane: str
+    """axial, coronal, sagittal, or oblique: more than 30 degrees from each."""
+
+    image_type: str
+    """Its values joined by a backslash, as DICOM writes them."""
+
+    manufacturer: str
+    model: str
+    kernel: str
+    transfer_syntax: str
+    rows: int
+    columns: int
+    pixel_spacing: float
+    slice_thickness: float | None
+    step: float = 0.0
+    """Between slices, from their positions; 0 where geometry refuses them."""
+
+    tilt: float = 0.0
+    """Of the gantry, degrees."""
+
+    height: float = 0.0
+    """From the lowest slice to the highest."""
+
+    width: float = 0.0
+    """Of the field of view from right to left."""
+
+    middle: float = 0.0
+    """Of the field of view, as x."""
+
+    slices: int = 0
+    """After what geometry did; 0 where it refuses them."""
+
+    notes: tuple[str, ...] = ()
+    """What geometry found and did."""
+
+    refused: str = ""
+    """Why geometry refuses it: reason code."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamScan:
+    """All that the files of an exam's folder are: images of a series, or a problem each."""
+
+    files: int
+    series: tuple[SeriesFacts, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of an exam's folder, without a look into them."""
+
+    stamp: str
+    """Follows from their names, sizes and times."""
+
+    files: int
+    folders: tuple[str, ...]
+    """Those that hold files, below the base."""
+
+    problems: tuple[Problem, ...]
+
+
+def list_exam(base: Path, relpath: str) -> Listing:
+    """One pass over an exam's folder.
+
+    Hidden names are passed over; links to folders, which are not followed, and what cannot be listed are problems.
+    """
+    files: list[tuple[str, list[tuple[str, int, int]]]] = []
+    problems: list[Problem] = []
+    todo = [relpath]
+    while todo:
+        folder = todo.pop()
+        here: list[tuple[str, int, int]] = []
+        try:
+            with os.scandir(f"{base}/{folder}") as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(f"{folder}/{entry.name}")
+                    elif entry.is_symlink() and not entry.is_file():
+                        what = "links to folders are not followed" if entry.is_dir() else "a link to nothing"
+                        problems.append((f"{folder}/{entry.name}", "bad_link", what))
+                    else:
+                        found = entry.stat()
+                        here.append((entry.name, found.st_size, found.st_mtime_ns))
+        except OSError as error:
+            problems.append((folder, "unreadable", error.strerror or type(error).__name__))
+        if here:
+            here.sort()
+            files.append((folder, here))
+    files.sort()
+    problems.sort()
+    stamp = hashlib.blake2b(repr((files, problems)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return Listing(stamp, sum(len(here) for _, here in files), tuple(folder for folder, _ in files), tuple(problems))
+
+
+def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: int, again: bool = False,
+               ) -> Iterator[tuple[Outcome[str, ExamScan], Listing]]:
+    """Scans of these exam folders (paths below the base), in their order; from `kept` where nothing has changed.
+
+    again: read all headers, whatever is kept. What is read is kept as it comes, so that an interrupted scan goes on.
+    """
+    listings = {exam: list_exam(base, exam) for exam in tqdm(exams, desc="folders", disable=None, leave=False)}
+    with _Kept(kept) as known:
+        found = {} if again else {exam: scan for exam, listing in listings.items()
+                                  if (scan := known.get(exam, listing.stamp)) is not None}
+        todo = [exam for exam in listings if exam not in found]
+        read = map_items(functools.partial(scan_exam, base), todo, workers=workers, label="headers")
+        for exam, listing in listings.items():
+            if exam in found:
+                yield Outcome(exam, found[exam]), listing
+                continue
+            outcome = next(read)
+            if outcome.value is not None:
+                known.add(exam, listing.stamp, outcome.value)
+            yield outcome, listing
+
+
+def scan_exam(base: Path, relpath: str) -> ExamScan:
+    """Read every header of an exam."""
+    listing = list_exam(base, relpath)
+    series: list[SeriesFacts] = []
+    problems = list(listing.problems)
+    for folder in listing.folders:
+        try:
+            stacks, bad = read_stacks(base / folder)
+        except Rejected as rejected:
+            problems.append((folder, rejected.reason, rejected.detail))
+            continue
+        problems += [(path.relative_to(base).as_posix(), rejected.reason, rejected.detail) for path, rejected in bad]
+        counted: set[Path] = set()
+        for found in stacks:
+            own = {header.path for header in found.headers}.union(found.copies) - counted
+            counted |= own
+            series.append(_facts(base, folder if len(stacks) == 1 else f"{folder}{PART}{found.name}", found, len(own)))
+    series.sort(key=lambda facts: facts.relpath)
+    return ExamScan(files=listing.files, series=tuple(series), problems=tuple(problems))
+
+
+def _facts(base: Path, relpath: str, found: Stack, files: int) -> SeriesFacts:
+    one = found.headers[0]
+    placed: dict[str, Any] = {}
+    try:
+        upright = stack(found.headers)
+        placed = {"step": round(upright.step, 4), "tilt": round(upright.tilt, 2), "slices": upright.shape[0],
+                  "height": round(upright.step * (upright.shape[0] - 1), 2), "notes": upright.notes}
+        upright, _ = canonical(upright)
+        across = upright.affine[0, 2] * upright.shape[2]
+        placed |= {"width": round(float(across), 2), "middle": round(float(upright.affine[0, 3] + across / 2), 2)}
+        lowest = found.headers[upright.order[0]]
+    except Rejected as rejected:
+        placed |= {"refused": rejected.reason, "detail": rejected.detail}
+        lowest = min(found.headers, key=lambda header: header.position[2])
+    return SeriesFacts(
+        relpath=relpath, first=lowest.path.relative_to(base).as_posix(), files=files, images=len(found.headers),
+        copies=len(found.copies), plane=_plane(one), image_type="\\".join(one.image_type), manufacturer=one.manufacturer,
+        model=one.model, kernel=one.kernel, transfer_syntax=one.transfer_syntax, rows=one.rows, columns=one.columns,
+        pixel_spacing=one.pixel_spacing[0], slice_thickness=None if np.isnan(one.slice_thickness) else one.slice_thickness,
+        **placed)
+
+
+def _plane(header: Header) -> str:
+    if header.is_axial:
+        return "axial"
+    across = np.abs(header.normal)
+    return "oblique" if across.max() < np.cos(np.radians(30)) else ("sagittal", "coronal", "axial")[int(across.argmax())]
+
+
+class _Kept:
+    """The scans on disk, a line of JSON each, the last of an exam counting; a line that was cut short does not count."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[str, dict[str, Any]] = {}
+        self._read = 0
+        self._file: Any = None
+
+    def __enter__(self) -> "_Kept":
+        with contextlib.suppress(FileNotFoundError), open(self._path, encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                self._read += 1
+                with contextlib.suppress(ValueError):
+                    scan = json.loads(line)
+                    if isinstance(scan, dict) and scan.get("version") == SCAN_VERSION:
+                        self._lines[scan["exam"]] = scan
+        return self
+
+    def get(self, exam: str, stamp: str) -> ExamScan | None:
+        scan = self._lines.get(exam)
+        if scan is None or scan["stamp"] != stamp:
+            return None
+        series = tuple(SeriesFacts(**{**facts, "notes": tuple(facts["notes"])}) for facts in scan["series"])
+        return ExamScan(files=scan["files"], series=series, problems=tuple(map(tuple, scan["problems"])))
+
+    def add(self, exam: str, stamp: str, scan: ExamScan) -> None:
+        self._lines[exam] = {"version": SCAN_VERSION, "exam": exam, "stamp": stamp, **asdict(scan)}
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed at the end)
+            self._file.write(b"\n")                              # behind a line that was cut short
+        self._file.write(self._line(self._lines[exam]))
+        self._read += 1
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._read > 2 * len(self._lines) + 8:                # mostly lines that no longer count
+            with atomic(self._path) as file:
+                file.writelines(map(self._line, self._lines.values()))
+
+    @staticmethod
+    def _line(scan: dict[str, Any]) -> bytes:
+        return json.dumps(scan, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape") + b"\n"

@@ -1,0 +1,208 @@
+"""What lies irregular, mixed or in frames: made regular in a stated way, taken apart, or refused; HU and places stay true."""
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from dicom_files import Form, axial, write_enhanced, write_volume
+from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
+
+from medical_fenlei.dicom.volume import PART, open_series, read_headers, read_stacks
+from medical_fenlei.errors import Rejected
+
+SHAPE = (24, 16, 20)
+STEP = 0.6
+
+
+@pytest.fixture
+def affine():
+    return axial(SHAPE, (STEP, 0.5, 0.5))
+
+
+@pytest.fixture
+def ramp(affine):
+    """HU that grow along z, by 100 a mm from the lowest slice: what lies between two slices is known."""
+    z = np.arange(SHAPE[0]) * STEP
+    return np.rint(100 * z[:, None, None] + np.arange(SHAPE[2])).astype(int) + np.zeros(SHAPE, int)
+
+
+def along_the_ramp(series, affine):
+    """Largest difference from the ramp, HU."""
+    z = series.affine[2, 3] + series.affine[2, 0] * np.arange(series.shape[0]) - affine[2, 3]
+    assert series.affine[:2, 3] == pytest.approx(affine[:2, 3])
+    return max(np.abs(series.slice(k) - np.rint(100 * z[k] + np.arange(SHAPE[2]))).max() for k in range(series.shape[0]))
+
+
+@pytest.mark.parametrize("missing", [(5,), (3, 9), (5, 6), (1, 11, 12, 22)])
+def test_a_hole_of_up_to_two_mm_is_bridged_between_its_neighbours(tmp_path, affine, ramp, missing):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    for k in missing:
+        files[k].unlink()
+    series = open_series(tmp_path / "s")
+    assert series.shape == SHAPE and "resampled" in series.geometry.notes[0]
+    np.testing.assert_allclose(series.affine, affine, atol=1e-4)
+    assert along_the_ramp(series, affine) <= 1
+    assert series.headers[missing[0]].path in files               # the nearest that is there
+
+
+def test_at_a_larger_hole_the_scan_is_cut_and_its_higher_part_used_as_it_is(tmp_path, affine, ramp):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    for k in range(6, 10):
+        files[k].unlink()
+    series = open_series(tmp_path / "s")
+    assert series.shape[0] == 14 and series.geometry.between is None and "cut_at_hole: 3.00 mm" in series.geometry.notes[0]
+    assert series.headers[0].path == files[10] and along_the_ramp(series, affine) == 0
+
+
+def test_slices_of_varying_steps_are_laid_on_a_grid_of_the_usual_one(tmp_path, affine, ramp):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    for k in range(13, 24, 2):
+        files[k].unlink()                                        # 0.6 mm below, 1.2 mm above
+    series = open_series(tmp_path / "s")
+    assert series.shape == (23, *SHAPE[1:]) and series.geometry.step == pytest.approx(STEP)
+    assert along_the_ramp(series, affine) <= 1
+
+
+def test_positions_that_are_hardly_rounded_stay_as_they_are(tmp_path, affine, ramp):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    for k, path in enumerate(files):
+        dataset = pydicom.dcmread(path)
+        dataset.ImagePositionPatient[2] = round(float(dataset.ImagePositionPatient[2]) + 0.02 * (-1) ** k, 3)
+        dataset.save_as(path)
+    series = open_series(tmp_path / "s")
+    assert series.geometry.between is None and not series.geometry.notes
+
+
+def test_slices_that_stand_aside_are_refused(tmp_path, affine, ramp):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    dataset = pydicom.dcmread(files[7])
+    dataset.ImagePositionPatient[1] += 3
+    dataset.save_as(files[7])
+    with pytest.raises(Rejected) as refused:
+        open_series(tmp_path / "s")
+    assert refused.value.reason == "displaced_slices" and "3.0" in refused.value.detail
+
+
+def test_the_tilt_of_the_gantry_is_measured_from_positions(tmp_path, affine, ramp):
+    affine[1, 0] = STEP * np.tan(np.radians(12))
+    write_volume(tmp_path / "s", ramp, affine, Form(more={"GantryDetectorTilt": -3.0}))   # an annotation, and wrong
+    series = open_series(tmp_path / "s")
+    assert series.geometry.tilt == pytest.approx(12, abs=0.01) and series.geometry.notes == ("gantry_tilt: 12.0 degrees",)
+    assert series.geometry.step == pytest.approx(STEP)
+
+
+def test_the_same_image_twice_counts_once_and_another_at_its_place_is_refused(tmp_path, affine, ramp):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    shutil.copy(files[4], tmp_path / "s" / "copy")
+    dataset = pydicom.dcmread(files[9])
+    dataset.SOPInstanceUID = generate_uid()                      # exported twice: other name, same pixels
+    dataset.save_as(tmp_path / "s" / "again")
+    stacks, _ = read_stacks(tmp_path / "s")
+    assert {path.name for path in stacks[0].copies} == {"copy", "again"}
+    assert open_series(tmp_path / "s").shape == SHAPE
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    dataset.save_as(tmp_path / "s" / "again")
+    with pytest.raises(Rejected) as refused:
+        open_series(tmp_path / "s")
+    assert refused.value.reason == "duplicate_positions"
+
+
+def put(into, files, word):
+    into.mkdir(exist_ok=True)
+    for n, path in enumerate(files):
+        path.rename(into / f"{n:03d}_{word}")                    # one of each in turn by name
+
+
+def test_a_folder_of_several_series_is_taken_apart(tmp_path, affine, ramp):
+    coronal = affine[[0, 2, 1, 3]]
+    sources = {"bone": (ramp, affine, Form()), "soft": (-ramp, affine, Form(more={"ConvolutionKernel": "H30s"})),
+               "coronal": (ramp[:9], coronal, Form()), "scout": (ramp[:1], coronal, Form())}
+    for word, source in sources.items():
+        put(tmp_path / "mixed", write_volume(tmp_path / word, *source), word)
+    stacks, rejects = read_stacks(tmp_path / "mixed")
+    assert not rejects and sorted(len(found.headers) for found in stacks) == [1, 9, 24, 24]
+    with pytest.raises(Rejected, match="4 series"):
+        open_series(tmp_path / "mixed")
+    for found in stacks:
+        words = {header.path.name[4:] for header in found.headers}
+        assert len(words) == 1
+        if words == {"bone"}:
+            series = open_series(tmp_path / f"mixed{PART}{found.name}")
+            assert series.shape == SHAPE and along_the_ramp(series, affine) == 0
+            name = found.name
+    for path in (tmp_path / "mixed").glob("*_coronal"):
+        path.unlink()                                            # the name of a series does not depend on its neighbours
+    assert open_series(tmp_path / f"mixed{PART}{name}").shape == SHAPE
+    with pytest.raises(Rejected, match="build the index again"):
+        open_series(tmp_path / f"mixed{PART}00000000")
+
+
+def test_two_scans_of_the_same_place_in_one_series_are_told_apart_by_their_acquisition(tmp_path, affine, ramp):
+    uid = generate_uid()
+    for number, hu in ((1, ramp), (2, -ramp)):
+        form = Form(more={"SeriesInstanceUID": uid, "AcquisitionNumber": number})
+        put(tmp_path / "both", write_volume(tmp_path / str(number), hu, affine, form), str(number))
+    stacks, _ = read_stacks(tmp_path / "both")
+    assert [{header.acquisition for header in found.headers} for found in stacks] == [{"1"}, {"2"}]
+    for path in (tmp_path / "both").glob("*_2"):
+        path.unlink()
+    assert open_series(tmp_path / "both").shape == SHAPE
+
+
+def test_a_series_whose_acquisition_changes_from_slice_to_slice_stays_whole(tmp_path, affine, ramp):
+    for k, path in enumerate(write_volume(tmp_path / "s", ramp, affine)):
+        dataset = pydicom.dcmread(path)
+        dataset.AcquisitionNumber = k // 4                       # step and shoot
+        dataset.save_as(path)
+    assert open_series(tmp_path / "s").shape == SHAPE
+
+
+@pytest.mark.parametrize("syntax", [None, JPEGLSLossless, RLELossless])
+def test_an_enhanced_file_is_read_frame_by_frame_with_its_own_geometry(tmp_path, affine, syntax):
+    hu = np.random.default_rng(0).integers(-1000, 3000, SHAPE)
+    order = np.random.default_rng(1).permutation(SHAPE[0]).tolist()
+    write_enhanced(tmp_path / "s" / "all.dcm", hu + 1024, affine, order=order, **({"syntax": syntax} if syntax else {}))
+    series = open_series(tmp_path / "s")
+    np.testing.assert_allclose(series.affine, affine, atol=1e-5)
+    assert [header.frame for header in series.headers] == np.argsort(order).tolist()
+    for k in (0, 7, 23):
+        np.testing.assert_array_equal(series.slice(k), hu[k])
+    assert series.headers[0].kernel == "U75u"
+    if syntax is None:
+        by_simpleitk = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "s" / "all.dcm")))
+        np.testing.assert_array_equal(series.slice(3), by_simpleitk[order.index(3)])
+
+
+def test_an_enhanced_file_of_two_stacks_is_two_series(tmp_path, affine):
+    hu = np.random.default_rng(0).integers(-1000, 3000, SHAPE)
+    path = tmp_path / "s" / "all.dcm"
+    write_enhanced(path, hu + 1024, affine)
+    dataset = pydicom.dcmread(path)
+    for k, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        content = pydicom.Dataset()
+        content.StackID, content.InStackPositionNumber = str(k % 2), k // 2 + 1
+        frame.FrameContentSequence = [content]
+        frame.PlanePositionSequence[0].ImagePositionPatient[2] = float(k // 2)
+    dataset.save_as(path)
+    stacks, _ = read_stacks(tmp_path / "s")
+    assert [len(found.headers) for found in stacks] == [12, 12] and stacks[0].name != stacks[1].name
+    series = open_series(tmp_path / f"s{PART}{stacks[1].name}")
+    np.testing.assert_array_equal(series.slice(2), hu[5])
+
+
+def test_frames_without_a_place_are_refused(tmp_path, affine):
+    hu = np.zeros(SHAPE, int)
+    path = tmp_path / "s" / "all.dcm"
+    for spoil in ("PerFrameFunctionalGroupsSequence", "PlanePositionSequence", "NumberOfFrames"):
+        write_enhanced(path, hu + 1024, affine)
+        dataset = pydicom.dcmread(path)
+        if spoil == "NumberOfFrames":
+            dataset.NumberOfFrames = 25
+        elif spoil == "PlanePositionSequence":
+            del dataset.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence
+        else:
+            del dataset.PerFrameFunctionalGroupsSequence
+        dataset.save_as(path)
+        headers, rejects = read_headers(tmp_path / "s")
+        assert not headers and rejects[0][1].reason in ("bad_size", "missing_attribute")
