@@ -36,11 +36,11 @@ def write_volume(
     folder.mkdir(parents=True, exist_ok=True)
     row_step, column_step = affine[:3, 1], affine[:3, 2]
     spacing = np.linalg.norm(row_step), np.linalg.norm(column_step)
-    series, study, frame = (generate_uid(entropy_srcs=[str(folder), word]) for word in ("series", "study", "frame"))
+    series, study, frame = (generate_uid(entropy_srcs=[ascii(folder), word]) for word in ("series", "study", "frame"))
     files = []
     for number, k in enumerate(reversed(range(len(stored))) if reverse else range(len(stored)), start=1):
         ds = Dataset()
-        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid(entropy_srcs=[str(folder), str(k)])
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid(entropy_srcs=[ascii(folder), str(k)])
         ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = series, study, frame
         ds.Modality, ds.ImageType, ds.InstanceNumber = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], number
         ds.PatientID, ds.PatientName, ds.PatientBirthDate = "PAT1", "Nobody^Test", "19700101"

@@ -11,10 +11,13 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file object whose content appears at `path` when the block ends well, and never in part."""
+    """A file object whose content appears at `path` when the block ends well, and never in part.
+
+    Text is UTF-8; names of files that are none on the disk keep their bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
         with open(beside, mode, **text) as file:  # type: ignore[call-overload]
             yield file

@@ -51,7 +51,8 @@ class Table:
     def read(self, path: Path) -> pd.DataFrame:
         """The checked table. Raises UserError: no file, no such column, or the first cell that may not be."""
         try:
-            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig",
+                              encoding_errors="surrogateescape")
         except FileNotFoundError:
             raise UserError(f"{path}: no such file ({self.name})") from None
         except (ValueError, OSError) as error:
@@ -87,7 +88,8 @@ class Table:
         return {**named, **{c: self.more for c in present if self.more and c not in named}}
 
     def _parse(self, cells: pd.Series, kind: Kind, path: Path) -> pd.Series:
-        cells = cells.str.strip()
+        if kind not in ("relpath", "text"):                      # folders are called what they are called
+            cells = cells.str.strip()
         try:
             if kind == "flag":
                 values = cells.str.lower().map({"true": True, "false": False, "1": True, "0": False})

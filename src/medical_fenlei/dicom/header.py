@@ -1,7 +1,9 @@
 """The facts of one CT file, typed and checked. Parsing is not validation: whatever leaves `read_header` can be used."""
 import contextlib
 import io
+import logging
 import math
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +28,8 @@ from medical_fenlei.dicom.elements import tag_of, value_of
 from medical_fenlei.errors import Rejected
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+warnings.filterwarnings("ignore", module=r"pydicom\b")
+logging.getLogger("pydicom").setLevel(logging.ERROR)
 """Its warnings quote values, a patient's name among them; what is used is checked here."""
 
 ENHANCED_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)

@@ -10,7 +10,7 @@ from medical_fenlei.dicom.header import read_identity
 from medical_fenlei.dicom.volume import inside
 from medical_fenlei.errors import Rejected
 from medical_fenlei.ingest.patients import patient_key
-from medical_fenlei.ingest.scan import SeriesFacts, scan_exams
+from medical_fenlei.ingest.scan import SeriesScan, scan_exams
 from medical_fenlei.parallel import map_items
 from medical_fenlei.vocabulary import SIDES, Side
 
@@ -40,10 +40,10 @@ def build_manifest(
         else:
             reject(exam_id, row["exam_relpath"], "no_series", row["series_reason"])
     folders = list(dict.fromkeys(rows_of[exam_id]["exam_relpath"] for exam_id in wanted))
-    known: dict[str, SeriesFacts] = {}
+    known: dict[str, SeriesScan] = {}
     for scanned, _ in scan_exams(base, folders, scan_file, workers=workers):
         known |= {facts.relpath: facts for facts in (scanned.value.series if scanned.value else ())}
-    found: dict[str, dict[Side, SeriesFacts]] = {}
+    found: dict[str, dict[Side, SeriesScan]] = {}
     for exam_id, of_side in wanted.items():
         missing = [relpath for relpath in of_side.values() if relpath not in known or not known[relpath].slices]
         if missing:
@@ -82,7 +82,7 @@ def _person(base: Path, key: bytes, exam: tuple[str, str]) -> dict[str, Any]:
     return {"patient_key": who, "patient_key_source": source}
 
 
-def _facts(series: SeriesFacts) -> dict[str, Any]:
+def _facts(series: SeriesScan) -> dict[str, Any]:
     """Which series, how many images, and its `tables.HEADER_FACTS`."""
     return {
         "series_relpath": series.relpath, "n_instances": series.images, "manufacturer": series.manufacturer,

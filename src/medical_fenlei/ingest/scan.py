@@ -31,7 +31,7 @@ Problem = tuple[str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeriesFacts:
+class SeriesScan:
     """One series of an exam, usable or not. Lengths in mm, frame LPS."""
 
     relpath: str
@@ -93,7 +93,7 @@ class ExamScan:
     """All that the files of an exam's folder are: images of a series, or a problem each."""
 
     files: int
-    series: tuple[SeriesFacts, ...]
+    series: tuple[SeriesScan, ...]
     problems: tuple[Problem, ...]
 
 
@@ -171,7 +171,7 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: int, ag
 def scan_exam(base: Path, relpath: str) -> ExamScan:
     """Read every header of an exam."""
     listing = list_exam(base, relpath)
-    series: list[SeriesFacts] = []
+    series: list[SeriesScan] = []
     problems = list(listing.problems)
     for folder in listing.folders:
         try:
@@ -189,7 +189,7 @@ def scan_exam(base: Path, relpath: str) -> ExamScan:
     return ExamScan(files=listing.files, series=tuple(series), problems=tuple(problems))
 
 
-def _facts(base: Path, relpath: str, found: Stack, files: int) -> SeriesFacts:
+def _facts(base: Path, relpath: str, found: Stack, files: int) -> SeriesScan:
     one = found.headers[0]
     placed: dict[str, Any] = {}
     try:
@@ -203,7 +203,7 @@ def _facts(base: Path, relpath: str, found: Stack, files: int) -> SeriesFacts:
     except Rejected as rejected:
         placed |= {"refused": rejected.reason, "detail": rejected.detail}
         lowest = min(found.headers, key=lambda header: header.position[2])
-    return SeriesFacts(
+    return SeriesScan(
         relpath=relpath, first=lowest.path.relative_to(base).as_posix(), files=files, images=len(found.headers),
         copies=len(found.copies), plane=_plane(one), image_type="\\".join(one.image_type), manufacturer=one.manufacturer,
         model=one.model, kernel=one.kernel, transfer_syntax=one.transfer_syntax, rows=one.rows, columns=one.columns,
@@ -241,7 +241,7 @@ class _Kept:
         scan = self._lines.get(exam)
         if scan is None or scan["stamp"] != stamp:
             return None
-        series = tuple(SeriesFacts(**{**facts, "notes": tuple(facts["notes"])}) for facts in scan["series"])
+        series = tuple(SeriesScan(**{**facts, "notes": tuple(facts["notes"])}) for facts in scan["series"])
         return ExamScan(files=scan["files"], series=series, problems=tuple(map(tuple, scan["problems"])))
 
     def add(self, exam: str, stamp: str, scan: ExamScan) -> None:

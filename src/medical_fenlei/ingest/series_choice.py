@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.scan import SeriesFacts
+from medical_fenlei.ingest.scan import SeriesScan
 from medical_fenlei.vocabulary import Side
 
 Criterion = Literal["bone_kernel", "both_ears", "high", "original", "thin", "many"]
@@ -66,8 +66,9 @@ class SeriesRules:
 
     def __post_init__(self) -> None:
         for name in ("max_step_mm", "min_slices", "min_height_mm", "high_mm", "both_ears_mm", "apart_mm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a number above 0")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{name}: got {value!r}, expected a number above 0")
         unknown = [name for name in self.prefer if name not in get_args(Criterion)]
         if unknown or len(set(self.prefer)) < len(self.prefer):
             raise ValueError(f"prefer: got {list(self.prefer)}, expected each at most once of {', '.join(get_args(Criterion))}")
@@ -81,7 +82,7 @@ class SeriesRules:
             except re.error as error:
                 raise ValueError(f"got {pattern!r}, which is no regular expression ({error})") from None
 
-    def is_bone(self, facts: SeriesFacts) -> bool:
+    def is_bone(self, facts: SeriesScan) -> bool:
         """Whether its kernel keeps the edges of bone."""
         maker = facts.manufacturer.lower()
         for vendor, kernel in self.bone_kernels.items():
@@ -113,13 +114,13 @@ def read_rules(path: Path | None) -> SeriesRules:
 class Candidate:
     """One series that shows both ears, or two that show one each (left, right)."""
 
-    series: tuple[SeriesFacts, ...]
+    series: tuple[SeriesScan, ...]
     rank: tuple[float, ...]
     """By the criteria, higher is better."""
 
     reason: str
 
-    def of(self, side: Side) -> SeriesFacts:
+    def of(self, side: Side) -> SeriesScan:
         return self.series[0 if side is Side.LEFT else -1]
 
 
@@ -128,11 +129,11 @@ class Choice:
     """What became of each series of an exam."""
 
     chosen: Candidate | None
-    verdicts: tuple[tuple[SeriesFacts, str, str], ...]
+    verdicts: tuple[tuple[SeriesScan, str, str], ...]
     """(series, reason code, detail), `chosen` and `not_chosen` among the codes."""
 
 
-def choose_series(series: Sequence[SeriesFacts], rules: SeriesRules) -> Choice:
+def choose_series(series: Sequence[SeriesScan], rules: SeriesRules) -> Choice:
     """The best that these series have to give."""
     verdicts = {facts.relpath: refusal(facts, rules) for facts in series}
     usable = [facts for facts in series if verdicts[facts.relpath] is None]
@@ -158,7 +159,7 @@ def choose_series(series: Sequence[SeriesFacts], rules: SeriesRules) -> Choice:
     return Choice(chosen, tuple(said))
 
 
-def refusal(facts: SeriesFacts, rules: SeriesRules) -> tuple[str, str] | None:
+def refusal(facts: SeriesScan, rules: SeriesRules) -> tuple[str, str] | None:
     """(reason code, detail) of why a series cannot be used; None where it can."""
     if facts.plane != "axial" or facts.refused == "not_axial":
         if "LOCALIZER" in facts.image_type.split("\\") or facts.images < rules.min_slices:
@@ -180,7 +181,7 @@ def refusal(facts: SeriesFacts, rules: SeriesRules) -> tuple[str, str] | None:
     return None
 
 
-def _candidate(parts: tuple[SeriesFacts, ...], rules: SeriesRules) -> Candidate:
+def _candidate(parts: tuple[SeriesScan, ...], rules: SeriesRules) -> Candidate:
     facts = min(parts, key=lambda part: _rank((part,), rules))   # a pair is worth what its lesser half is
     words = [f"{'bone kernel' if rules.is_bone(facts) else 'no bone kernel'} {facts.kernel or 'unknown'}",
              "both ears" if len(parts) == 1 else "one of two series that show an ear each", f"{facts.height:.0f} mm high",
@@ -188,18 +189,18 @@ def _candidate(parts: tuple[SeriesFacts, ...], rules: SeriesRules) -> Candidate:
     return Candidate(parts, _rank((facts,) if len(parts) == 1 else (facts, facts), rules), "; ".join(words))
 
 
-def _is_derived(facts: SeriesFacts) -> bool:
+def _is_derived(facts: SeriesScan) -> bool:
     return "DERIVED" in facts.image_type.split("\\")
 
 
-_VALUES: dict[Criterion, Callable[[SeriesFacts, SeriesRules], float]] = {
+_VALUES: dict[Criterion, Callable[[SeriesScan, SeriesRules], float]] = {
     "bone_kernel": lambda facts, rules: rules.is_bone(facts), "high": lambda facts, rules: facts.height >= rules.high_mm,
     "original": lambda facts, rules: not _is_derived(facts), "thin": lambda facts, rules: -round(facts.step / 0.05),
     "many": lambda facts, rules: facts.slices,
 }
 
 
-def _rank(parts: tuple[SeriesFacts, ...], rules: SeriesRules) -> tuple[float, ...]:
+def _rank(parts: tuple[SeriesScan, ...], rules: SeriesRules) -> tuple[float, ...]:
     return tuple(float(len(parts) == 1 if name == "both_ears" else _VALUES[name](parts[0], rules)) for name in rules.prefer)
 
 
