@@ -5,7 +5,7 @@
 
 Writes one row an exam, and beside it <stem>_rejects.csv: every series, file and cell that was left out, with the reason; and
 series_report.csv: every series with its facts and its verdict. What the headers say is kept in <stem>_scan.jsonl; a second run
-reads only what has changed since.
+reads only what has changed since. docs/artifacts.md says what a label sheet may look like.
 """
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +24,15 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.ingest.index import build_index
-    from medical_fenlei.ingest.label_sheet import only_sheet, read_label_sheet
+    from medical_fenlei.ingest.label_sheet import WORKSHEET, only_sheet, read_label_sheet
     from medical_fenlei.ingest.series_choice import read_rules
+    from medical_fenlei.ingest.spreadsheet import squeezed
     from medical_fenlei.ingest.tree import find_exams
 
-    sheet = read_label_sheet(args.xlsx_path or only_sheet())
+    path = args.xlsx_path or only_sheet()
+    sheet = read_label_sheet(path)
+    if sheet.worksheet and squeezed(sheet.worksheet) != WORKSHEET:
+        cli.warn(f"{path} has no worksheet {WORKSHEET!r}; read {sheet.worksheet!r}, the only one with its columns")
     rules = read_rules(args.series_rules)
     tree = find_exams(args.dicom_base)
     tree = replace(tree, exams=tree.exams[: args.limit])

@@ -14,8 +14,9 @@ from medical_fenlei.ingest.tree import ExamFolder, Tree
 from medical_fenlei.vocabulary import Side
 
 HARMLESS = {"not_chosen", "localizer", "not_axial", "too_thick", "too_few_slices", "too_low", "single_ear", "not_ct", "copies",
-            "refused_by_rules"}
-"""Why a series or a file loses beside a better one: recorded, but no fault of the export."""
+            "refused_by_rules", "unparsable_date"}
+"""Recorded, but no fault of the export: why a series or a file loses beside a better one; a date, without which the exam is used
+too."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,21 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
             rejects.append({"exam_id": exam_id, "file": exam.relpath, "reason": "no_series", "detail": "no series can be used"})
     table = tables.INDEX.frame(rows)
     unlabelled = (table.left_code == 0) & (table.right_code == 0)
+    unnamed = {e.exam_id for e in tree.exams} - set(labels.index)
     counts = {
         "rows in the sheet": sheet.rows,
         "exams in the sheet": len(labels),
         "matched to a folder": len(table),
         "missing on disk": len(labels) - len(table),
+        "of these, there but for leading zeros": len({i.lstrip("0") for i in set(labels.index) - set(table.exam_id)}
+                                                     & {i.lstrip("0") for i in unnamed}),
         "ambiguous (several folders)": int(table.ambiguous_match.sum()),
         "date differs from the sheet": int((~table.date_match).sum()),
         "unlabelled on both sides": int(unlabelled.sum()),
         "labelled, without a usable series": int((~unlabelled & (table.series_relpath == "")).sum()),
         "usable": int((~unlabelled & (table.series_relpath != "")).sum()),
         "of these, with a series for each ear": int((~unlabelled & (table.right_series_relpath != "")).sum()),
-        "folders that the sheet does not name": len({e.exam_id for e in tree.exams} - set(labels.index)),
+        "folders that the sheet does not name": len(unnamed),
         **{f"files {what}": files[what] for what in FILES},
     }
     faults = sum(1 for reject in rejects if reject["reason"] not in HARMLESS)

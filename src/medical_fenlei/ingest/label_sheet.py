@@ -1,5 +1,6 @@
 """The label sheet: one row an exam, a diagnosis for each side. Excel or CSV; exam ids are text everywhere."""
 import datetime
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +8,37 @@ from pathlib import Path
 import pandas as pd
 
 from medical_fenlei.errors import UserError
+from medical_fenlei.ingest.spreadsheet import EXACT, Rows, plain, read_rows, shown, squeezed
 from medical_fenlei.vocabulary import DIAGNOSES, UNLABELLED, Side
 
 WORKSHEET = "影像学检查"
 EXAM_ID, EXAM_TIME = "检查号", "检查时间"
 LABEL_COLUMNS = {Side.LEFT: "左侧诊断-训练", Side.RIGHT: "右侧诊断-训练"}
 
-_CODED = re.compile(r"^([1-6])(?:\.0)?\s*(?:[:：、.]\s*(.*))?$")
-_DATE = re.compile(r"^(\d{4})[-/.年]?(\d{1,2})[-/.月]?(\d{1,2})")
-_BY_NAME = {d.chinese: d.code for d in DIAGNOSES.values()}
+UNSURE = -1
+"""Stands for a side of which a row cannot be read, or rows disagree."""
+YEARS = range(1950, 2101)
+SERIALS = range(20_000, 75_000)
+"""Numbers that are days as Excel counts them, 1954 to 2105."""
+
+_CODED = re.compile(r"0?([1-6])(?:\.0+)?(?!\d)\s*([:∶、.,;)\-]*)\s*(.*)")
+_DOUBT = re.compile(r"[\d?]")
+_SCIENTIFIC = re.compile(r"\d+(\.\d+)?E[+-]\d+", re.IGNORECASE)
+_ERROR = re.compile(r"#(N/A|REF!|VALUE!|NAME\?|NULL!|NUM!|DIV/0!|SPILL!|CALC!)")
+_YEAR_FIRST = re.compile(r"(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})(?!\d)|(\d{4})(\d\d)(\d\d)(?:\d{4}|\d{6})?(?!\d)")
+_YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?!\d)")
+_SERIAL = re.compile(r"(\d{5})(\.\d+)?")
+
+
+def _name(text: str) -> str:
+    """A diagnosis without what people write differently: spaces, brackets, dashes, case."""
+    return re.sub(r"[\s()_-]", "", squeezed(text)).casefold()
+
+
+_NAMES = {
+    _name(name): d.code for d in DIAGNOSES.values() for name in (d.chinese, d.english, d.key, f"{d.english} {d.key}")
+}
+_LONG_NAMES = {_name(name): d.code for d in DIAGNOSES.values() for name in (d.chinese, d.english)}
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,9 @@ class LabelSheet:
     rejects: list[dict[str, object]]
     """Cells and rows that could not be used, as rows of `tables.REJECTS`."""
 
+    worksheet: str
+    """The one that was read; "" of a CSV."""
+
 
 def only_sheet(folder: Path = Path("metadata")) -> Path:
     """The only .xlsx in the folder. Raises UserError if there is none, or a choice to make."""
@@ -41,91 +67,145 @@ def only_sheet(folder: Path = Path("metadata")) -> Path:
     return found[0]
 
 
-def parse_code(cell: str) -> int:
-    """Code 1 to 6 of a cell such as `5：正常`, `5`, `正常`; 0 for an empty one. Raises ValueError for anything else."""
-    cell = cell.strip()
-    if not cell:
+def parse_exam_id(cell: object) -> str:
+    """The id as text, "" of an empty cell. Raises ValueError where the cell may have lost digits.
+
+    A number that Excel stored has no leading zeros left (unless its format shows them). What was typed around an id to keep it
+    text (an apostrophe, `="…"`), spaces between digits, `.0` and invisible characters do not belong to it.
+    """
+    if cell is None:
+        return ""
+    if isinstance(cell, int | float) and not isinstance(cell, bool):
+        if cell < 0 or not float(cell).is_integer():
+            raise ValueError("a number that is no id; write the id as text")
+        if cell >= EXACT:
+            raise ValueError("digits may be lost: Excel keeps 15 of a number; write the id as text")
+        return str(int(cell))
+    if not isinstance(cell, str):
+        raise ValueError(f"Excel took it for a {type(cell).__name__}; write the id as text")
+    text = plain(cell)
+    if text.startswith('="') and text.endswith('"'):
+        text = text[2:-1].strip()
+    text = text[1:].strip() if text.startswith(("'", "’", "‘")) else text
+    if _SCIENTIFIC.fullmatch(text):
+        raise ValueError("digits may be lost in a number written so; write the id as text")
+    if _ERROR.fullmatch(text) or len(text.splitlines()) > 1:
+        raise ValueError("no exam id")
+    if re.fullmatch(r"[\d ]+(\.0+)?", text):
+        return text.replace(" ", "").split(".")[0]
+    return text
+
+
+@functools.lru_cache(maxsize=1000, typed=True)  # a sheet holds few different labels; typed: True is not 1
+def parse_code(cell: object) -> int:
+    """Code 1 to 6 of a cell such as `5：正常`, `5`, 5.0, `正常`, `normal`; 0 of an empty one. Raises ValueError for any other.
+
+    Words behind a code that are no diagnosis of the list are a remark; one that names another diagnosis, a number or a question
+    mark makes the label unsure, and is refused.
+    """
+    text = plain("" if cell is None else str(cell))
+    if not text:
         return UNLABELLED
-    if cell in _BY_NAME:
-        return _BY_NAME[cell]
-    match = _CODED.match(cell)
-    if not match:
+    if _name(text) in _NAMES:
+        return _NAMES[_name(text)]
+    match = _CODED.fullmatch(text)
+    code, name = (int(match[1]), _name(match[3])) if match else (UNLABELLED, "")
+    if not match or (name and not match[2] and name not in _NAMES):
         raise ValueError("neither a code 1 to 6 nor the name of one")
-    code, name = int(match[1]), (match[2] or "").strip()
-    if _BY_NAME.get(name, code) != code:
+    if name not in _NAMES and _DOUBT.search(name):
+        raise ValueError("more than one code, or doubt")
+    others = {known for known, of in _LONG_NAMES.items() if of != code}
+    if _NAMES.get(name, code) != code or (name not in _NAMES and any(other in name for other in others)):
         raise ValueError("code and name disagree")
     return code
 
 
-def parse_date(cell: object) -> str:
-    """YYYY-MM-DD of a cell, "" where it holds no date."""
-    match = _DATE.match(str(cell).strip())
-    if not match:
+def parse_date(cell: object, day_zero: datetime.date = Rows.day_zero) -> str:
+    """YYYY-MM-DD of a cell, "" of an empty one. Raises ValueError where it holds no date, or one that can be read in two ways.
+
+    day_zero: of the days that a number counts.
+    """
+    if isinstance(cell, datetime.date):
+        return _iso(cell.year, cell.month, cell.day)
+    text = plain("" if cell is None else str(cell))
+    if not text:
         return ""
+    if match := _SERIAL.fullmatch(text):
+        if int(match[1]) not in SERIALS:
+            raise ValueError("no date")
+        return (day_zero + datetime.timedelta(days=int(match[1]))).isoformat()
+    if match := _YEAR_FIRST.match(text):
+        return _iso(*(int(part) for part in match.groups() if part))
+    if match := _YEAR_LAST.match(text):
+        one, other, year = int(match[1]), int(match[3]), int(match[4])
+        if one != other and max(one, other) <= 12:
+            raise ValueError("day and month can be read in two ways")
+        return _iso(year, min(one, other), max(one, other))
+    raise ValueError("no date")
+
+
+def _iso(year: int, month: int, day: int) -> str:
+    if year not in YEARS:
+        raise ValueError("no date")
     try:
-        return datetime.date(*map(int, match.groups())).isoformat()
+        return datetime.date(year, month, day).isoformat()
     except ValueError:
-        return ""
-
-
-def _read_cells(path: Path) -> pd.DataFrame:
-    """All cells as text. Numbers that Excel stored for an id lose no digit: they are written without a fraction."""
-    if not path.is_file():
-        raise UserError(f"--xlsx-path {path}: no such file")
-    try:
-        if path.suffix.lower() == ".csv":
-            return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        book = pd.read_excel(path, sheet_name=None, dtype=object, engine="openpyxl")
-    except Exception as error:  # a broken workbook raises whatever zip, XML or openpyxl met first
-        raise UserError(f"--xlsx-path {path}: cannot be read as a label sheet ({type(error).__name__})") from None
-    if WORKSHEET not in book:
-        raise UserError(f"--xlsx-path {path}: no worksheet {WORKSHEET!r}; found: {', '.join(map(repr, book))}")
-    return book[WORKSHEET].map(_as_text)
-
-
-def _as_text(cell: object) -> str:
-    if cell is None or cell is pd.NaT or cell != cell:
-        return ""
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return str(cell)
+        raise ValueError("no such day") from None
 
 
 def read_label_sheet(path: Path) -> LabelSheet:
     """Read the sheet. Raises UserError if a column is missing; single cells that cannot be read become rejects.
 
-    Rows that repeat an exam count once where they agree; where they disagree the side in question has no label.
+    Rows that repeat an exam count once. A side that one row labels and another leaves empty has that label; where two rows
+    disagree, or one of them cannot be read, it has none.
     """
-    cells = _read_cells(path)
-    cells.columns = [str(c).strip() for c in cells.columns]
-    for column in (EXAM_ID, *LABEL_COLUMNS.values()):
-        if column not in cells.columns:
-            raise UserError(f"--xlsx-path {path}: column {column!r} is missing; found: {', '.join(map(repr, cells.columns))}")
+    sheet = read_rows(path, needed=(EXAM_ID, *LABEL_COLUMNS.values()), optional=(EXAM_TIME,), worksheet=WORKSHEET)
+    file = f"{path.name}, sheet {sheet.worksheet}" if sheet.worksheet else path.name
     rejects: list[dict[str, object]] = []
 
     def reject(row: int, exam_id: str, reason: str, detail: str) -> None:
-        rejects.append({"exam_id": exam_id, "file": f"{path.name}, row {row}", "reason": reason, "detail": detail})
+        rejects.append({"exam_id": exam_id, "file": f"{file}, row {row}", "reason": reason, "detail": detail})
 
-    exams: dict[str, dict[str, object]] = {}
+    for row in sheet.shifted:
+        reject(row, "", "shifted_row", "more cells than the header has: a delimiter in a text that is not quoted?")
+    dates: dict[str, str] = {}
+    codes: dict[str, dict[Side, int]] = {}
     rows = 0
-    for row, (_, line) in enumerate(cells.iterrows(), start=2):  # row 1 of the sheet is the header
-        exam_id = line[EXAM_ID].strip()
+    for row, cells in sheet.rows:
+        if all(squeezed(str(cells[name])) == name for name in LABEL_COLUMNS.values()):
+            continue                                             # the header again, of a sheet put together from several
+        try:
+            exam_id = parse_exam_id(cells[EXAM_ID])
+        except ValueError as error:
+            reject(row, "", "unparsable_exam_id", f"column {EXAM_ID}: got {shown(cells[EXAM_ID])}, {error}")
+            continue
         if not exam_id:
-            if any(str(v).strip() for v in line):
+            if any(plain(str(cells[name] or "")) for name in LABEL_COLUMNS.values()):
                 reject(row, "", "no_exam_id", f"column {EXAM_ID} is empty")
             continue
         rows += 1
-        seen: dict[str, object] = {"exam_id": exam_id, "label_date": parse_date(line.get(EXAM_TIME, ""))}
+        try:
+            date = parse_date(cells.get(EXAM_TIME), sheet.day_zero)
+        except ValueError as error:
+            date = ""
+            reject(row, exam_id, "unparsable_date", f"column {EXAM_TIME}: got {shown(cells[EXAM_TIME])}, {error}")
+        dates[exam_id] = dates.get(exam_id) or date
+        known = codes.setdefault(exam_id, dict.fromkeys(LABEL_COLUMNS, UNLABELLED))
         for side, column in LABEL_COLUMNS.items():
             try:
-                seen[f"{side}_code"] = parse_code(line[column])
+                code = parse_code(cells[column])
             except ValueError as error:
-                seen[f"{side}_code"] = UNLABELLED
-                reject(row, exam_id, "unparsable_label", f"column {column}: got {line[column].strip()[:30]!r}, {error}")
-        before = exams.setdefault(exam_id, seen)
-        for name in ("left_code", "right_code"):
-            if before[name] != seen[name]:
-                reject(row, exam_id, "conflicting_label", f"{name}: this row says {seen[name]}, an earlier one {before[name]}")
-                before[name] = UNLABELLED
-    labels = pd.DataFrame(list(exams.values()), columns=["exam_id", "label_date", "left_code", "right_code"])
-    return LabelSheet(labels, rows, rejects)
+                code = UNSURE
+                reject(row, exam_id, "unparsable_label", f"column {column}: got {shown(cells[column])}, {error}")
+            before = known[side]
+            if before == UNLABELLED:
+                known[side] = code
+            elif code not in (UNLABELLED, before):
+                known[side] = UNSURE
+                this, earlier = ("unclear" if said == UNSURE else said for said in (code, before))
+                reject(row, exam_id, "conflicting_label", f"column {column}: this row is {this}, an earlier one {earlier}")
+    labels = pd.DataFrame(
+        [(exam_id, dates[exam_id], *(max(code, UNLABELLED) for code in known.values())) for exam_id, known in codes.items()],
+        columns=["exam_id", "label_date", *(f"{side}_code" for side in LABEL_COLUMNS)],
+    )
+    return LabelSheet(labels, rows, rejects, sheet.worksheet)

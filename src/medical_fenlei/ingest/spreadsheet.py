@@ -1,0 +1,208 @@
+"""Rows of an Excel or CSV file by the names of their columns, wherever the header stands.
+
+Only the columns that are asked for leave this module: the others hold what was found in patients.
+"""
+import csv
+import datetime
+import io
+import itertools
+import re
+import unicodedata
+import warnings
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from medical_fenlei.errors import UserError
+
+HEADER_WITHIN = 20
+"""Rows among which the header is looked for; titles and merged cells may stand above it."""
+LARGEST = 500_000_000
+"""Bytes that a workbook may hold once unpacked; a sheet of 4,000 exams holds a few million."""
+EXACT = 10 ** 15
+"""Excel keeps 15 digits of a number."""
+
+_OLD_OR_ENCRYPTED = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_ZIP = b"PK\x03\x04"
+_TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-"))
+_END = "\0end"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows below the header."""
+
+    worksheet: str
+    """Its name; "" of a CSV."""
+
+    rows: list[tuple[int, dict[str, object]]]
+    """Number of the row as Excel shows it, and its cells by column: None, text, number, bool or date."""
+
+    shifted: list[int] = field(default_factory=list)
+    """Rows of a CSV with more cells than the header, so that none of them can be trusted; they are not in `rows`."""
+
+    day_zero: datetime.date = datetime.date(1899, 12, 30)
+    """The day from which the file counts dates."""
+
+
+@dataclass(frozen=True)
+class _Header:
+    row: int
+    columns: dict[str, int]
+    width: int
+
+
+def plain(text: str) -> str:
+    """Half-width, without invisible characters and outer spaces."""
+    text = unicodedata.normalize("NFKC", text)
+    return "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf")).strip()
+
+
+def squeezed(text: str) -> str:
+    """`plain`, without any space, and with one kind of dash: for names that people type."""
+    return "".join(plain(text).translate(_DASHES).split())
+
+
+def read_rows(path: Path, *, needed: Sequence[str], optional: Sequence[str], worksheet: str) -> Rows:
+    """The cells of these columns. The worksheet of that name wins; else the only one that holds the needed columns is taken.
+
+    The header is the first of the first rows that holds every needed column; a name that is merged over several rows counts for
+    the lowest. Hidden rows and columns are like others; of a formula the value is read that Excel computed last. Raises
+    UserError, with one line, if the file cannot be read, or a column is missing or stands there twice.
+    """
+    if not path.is_file():
+        raise UserError(f"--xlsx-path {path}: no such file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_OLD_OR_ENCRYPTED))
+            file.seek(0)
+            if start == _OLD_OR_ENCRYPTED and _ENCRYPTED in file.read():
+                raise UserError(f"--xlsx-path {path}: is protected by a password; save a copy without one in Excel")
+            if start == _OLD_OR_ENCRYPTED:
+                raise UserError(f"--xlsx-path {path}: is in the old .xls format; save it as .xlsx in Excel")
+            if path.suffix.lower() in _TEXT_SUFFIXES and not start.startswith(_ZIP):
+                return _from_text(file.read(), path, needed, optional)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")                  # openpyxl's quote cells
+                return _from_workbook(file, path, needed, optional, worksheet)
+    except UserError:
+        raise
+    except Exception as error:  # a broken file raises whatever zip, XML, csv or openpyxl meets first, and may quote cells
+        what = f"cannot be read as a label sheet ({type(error.__cause__ or error).__name__})"
+        raise UserError(f"--xlsx-path {path}: {what}; open it in Excel and save it as .xlsx or as CSV") from None
+
+
+def _from_workbook(file: BinaryIO, path: Path, needed: Sequence[str], optional: Sequence[str], worksheet: str) -> Rows:
+    import openpyxl  # slow to import; where defusedxml is installed it refuses entities that multiply
+
+    with zipfile.ZipFile(file) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LARGEST:
+            raise UserError(f"--xlsx-path {path}: holds more than {LARGEST // 10 ** 6} MB unpacked; is it a label sheet?")
+    book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+    tops: dict[str, list[list[object]]] = {}
+    for sheet in book.worksheets:
+        sheet.reset_dimensions()                                 # exporters write wrong ones
+        tops[sheet.title] = [[cell.value for cell in row] for row in itertools.islice(sheet.iter_rows(), HEADER_WITHIN)]
+    chosen = [title for title in tops if squeezed(title) == worksheet][:1]
+    if not chosen:
+        chosen = list(tops) if len(tops) == 1 else [title for title, top in tops.items() if _header(top, needed, optional)]
+    if len(chosen) != 1:
+        many = f"{len(chosen)} hold its columns" if chosen else "none holds its columns"
+        listed = ", ".join(map(repr, chosen or tops)) or "none"
+        raise UserError(f"--xlsx-path {path}: no worksheet {worksheet!r}, and {many}; found: {listed}")
+    header = _header_of(tops[chosen[0]], path, needed, optional)
+    rows = [
+        (number, {name: _value(row[column]) if column < len(row) else None for name, column in header.columns.items()})
+        for number, row in enumerate(book[chosen[0]].iter_rows(), 1) if number > header.row
+    ]
+    return Rows(chosen[0], rows, day_zero=book.epoch.date())
+
+
+def _value(cell: Any) -> object:
+    """A cell's value; a number that Excel shows with leading zeros is the text that it shows."""
+    value = cell.value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        shown = (cell.number_format or "").split(";")[0]
+        if re.fullmatch("0{2,}", shown) and 0 <= value < EXACT and float(value).is_integer():
+            return str(int(value)).zfill(len(shown))
+    return value
+
+
+def _from_text(content: bytes, path: Path, needed: Sequence[str], optional: Sequence[str]) -> Rows:
+    lines = f"{_decoded(content, path).rstrip()}\n{_END}"
+    read = {delimiter: csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter) for delimiter in ",;\t"}
+    tops = {delimiter: list(itertools.islice(reader, HEADER_WITHIN)) for delimiter, reader in read.items()}
+    delimiter = max(tops, key=lambda d: (_header(tops[d], needed, optional) is not None, _most_names(tops[d], needed)[0]))
+    header = _header_of(tops[delimiter], path, needed, optional)
+    records = [*tops[delimiter], *read[delimiter]]
+    if records.pop() != [_END]:
+        raise UserError(f"--xlsx-path {path}: a quotation mark in row {len(records) + 1} or before is never closed")
+    rows, shifted = [], []
+    for number, record in enumerate(records[header.row:], header.row + 1):
+        if any(cell.strip() for cell in record[header.width:]):
+            shifted.append(number)
+        else:
+            rows.append((number, {name: record[c] if c < len(record) else None for name, c in header.columns.items()}))
+    return Rows("", rows, shifted)
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    for encoding in ("utf-8-sig", "gb18030"):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise UserError(f"--xlsx-path {path}: is neither UTF-8 nor GB18030 text; save it as CSV UTF-8 in Excel")
+
+
+def _names(row: Iterable[object]) -> dict[int, str]:
+    """The names in a row by their column."""
+    squeezed_cells = ((column, squeezed(cell)) for column, cell in enumerate(row) if isinstance(cell, str))
+    return {column: name for column, name in squeezed_cells if name}
+
+
+def _header(top: Sequence[Sequence[object]], needed: Sequence[str], optional: Sequence[str]) -> _Header | None:
+    above: dict[int, str] = {}
+    for number, row in enumerate(top, 1):
+        own = _names(row)
+        merged = {column: name for column, name in above.items() if column not in own and name not in own.values()}
+        columns: dict[str, int] = {}
+        for column, name in itertools.chain(own.items(), merged.items()):
+            if name in (*needed, *optional) and columns.setdefault(name, column) != column:
+                columns[name] = -1                               # it stands there twice
+        if set(needed) <= set(columns):
+            return _Header(number, columns, len(row))
+        above |= own
+    return None
+
+
+def _most_names(top: Sequence[Sequence[object]], needed: Sequence[str]) -> tuple[int, list[str]]:
+    """How many needed names the row with most of them holds, and all its names."""
+    rows = [list(_names(row).values()) for row in top]
+    return max(((len(set(needed) & set(names)), names) for names in rows), key=lambda row: row[0], default=(0, []))
+
+
+def _header_of(top: Sequence[Sequence[object]], path: Path, needed: Sequence[str], optional: Sequence[str]) -> _Header:
+    """The header. Raises UserError; a row without any of the names is never quoted, since it may be a patient's."""
+    header = _header(top, needed, optional)
+    if header is None:
+        hits, names = _most_names(top, needed)
+        if not hits:
+            raise UserError(f"--xlsx-path {path}: none of the first {HEADER_WITHIN} rows holds the columns {', '.join(needed)}")
+        missing = next(name for name in needed if name not in names)
+        raise UserError(f"--xlsx-path {path}: column {missing!r} is missing; found: {', '.join(name[:30] for name in names)}")
+    twice = [name for name, column in header.columns.items() if column < 0]
+    if twice:
+        raise UserError(f"--xlsx-path {path}: column {twice[0]!r} stands there twice; rename the one that does not count")
+    return header
+
+
+def shown(cell: object) -> str:
+    """A cell for a report, at most 30 characters of it."""
+    return repr(str(cell).strip()[:30])
