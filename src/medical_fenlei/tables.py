@@ -200,6 +200,8 @@ NEIGHBOURS = Table("nearest cases, one row an ear and rank", {
 EXAMS = Table("exams to predict, one row each", {"exam_id": "key", "series_relpath": "relpath"},
               optional={"right_series_relpath": "relpath", "left_code": "code", "right_code": "code"}, unique=("exam_id",))
 
+EXAM_IDS = Table("exams, named by exam_id", {"exam_id": "key"})
+
 _OF_A_SIDE: dict[str, Kind] = {
     "label_code": "code", "y_true": "count", "y_prob": "float", "y_pred": "count", "name": "text",
     "top_slices": "text", "top_slice_weights": "text",
@@ -257,7 +259,7 @@ def read_split(root: Path, pct: int) -> Split:
     """Raises UserError, naming the amounts there are, where this one is missing."""
     folder = root / f"{pct}pct"
     if not (folder / "train.csv").is_file():
-        there = sorted(f.name for f in root.glob("*pct")) if root.is_dir() else []
+        there = sorted(f.name for pattern in ("*pct", "fold_*") for f in root.glob(pattern)) if root.is_dir() else []
         listed = ", ".join(there) or "no splits"
         raise UserError(f"--splits-root {root} --pct {pct}: no {folder}/train.csv; there are: {listed}")
     sets = {name: SPLIT.read(folder / f"{name}.csv") for name in SETS if (folder / f"{name}.csv").is_file()}
@@ -265,9 +267,10 @@ def read_split(root: Path, pct: int) -> Split:
 
 
 def read_splits(root: Path) -> list[Split]:
-    """Every amount below a splits folder, smallest first."""
+    """Every amount below a splits folder, smallest first, then those of its folds."""
     amounts = sorted(int(f.name[:-3]) for f in root.glob("*pct") if f.name[:-3].isdigit())
-    return [read_split(root, pct) for pct in amounts]
+    folds = sorted((f for f in root.glob("fold_*") if f.name[5:].isdigit()), key=lambda f: int(f.name[5:]))
+    return [read_split(root, pct) for pct in amounts] + [split for fold in folds for split in read_splits(fold)]
 
 
 assert set(get_args(Kind)) >= set(_DTYPES) | set(_ALLOWED)
