@@ -15,8 +15,7 @@ from medical_fenlei.vocabulary import Side
 
 HARMLESS = {"not_chosen", "localizer", "not_axial", "too_thick", "too_few_slices", "too_low", "single_ear", "not_ct", "copies",
             "refused_by_rules", "unparsable_date"}
-"""Recorded, but no fault of the export: why a series or a file loses beside a better one; a date, without which the exam is used
-too."""
+"""Recorded, but no fault: why a series or a file loses beside a better one; a date, without which the exam is used too."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medical_fenlei.errors import UserError
+from medical_fenlei.ingest.label_sheet import parse_exam_id
 
 _DATE_FOLDER = re.compile(r"^\d{4}-\d{2}-\d{2}$")
 
@@ -42,6 +43,14 @@ def find_exams(base: Path) -> Tree:
     return tree
 
 
+def _exam_id(name: str) -> str:
+    """As the sheet's are read: full-width digits and spaces around them are no part of it."""
+    try:
+        return parse_exam_id(name)
+    except ValueError:
+        return name
+
+
 def _walk(base: Path, relpath: str, tree: Tree) -> None:
     is_date = _DATE_FOLDER.match(relpath.rpartition("/")[2])
     strays = 0
@@ -53,7 +62,7 @@ def _walk(base: Path, relpath: str, tree: Tree) -> None:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if is_date:
-                        tree.exams.append(ExamFolder(entry.name, relpath.rpartition("/")[2], below))
+                        tree.exams.append(ExamFolder(_exam_id(entry.name), relpath.rpartition("/")[2], below))
                     else:
                         _walk(base, below, tree)
                 elif entry.is_dir():
