@@ -166,11 +166,13 @@ HEADER_FACTS: dict[str, Kind] = {
     "manufacturer": "text", "model": "text", "kernel": "text", "transfer_syntax": "text", "rows": "int", "columns": "int",
     "pixel_spacing_mm": "float", "slice_thickness_mm": "float", "slice_increment_mm": "float",
 }
+SUBGROUP_FACTS: dict[str, Kind] = {"age_years": "count", "sex": "text", "kvp": "float", "study_key": "text"}
+"""Of the exam; manifests of an earlier version lack them."""
 MANIFEST = Table("manifest, one row an ear", {
     "exam_id": "key", "side": "side", "date": "text", "label_date": "text", "date_match": "flag", "series_relpath": "relpath",
     "n_instances": "int", "label_code": "code", "patient_key": "key", "patient_key_source": "text", **HEADER_FACTS,
     **{f"task_valid__{t.name}": "flag" for t in BINARY_TASKS}, **{f"task_y__{t.name}": "text" for t in BINARY_TASKS},
-}, unique=("exam_id", "side"))
+}, optional=SUBGROUP_FACTS, unique=("exam_id", "side"))
 
 CACHE_INDEX = Table("cache index, one row an ear", {"exam_id": "key", "side": "side", "file": "relpath", "sha256": "key"},
                     unique=("exam_id", "side"))

@@ -1,4 +1,5 @@
-"""The words every room uses: sides of the head and the six diagnosis codes."""
+"""The words every room uses: sides of the head, the six diagnosis codes, the makers of scanners."""
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,3 +53,15 @@ DIAGNOSES = {
 NORMAL = 5
 UNLABELLED = 0
 """Stands for "no label" wherever a code is stored as an integer."""
+
+VENDORS = {
+    "Siemens": ("siemens",), "GE": ("ge", "general electric"), "UIH": ("uih", "united imaging"), "Philips": ("philips",),
+    "Canon": ("canon", "toshiba"), "Neusoft": ("neusoft",), "Hitachi": ("hitachi",),
+}
+"""Words by which a maker of scanners is known, however its name is spelt. Toshiba's CT has been Canon's since 2018."""
+
+
+def vendor(manufacturer: str) -> str:
+    """The maker's one name; of one that is not known, what the header says."""
+    words = re.sub(r"[^a-z0-9]+", " ", f" {manufacturer.lower()} ")
+    return next((name for name, known in VENDORS.items() if any(f" {word} " in words for word in known)), manufacturer.strip())

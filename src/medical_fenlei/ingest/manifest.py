@@ -6,13 +6,14 @@ from typing import Any
 import pandas as pd
 
 from medical_fenlei import tables
+from medical_fenlei.dicom.exam_facts import read_exam_facts
 from medical_fenlei.dicom.header import read_identity
 from medical_fenlei.dicom.volume import inside
 from medical_fenlei.errors import Rejected
-from medical_fenlei.ingest.patients import patient_key
+from medical_fenlei.ingest.patients import patient_key, study_key
 from medical_fenlei.ingest.scan import SeriesScan, scan_exams
 from medical_fenlei.parallel import map_items
-from medical_fenlei.vocabulary import SIDES, Side
+from medical_fenlei.vocabulary import SIDES, Side, vendor
 
 
 def build_manifest(
@@ -76,17 +77,21 @@ def _each_side(index: pd.DataFrame) -> list[dict[Side, str]]:
 
 
 def _person(base: Path, key: bytes, exam: tuple[str, str]) -> dict[str, Any]:
-    """Who was examined, from one file."""
+    """Who was examined, and `tables.SUBGROUP_FACTS`, from one file."""
     exam_id, file = exam
-    who, source = patient_key(read_identity(inside(base, file)), exam_id, key)
-    return {"patient_key": who, "patient_key_source": source}
+    path = inside(base, file)
+    who, source = patient_key(read_identity(path), exam_id, key)
+    facts = read_exam_facts(path)
+    return {"patient_key": who, "patient_key_source": source, "age_years": facts.age_years, "sex": facts.sex, "kvp": facts.kvp,
+            "study_key": study_key(facts.study_uid, exam_id, key)}
 
 
 def _facts(series: SeriesScan) -> dict[str, Any]:
     """Which series, how many images, and its `tables.HEADER_FACTS`."""
     return {
-        "series_relpath": series.relpath, "n_instances": series.images, "manufacturer": series.manufacturer,
-        "model": series.model, "kernel": series.kernel, "transfer_syntax": series.transfer_syntax, "rows": series.rows,
-        "columns": series.columns, "pixel_spacing_mm": series.pixel_spacing, "slice_thickness_mm": series.slice_thickness,
+        "series_relpath": series.relpath, "n_instances": series.images, "manufacturer": vendor(series.manufacturer),
+        "model": series.model, "kernel": "/".join(filter(None, series.kernel.split("\\"))),
+        "transfer_syntax": series.transfer_syntax, "rows": series.rows, "columns": series.columns,
+        "pixel_spacing_mm": series.pixel_spacing, "slice_thickness_mm": series.slice_thickness,
         "slice_increment_mm": series.step,
     }

@@ -48,5 +48,13 @@ def patient_key(identity: Identity | None, exam_id: str, key: bytes) -> tuple[st
         source, words = "name_birth_date", (identity.name.upper(), identity.birth_date)
     else:
         source, words = "exam_id", (exam_id,)
-    message = "\x1f".join((source, *words)).encode()
-    return hmac.new(key, message, sha256).hexdigest()[:32], source
+    return _keyed(key, source, *words), source
+
+
+def study_key(study_uid: str, exam_id: str, key: bytes) -> str:
+    """Of an exam's study: the same for exams that are one study, exported under several ids. Without a UID by the exam id."""
+    return _keyed(key, "study_uid", study_uid) if study_uid else _keyed(key, "exam_id", exam_id)
+
+
+def _keyed(key: bytes, *words: str) -> str:
+    return hmac.new(key, "\x1f".join(words).encode(), sha256).hexdigest()[:32]

@@ -1,0 +1,60 @@
+"""What the manifest says of an exam beside its ears: patient, study, subgroup, scanner."""
+import numpy as np
+import pytest
+from dicom_files import Form, axial, write_volume
+
+from medical_fenlei import tables
+from medical_fenlei.ingest.manifest import build_manifest
+from medical_fenlei.vocabulary import vendor
+
+SHAPE = (4, 16, 16)
+
+
+def manifest_of(base, headers):
+    """Of an exam for each header, in turn."""
+    rows = []
+    for number, header in enumerate(headers):
+        exam = f"{number:04d}"
+        write_volume(base / exam, np.random.default_rng(number).integers(-1000, 2000, SHAPE), axial(SHAPE), Form(more=header))
+        rows.append({"exam_id": exam, "date": "2020-01-01", "label_date": "2020-01-01", "date_match": True,
+                     "ambiguous_match": False, "exam_relpath": exam, "series_relpath": exam, "n_instances": 4,
+                     "left_code": 5, "right_code": 1, "series_reason": ""})
+    manifest, rejects = build_manifest(tables.INDEX.frame(rows), base=base, key=bytes(32), workers=1)
+    assert rejects.empty
+    return manifest[manifest.side == "left"].set_index("exam_id")
+
+
+def test_age_sex_and_voltage_come_with_the_exam_and_survive_the_csv(tmp_path):
+    known = {"PatientAge": "091Y", "PatientSex": "F", "KVP": "140"}
+    manifest = manifest_of(tmp_path, [known, {"PatientBirthDate": ""}])
+    tables.MANIFEST.write(tmp_path / "m.csv", manifest.reset_index())
+    read = tables.MANIFEST.read(tmp_path / "m.csv").set_index("exam_id")
+    assert (read.age_years["0000"], read.sex["0000"], read.kvp["0000"]) == (90, "F", 140)
+    assert read.age_years.isna()["0001"] and read.sex["0001"] == "" and np.isnan(read.kvp["0001"])
+
+
+def test_a_manifest_of_an_earlier_version_is_read_without_the_subgroups(tmp_path):
+    manifest = manifest_of(tmp_path, [{}]).reset_index().drop(columns=list(tables.SUBGROUP_FACTS))
+    tables.MANIFEST.write(tmp_path / "m.csv", manifest)
+    assert list(tables.MANIFEST.read(tmp_path / "m.csv").columns) == list(tables.MANIFEST.columns)
+
+
+def test_a_kernel_of_several_values_is_one_readable_word(tmp_path):
+    kernels = manifest_of(tmp_path, [{"ConvolutionKernel": k} for k in (["Ur73u", "1"], ["Ur73u", ""], "BONEPLUS2")]).kernel
+    assert list(kernels) == ["Ur73u/1", "Ur73u", "BONEPLUS2"]
+
+
+def test_exams_of_one_study_share_its_key_and_those_without_one_share_none(tmp_path):
+    uid = {"StudyInstanceUID": "1.2.3.4"}
+    keys = manifest_of(tmp_path, [uid, uid, {"StudyInstanceUID": ""}, {"StudyInstanceUID": ""}]).study_key
+    assert keys["0000"] == keys["0001"] and keys.nunique() == 3 and not keys.str.contains("1.2.3.4", regex=False).any()
+
+
+@pytest.mark.parametrize(("written", "name"), [
+    ("SIEMENS", "Siemens"), ("Siemens Healthineers", "Siemens"), ("GE MEDICAL SYSTEMS", "GE"), ("GE", "GE"),
+    ("UIH", "UIH"), ("Shanghai United Imaging Healthcare Co., Ltd.", "UIH"), ("Philips Medical Systems", "Philips"),
+    ("TOSHIBA_MEC_CT3", "Canon"), ("Canon Medical Systems", "Canon"), ("Imager GmbH", "Imager GmbH"), (" Gemini ", "Gemini"),
+    ("", ""),
+])
+def test_a_maker_has_one_name_and_an_unknown_one_keeps_its_own(written, name):
+    assert vendor(written) == name
