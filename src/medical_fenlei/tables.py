@@ -184,6 +184,29 @@ QA_EARS = Table("quality of cached ears, one row an ear", {
     "odd_plane": "float", "odd_height": "float", "picture": "text",
 }, unique=("exam_id", "side"))
 
+_QUANTILES: dict[str, Kind] = {name: "float" for name in ("min", "p10", "median", "p90", "max")}
+QA_SCAN_NUMBERS = Table("numbers of the scans, one row a group and parameter", {
+    "by": "key", "group": "key", "parameter": "key", "exams": "int", "missing": "int", **_QUANTILES,
+}, unique=("by", "group", "parameter"))
+
+QA_SCAN_NAMES = Table("names in the scans, one row a group, parameter and value", {
+    "by": "key", "group": "key", "parameter": "key", "value": "text", "exams": "int", "share": "float",
+}, unique=("by", "group", "parameter", "value"))
+
+QA_CLASSES = Table("labelled ears, one row a group and code", {
+    "by": "key", "value": "text", "label_code": "code", "diagnosis": "key", "ears": "int", "patients": "int", "share": "float",
+}, unique=("by", "value", "label_code"))
+
+QA_PEOPLE = Table("patients, one row a group", {
+    "by": "key", "group": "key", "exams": "int", "patients": "int", "sex_F": "int", "sex_M": "int", "sex_O": "int",
+    "sex_unknown": "int", "age_missing": "int", **{f"age_{name}": kind for name, kind in _QUANTILES.items()},
+}, unique=("by", "group"))
+
+QA_MISSING = Table("missing values, one row a column", {"column": "key", "ears": "int", "missing": "int", "share": "float"},
+                   unique=("column",))
+
+QA_FINDINGS = Table("what deserves a look", {"kind": "key", "text": "key"})
+
 PREDICTIONS = Table("predictions, one row an ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "float",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
