@@ -71,8 +71,15 @@ class Run:
         write_json(self.config_json, {"settings": settings, **facts})
 
     def read_settings(self) -> Any:
+        return self._read("settings")
+
+    def read_hashes(self) -> Any:
+        """SHA-256 of each table that it read, by name."""
+        return self._read("data")
+
+    def _read(self, part: str) -> Any:
         try:
-            return json.loads(self.config_json.read_text(encoding="utf-8"))["settings"]
+            return json.loads(self.config_json.read_text(encoding="utf-8"))[part]
         except FileNotFoundError:
             raise UserError(f"{self.config_json}: no such file; is {self.folder} a run?") from None
         except (ValueError, KeyError, TypeError):

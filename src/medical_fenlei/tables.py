@@ -151,7 +151,7 @@ SPLIT = Table("split, one row an exam", {**INDEX.columns, "patient_key": "text"}
 def series_of(exams: pd.DataFrame, side: Side) -> pd.Series:
     """The series that shows this ear, for rows of `INDEX`, `SPLIT` or `EXAMS`."""
     own = exams.get("right_series_relpath", pd.Series("", exams.index))
-    return exams.series_relpath if side is Side.LEFT else own.where(own != "", exams.series_relpath)
+    return exams["series_relpath"] if side is Side.LEFT else own.where(own != "", exams.series_relpath)
 
 
 SERIES = Table("series, one row each", {

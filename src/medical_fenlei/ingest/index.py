@@ -81,7 +81,7 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
         })
         if chosen is None:
             rejects.append({"exam_id": exam_id, "file": exam.relpath, "reason": "no_series", "detail": "no series can be used"})
-    table = tables.INDEX.frame(rows)
+    table = tables.INDEX.frame(rows) if rows else tables.INDEX.empty().assign(right_series_relpath="")
     unlabelled = (table.left_code == 0) & (table.right_code == 0)
     unnamed = {e.exam_id for e in tree.exams} - set(labels.index)
     counts = {

@@ -14,19 +14,16 @@ from typing import Literal, get_args
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.scan import SeriesScan
-from medical_fenlei.vocabulary import Side
+from medical_fenlei.vocabulary import Side, vendor
 
 Criterion = Literal["bone_kernel", "both_ears", "high", "original", "thin", "many"]
 
+OTHER = "other"
 BONE_KERNELS = {
-    "siemens": r"(?i)^(u|ur|h|hr|b|br)?[6-9]\d",
-    "ge": r"(?i)bone|edge",
-    "uih|united imaging": r"(?i)sharp|bone",
-    "philips": r"(?i)^y[a-e]|^[de]$|bone",
-    "canon|toshiba": r"(?i)^fc(30|31|8\d)",
-    "": r"(?i)bone|sharp|edge",
+    "Siemens": r"^(u|ur|h|hr|b|br)?[6-9]\d", "GE": "bone|edge", "UIH": "sharp|bone", "Philips": r"^y[a-e]|^[de]$|bone",
+    "Canon": r"^fc(30|31|8\d)", OTHER: "bone|sharp|edge",
 }
-"""By manufacturer, kernels that keep bone edges: Siemens numbers from 60 up (U75u, Ur73u, H70h). The last is for all others."""
+"""By maker (`vocabulary.vendor`), kernels that keep the edges of bone: Siemens numbers from 60 up (U75u, Ur73u, H70h)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +54,8 @@ class SeriesRules:
     original, not derived; thinner steps (to 0.05 mm); more slices."""
 
     bone_kernels: dict[str, str] = field(default_factory=lambda: dict(BONE_KERNELS))
-    """Regular expressions over the kernel, by one over the manufacturer (in small letters); the first that fits the maker
-    counts, and an empty one fits all."""
+    """Regular expressions that find a kernel in small or capital letters, by maker as the manifest spells it; `other` is for
+    those that are not named."""
 
     refuse: dict[str, str] = field(default_factory=dict)
     """Further series to refuse: regular expressions by what they are looked for in (kernel, image_type, model, manufacturer or
@@ -76,7 +73,7 @@ class SeriesRules:
         for name in self.refuse:
             if name not in looked_in:
                 raise ValueError(f"refuse: got {name!r}, expected some of {', '.join(looked_in)}")
-        for pattern in (*self.bone_kernels, *self.bone_kernels.values(), *self.refuse.values()):
+        for pattern in (*self.bone_kernels.values(), *self.refuse.values()):
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -84,11 +81,8 @@ class SeriesRules:
 
     def is_bone(self, facts: SeriesScan) -> bool:
         """Whether its kernel keeps the edges of bone."""
-        maker = facts.manufacturer.lower()
-        for vendor, kernel in self.bone_kernels.items():
-            if re.search(vendor, maker):
-                return bool(re.search(kernel, facts.kernel))
-        return False
+        known = self.bone_kernels.get(vendor(facts.manufacturer), self.bone_kernels.get(OTHER, "(?!)"))
+        return bool(re.search(known, facts.kernel, re.IGNORECASE))
 
 
 def read_rules(path: Path | None) -> SeriesRules:
@@ -104,6 +98,8 @@ def read_rules(path: Path | None) -> SeriesRules:
         raise UserError(f"--series-rules {path}: got {sorted(unknown)[0]!r}, expected some of {', '.join(known)}")
     if "prefer" in said:
         said["prefer"] = tuple(said["prefer"])
+    if "bone_kernels" in said:
+        said["bone_kernels"] = {**BONE_KERNELS, **said["bone_kernels"]}
     try:
         return SeriesRules(**said)
     except (ValueError, TypeError, AttributeError) as error:
