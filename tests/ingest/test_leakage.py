@@ -58,7 +58,7 @@ def collection(tmp_path_factory):
          "exam_relpath": exam, "series_relpath": exam, "n_instances": SHAPE[0], "left_code": 5, "right_code": 1,
          "series_reason": ""} for exam in WHO])
     tables.INDEX.write(here / "artifacts/dataset_index.csv", index)
-    manifest, _ = build_manifest(index, base=base, key=bytes(32), workers=1)
+    manifest, _ = build_manifest(index, base=base, scan_file=base / "scan.jsonl", key=bytes(32), workers=1)
     tables.MANIFEST.write(here / "artifacts/manifest_ears.csv", manifest)
     return here, index, manifest
 

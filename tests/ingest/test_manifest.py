@@ -19,7 +19,8 @@ def manifest_of(base, headers):
         rows.append({"exam_id": exam, "date": "2020-01-01", "label_date": "2020-01-01", "date_match": True,
                      "ambiguous_match": False, "exam_relpath": exam, "series_relpath": exam, "n_instances": 4,
                      "left_code": 5, "right_code": 1, "series_reason": ""})
-    manifest, rejects = build_manifest(tables.INDEX.frame(rows), base=base, key=bytes(32), workers=1)
+    manifest, rejects = build_manifest(tables.INDEX.frame(rows), base=base, scan_file=base / "scan.jsonl", key=bytes(32),
+                                        workers=1)
     assert rejects.empty
     return manifest[manifest.side == "left"].set_index("exam_id")
 
