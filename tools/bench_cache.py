@@ -20,15 +20,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import measuring
 import numpy as np
-from measuring import figure
+from measuring import figure, scaling
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from medical_fenlei import cli
@@ -152,28 +150,8 @@ def ratios(one: Job, other: Job, series: Path, pairs: int) -> list[float]:
     return [a / b for a, b in times]
 
 
-def spin(rounds: int) -> int:
-    total = 0
-    for n in range(rounds):
-        total += n * n
-    return total
-
-
 def work(series: str) -> None:
     seconds(ours, Path(series))
-
-
-def scaling(series: Path, exams: int, pool: Any) -> float:
-    """What two processes gain over one on the same exams, over what they gain on a bare loop."""
-    def gain(function: Callable[[Any], object], items: list[Any]) -> float:
-        began = time.perf_counter()
-        pool[1].map(function, items, 1)
-        alone = time.perf_counter() - began
-        began = time.perf_counter()
-        pool[2].map(function, items, 1)
-        return alone / (time.perf_counter() - began)
-
-    return gain(work, [str(series)] * exams) / gain(spin, [6_000_000] * exams)
 
 
 def peak(syntax: str, slices: int) -> float:
@@ -204,7 +182,7 @@ def main() -> int:
                     figure(f"exam_vs_decode.{name}", ratios(ours, floor, series, pairs), "ratio", "lower"),
                     figure(f"speedup_vs_per_ear.{name}", ratios(per_ear, ours, series, pairs), "ratio", "higher"),
                     figure(f"speedup_vs_monai.{name}", ratios(monai, ours, series, few), "ratio", "higher"),
-                    figure(f"scaling_2.{name}", [scaling(series, exams, {1: one, 2: two}) for _ in range(few)], "ratio",
+                    figure(f"scaling_2.{name}", [scaling(work, [str(series)] * exams, one, two) for _ in range(few)], "ratio",
                            "higher"),
                     figure(f"peak_mb.{name}", [peak(syntax, many)], "MB", "lower"),
                 ]

@@ -25,6 +25,22 @@ def in_turn(one: Callable[[], float], other: Callable[[], float], pairs: int) ->
     return found
 
 
+def spin(rounds: int) -> int:
+    total = 0
+    for n in range(rounds):
+        total += n * n
+    return total
+
+
+def scaling(work: Callable[[Any], object], items: list[Any], one: Any, two: Any) -> float:
+    """What a pool of two processes gains over a pool of one on these items, over what it gains on a bare loop."""
+    def gain(function: Callable[[Any], object], items: list[Any]) -> float:
+        alone, together = (seconds(lambda pool=pool: pool.map(function, items, 1)) for pool in (one, two))
+        return alone / together
+
+    return gain(work, items) / gain(spin, [6_000_000] * 8)
+
+
 def figure(name: str, values: list[float], unit: str, better: str) -> dict[str, Any]:
     """Says the median and the distance of the quartiles; returns them as the JSON of SPEC has them."""
     value = float(np.median(values))

@@ -1,0 +1,194 @@
+"""Is looking at a hospital's disk as fast as the disk allows, and a second look free?
+
+    python tools/bench_ingest.py                   # some 10 minutes; 680,000 small files in a temporary folder (3 GB)
+    python tools/bench_ingest.py --quick           # 8,000 files, under a minute
+
+The tree has 4,012 exams in the sheet, 153 of them without a label, 170 files each: real headers with tiny pixels. Ratios are
+medians over pairs measured in turn in this run, the disk's cache warm:
+  scan_vs_find        finding the exams and listing their files, name, size and time, over `find -type f -printf '%p %s %T@'`
+  rescan_vs_find      the whole command build_index on a tree that has not changed since the first time, over that find
+  headers_vs_pydicom  headers a second that we read and check, over bare pydicom reading the same attributes
+  scaling_2           what two processes gain over one in reading exams, over what they gain on a bare loop
+It fails if the index does not count the tree's exams, those without a label and those that can be used.
+Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
+"""
+import contextlib
+import functools
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pydicom
+from measuring import figure, in_turn, scaling, seconds
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medical_fenlei import cli
+from medical_fenlei.dicom.header import read_headers_of
+from medical_fenlei.errors import CheckFailed
+from medical_fenlei.files import write_json
+from medical_fenlei.ingest.scan import list_exam, scan_exam
+from medical_fenlei.ingest.tree import find_exams
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMS, UNLABELLED, SLICES, SCOUTS = 4012, 153, 168, 2
+USED = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
+        "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName",
+        "ConvolutionKernel", "BitsAllocated", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope",
+        "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit", "AcquisitionNumber"]
+
+
+def header(exam: int) -> Dataset:
+    """As scanners write it: what we read, and what we do not."""
+    ds = Dataset()
+    ds.SpecificCharacterSet, ds.ImageType = "ISO_IR 100", ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]
+    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, f"1.2.826.0.1.{exam + 10000}.00000"
+    for name in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
+        setattr(ds, name, "20230105")
+    for name in ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"):
+        setattr(ds, name, "101112.130000")
+    ds.AccessionNumber, ds.Modality, ds.Manufacturer, ds.InstitutionName = str(exam), "CT", "SIEMENS", "A hospital"
+    ds.StudyDescription, ds.SeriesDescription, ds.ManufacturerModelName = "Temporal bone", "InnerEar 0.6 U75u", "Sensation 64"
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = f"Bench^{exam}", str(exam), "19700101", "F"
+    ds.PatientAge, ds.BodyPartExamined, ds.KVP, ds.SliceThickness = "053Y", "HEAD", "120", "0.6"
+    ds.DataCollectionDiameter, ds.ReconstructionDiameter, ds.GantryDetectorTilt, ds.TableHeight = "500", "220", "0", "140"
+    ds.ExposureTime, ds.XRayTubeCurrent, ds.Exposure, ds.FilterType, ds.ConvolutionKernel = 1000, 200, 200, "0", "U75u"
+    ds.PatientPosition = "HFS"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = (generate_uid(entropy_srcs=[word, str(exam)]) for word in ("study", "series"))
+    ds.StudyID, ds.SeriesNumber, ds.AcquisitionNumber, ds.InstanceNumber = "1", 2, 1, 1
+    ds.ImagePositionPatient, ds.ImageOrientationPatient = "-96.0\\-96.0\\1000.00000", [1, 0, 0, 0, 1, 0]
+    ds.FrameOfReferenceUID, ds.SliceLocation = generate_uid(entropy_srcs=["frame", str(exam)]), "0"
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.Rows, ds.Columns = 1, "MONOCHROME2", 8, 8
+    ds.PixelSpacing, ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = [24, 24], 16, 12, 11, 0
+    ds.WindowCenter, ds.WindowWidth, ds.RescaleIntercept, ds.RescaleSlope = "700", "4000", "-1024", "1"
+    ds.PixelData = bytes(128)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return ds
+
+
+def encoded(dataset: Dataset) -> bytes:
+    with tempfile.TemporaryFile() as file:
+        dataset.save_as(file, enforce_file_format=True)
+        file.seek(0)
+        return file.read()
+
+
+def write_exam(folder: Path, exam: int, slices: int) -> None:
+    """A series and a scout; each file its own position and name, put into the bytes of one header."""
+    dataset = header(exam)
+    whole = encoded(dataset)
+    uid = dataset.SOPInstanceUID.encode()
+    (folder / "SE2").mkdir(parents=True)
+    (folder / "SE1").mkdir()
+    for k in range(slices):
+        own = whole.replace(uid, uid[:-5] + b"%05d" % k).replace(b"1000.00000", b"%10.5f" % (1000 + 0.6 * k))
+        (folder / "SE2" / f"IM{k:06d}").write_bytes(own)
+    dataset.ImageOrientationPatient, dataset.ImageType = [1, 0, 0, 0, 0, -1], ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    dataset.SeriesInstanceUID = generate_uid()
+    for k in range(SCOUTS):
+        dataset.SOPInstanceUID = generate_uid()
+        (folder / "SE1" / f"IM{k:06d}").write_bytes(encoded(dataset))
+
+
+def write_hospital(here: Path, exams: int, unlabelled: int, slices: int) -> None:
+    rows = []
+    for exam in range(exams):
+        date = f"20{exam % 10 + 14}-{exam % 12 + 1:02d}-{exam % 28 + 1:02d}"
+        write_exam(here / "data/medical_data_2" / date / f"{exam:08d}", exam, slices)
+        labels = ("", "") if exam < unlabelled else ("5：正常", f"{exam % 6 + 1}")
+        rows.append([f"{exam:08d}", date, *labels, "", ""])
+    (here / "metadata").mkdir()
+    columns = ["检查号", "检查时间", "左侧诊断-训练", "右侧诊断-训练", "影像所见", "检查结论"]
+    pd.DataFrame(rows, columns=columns).to_excel(here / "metadata/labels.xlsx", sheet_name="影像学检查", index=False)
+
+
+def find(base: Path) -> None:
+    with open(os.devnull, "wb") as nowhere:
+        subprocess.run(["find", base, "-type", "f", "-printf", "%p %s %T@\\n"], check=True, stdout=nowhere)
+
+
+def listed(base: Path) -> None:
+    for exam in find_exams(base).exams:
+        list_exam(base, exam.relpath)
+
+
+def build_index(here: Path) -> str:
+    """What the command says."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run([sys.executable, ROOT / "scripts/build_index.py"], cwd=here, env=environment, check=True,
+                          capture_output=True, text=True).stdout
+
+
+def check_counts(said: str, expected: dict[str, int]) -> None:
+    for what, number in expected.items():
+        found = re.search(rf"^ *(\d+) {what}$", said, re.MULTILINE)
+        if found is None or int(found[1]) != number:
+            raise CheckFailed(f"build_index: got {found and found[1]} {what}, expected {number}")
+    cli.say("counts: " + ", ".join(f"{number} {what}" for what, number in expected.items()))
+
+
+def by_us(paths: list[Path]) -> None:
+    for path in paths:
+        read_headers_of(path)
+
+
+def by_pydicom(paths: list[Path]) -> None:
+    for path in paths:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=USED)
+        for name in USED:
+            dataset.get(name)
+
+
+def ratios(one: functools.partial[object], other: functools.partial[object], pairs: int) -> list[float]:
+    """Time of the one over that of the other."""
+    return [a / b for a, b in in_turn(lambda: seconds(one), lambda: seconds(other), pairs)]
+
+
+def main() -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smaller tree and fewer repeats, under a minute")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    args = parser.parse_args()
+    exams, unlabelled, slices, pairs = (80, 3, 98, 3) if args.quick else (EXAMS, UNLABELLED, SLICES, 5)
+    found = []
+    context = multiprocessing.get_context("fork")
+    plain = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as pools:
+        one, two = (pools.enter_context(context.Pool(workers, **plain)) for workers in (1, 2))
+        here = Path(folder)
+        base = here / "data/medical_data_2"
+        took = seconds(lambda: write_hospital(here, exams, unlabelled, slices))
+        cli.say(f"{exams * (slices + SCOUTS)} files in {exams} exams, written in {took:.0f} s")
+        paths = sorted(base.rglob("SE2/*"))[:20 * slices]
+        some = [exam.relpath for exam in find_exams(base).exams[:40]]
+        found += [
+            figure("headers_vs_pydicom", ratios(functools.partial(by_pydicom, paths), functools.partial(by_us, paths), pairs),
+                   "ratio", "higher"),
+            figure("scaling_2", [scaling(functools.partial(scan_exam, base), some, one, two) for _ in range(pairs)], "ratio",
+                   "higher"),
+            figure("scan_vs_find", ratios(functools.partial(listed, base), functools.partial(find, base), pairs), "ratio",
+                   "lower"),
+        ]
+        said = []
+        took = seconds(lambda: said.append(build_index(here)))
+        cli.say(f"build_index for the first time: {took:.1f} s, {exams * (slices + SCOUTS) / took:.0f} files a second")
+        check_counts(said[0], {"matched to a folder": exams, "unlabelled on both sides": unlabelled,
+                               "usable": exams - unlabelled})
+        rescan = ratios(functools.partial(build_index, here), functools.partial(find, base), pairs)
+        found.append(figure("rescan_vs_find", rescan, "ratio", "lower"))
+        if said[0] != build_index(here):
+            raise CheckFailed("build_index: the second time it says something else")
+    if args.json:
+        write_json(args.json, found)
+    return cli.OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
