@@ -16,7 +16,7 @@ from medical_fenlei import cli
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--out-csv", type=Path, default=Path("artifacts/dataset_index.csv"), help="one row an exam")
-    cli.add(parser, "dicom_base", "xlsx_path", "num_workers", "limit")
+    cli.add(parser, "dicom_base", "xlsx_path", "num_workers", "cluster", "limit")
     parser.add_argument("--series-rules", type=Path, metavar="FILE",
                         help="TOML that changes how series are chosen (docs/TASK.md)")
     parser.add_argument("--rescan", action="store_true", help="read every header again")
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     rules = read_rules(args.series_rules)
     tree = find_exams(args.dicom_base)
     tree = replace(tree, exams=tree.exams[: args.limit])
-    index = build_index(sheet, tree, base=args.dicom_base, scan_file=tables.scan_path(args.out_csv), workers=args.num_workers,
+    index = build_index(sheet, tree, base=args.dicom_base, scan_file=tables.scan_path(args.out_csv), workers=cli.workers(args),
                         rules=rules, rescan=args.rescan)
     report = args.out_csv.with_name("series_report.csv")
     tables.SERIES.write(report, index.series)

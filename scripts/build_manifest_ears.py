@@ -11,7 +11,7 @@ from medical_fenlei import cli
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    cli.add(parser, "index_csv", "dicom_base", "num_workers", "limit")
+    cli.add(parser, "index_csv", "dicom_base", "num_workers", "cluster", "limit")
     parser.add_argument("--out-csv", type=Path, default=Path("artifacts/manifest_ears.csv"), help="one row an ear")
     parser.add_argument("--patient-key-file", type=Path, help="(default: patient.key in the user's configuration folder)")
     args = parser.parse_args(argv)
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     if made:
         cli.say(f"made the key of the patient hashes: {key_file} (keep it, and keep it to yourself)")
     manifest, rejects = build_manifest(
-        index, base=args.dicom_base, scan_file=tables.scan_path(args.index_csv), key=key, workers=args.num_workers)
+        index, base=args.dicom_base, scan_file=tables.scan_path(args.index_csv), key=key, workers=cli.workers(args))
     tables.MANIFEST.write(args.out_csv, manifest)
     sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
     known_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"

@@ -31,7 +31,7 @@ mf_install() {
     fi
     echo "installing the requirements (PyTorch with its libraries is some 5 GB)" >&2
     "$MF_VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${constraints[@]}" \
-        -r "$mf_root/requirements.txt" -r "$mf_root/requirements-dev.txt" || return 1
+        -r "$mf_root/requirements.txt" -r "$mf_root/requirements-cluster.txt" -r "$mf_root/requirements-dev.txt" || return 1
     rm -f "$MF_VENV"/.installed-*
     touch "$stamp"
 }

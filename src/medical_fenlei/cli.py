@@ -42,6 +42,8 @@ SHARED_FLAGS: dict[str, dict[str, Any]] = {
     "pct": {"type": int, "default": 20, "help": "which amount of training data, percent"},
     "cache_dir": {"type": Path, "default": Path("cache/ears_hu"), "help": "holds one folder a preprocessing"},
     "num_workers": {"type": int, "default": parallel.default_workers(), "help": "processes"},
+    "cluster": {"default": None, "metavar": "ADDRESS",
+                "help": "of a Dask scheduler whose workers do the work, in place of --num-workers (docs/SETUP.md)"},
     "seed": {"type": int, "default": 42, "help": "of every random choice"},
     "device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "where to compute"},
     "limit": {"type": at_least(1), "default": None, "metavar": "N", "help": "only the first N items, to try things out"},
@@ -70,6 +72,12 @@ def add(to: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
         if shown is not None and shown is not argparse.SUPPRESS and "(default" not in options["help"]:
             options["help"] += f" (default: {shown})"
         to.add_argument("--" + name.replace("_", "-"), **options)
+
+
+def workers(args: argparse.Namespace) -> parallel.Workers:
+    """Who does the work: --cluster, or --num-workers."""
+    found: parallel.Workers = args.cluster or args.num_workers
+    return found
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -1,13 +1,17 @@
-"""One map over many items: progress, worker processes, and a reason for every item that failed.
+"""One map over many items: progress, workers, and a reason for every item that failed.
 
-An item that kills its process (a decoder that crashes, memory that runs out) or hangs costs itself alone: the others go on.
+Workers are processes of this machine, or of a Dask cluster. An item that kills its process (a decoder that crashes, memory that
+runs out) or hangs costs itself alone: the others go on.
 """
 import atexit
+import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from medical_fenlei.errors import Rejected
+from medical_fenlei import __version__
+from medical_fenlei.errors import Rejected, UserError
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -24,6 +29,9 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 UNEXPECTED, DIED, TIMED_OUT = "unexpected_error", "process_died", "timed_out"
+Workers = int | str
+"""How many processes of this machine, or the address of a Dask scheduler (`tcp://host:8786`) whose workers do the work."""
+
 PATIENCE = 900.0
 """Seconds that an item may take before it counts as hanging."""
 
@@ -70,21 +78,23 @@ def _attempt_in(folder: str, function: Callable[[Item], Value], item: Item) -> O
 
 
 def map_items(
-    function: Callable[[Item], Value], items: Iterable[Item], *, workers: int, label: str, patience: float = PATIENCE
+    function: Callable[[Item], Value], items: Iterable[Item], *, workers: Workers, label: str, patience: float = PATIENCE
 ) -> Iterator[Outcome[Item, Value]]:
     """Outcomes in the order of the items, as they are done, with a progress bar on a terminal.
 
-    function: of a module, or a partial of one. workers: processes; 0 or 1 works in this one, where nothing can be survived that
-    ends a process. patience: seconds an item may take in a process of its own.
+    function: of a module, or a partial of one. workers: 0 or 1 works in this process, where nothing can be survived that ends a
+    process. patience: seconds an item may take in a process of its own. Raises UserError where a cluster cannot be used.
     """
     from tqdm import tqdm
 
     todo = list(items)
-    workers = min(workers, len(todo))
-    if workers <= 1:
-        outcomes: Iterable[Outcome[Item, Value]] = map(partial(attempt, function), todo)
+    away = partial(_attempt_in, os.getcwd(), function)
+    if isinstance(workers, str):
+        outcomes: Iterable[Outcome[Item, Value]] = _on_cluster(away, todo, workers, patience) if todo else ()
+    elif min(workers, len(todo)) <= 1:
+        outcomes = map(partial(attempt, function), todo)
     else:
-        outcomes = _in_processes(partial(_attempt_in, os.getcwd(), function), todo, workers, patience)
+        outcomes = _in_processes(away, todo, min(workers, len(todo)), patience)
     yield from tqdm(outcomes, total=len(todo), desc=label, unit="", file=sys.stderr, disable=None, leave=False)
 
 
@@ -150,3 +160,95 @@ def _close(workers: int) -> None:
     pool = _POOLS.pop(workers)
     pool.stop()
     pool.join()
+
+
+def _on_cluster(
+    work: Callable[[Item], Outcome[Item, Value]], todo: list[Item], address: str, patience: float
+) -> Iterator[Outcome[Item, Value]]:
+    """Each worker has one item at a time, and none waits behind it: so the item that ends a worker is known."""
+    try:
+        from distributed import Client, wait
+    except ImportError:
+        raise UserError("--cluster: needs Dask; pip install -r requirements-cluster.txt, here and on the cluster") from None
+    try:
+        client = Client(address, timeout=CONNECT)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UserError(f"--cluster {address}: no Dask scheduler answers there ({type(error).__name__}); is `dask scheduler` "
+                        "running, and the address as it says?") from None
+    with client:
+        _check_cluster(client, address)
+        left = deque(enumerate(todo))
+        at_work: dict[Any, tuple[int, str]] = {}
+        done: dict[int, Outcome[Item, Value]] = {}
+        for number in range(len(todo)):
+            while number not in done:
+                there = set(client.nthreads())
+                for lost in [future for future, (_, worker) in at_work.items() if worker not in there and not future.done()]:
+                    again, _ = at_work.pop(lost)                 # it left between two looks, before it had begun
+                    left.appendleft((again, todo[again]))
+                    lost.cancel()
+                for worker in there - {worker for _, worker in at_work.values()}:
+                    if left:
+                        n, item = left.popleft()
+                        future = client.submit(_within, patience, work, item, workers=[worker], pure=False, retries=0)
+                        at_work[future] = n, worker
+                if not at_work:                                  # all of them are being started anew
+                    client.wait_for_workers(1, timeout=RESTART)
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    wait(at_work, timeout=LOOK, return_when="FIRST_COMPLETED")
+                for future in [future for future in at_work if future.done()]:
+                    n, _ = at_work.pop(future)
+                    done[n] = _of_cluster(todo[n], future, patience)
+            yield done.pop(number)
+
+
+def _of_cluster(item: Item, future: Any, patience: float) -> Outcome[Item, Value]:
+    from distributed.scheduler import KilledWorker
+
+    try:
+        found: Outcome[Item, Value] = future.result()
+        return found
+    except KilledWorker:
+        return Outcome(item, reason=DIED, detail=f"its worker crashed, ran out of memory, or took {patience:g} s")
+
+
+CONNECT, RESTART, LOOK = "10s", 300.0, 5.0
+"""How long a scheduler may take to answer; seconds that a cluster may be without a worker, and between looks at what it has."""
+
+
+def _check_cluster(client: Any, address: str) -> None:
+    """Raises UserError unless its workers can do the work."""
+    threads = client.nthreads()
+    if not threads:
+        raise UserError(f"--cluster {address}: it has no workers; start some with `dask worker {address} --nthreads 1`")
+    if several := [worker for worker, number in threads.items() if number > 1]:
+        raise UserError(f"--cluster {address}: worker {several[0]} has {threads[several[0]]} threads; start it with --nthreads "
+                        "1 (and --nworkers), for an item may end its process")
+    try:
+        client.run_on_scheduler(_give_up_at_once)
+        strangers = [worker for worker, is_same in client.run(_is_same, __version__, os.getcwd()).items() if not is_same]
+    except Exception as error:                                   # whatever keeps a worker from importing this package
+        raise UserError(f"--cluster {address}: scheduler or workers cannot import medical_fenlei ({type(error).__name__}); "
+                        "start them with PYTHONPATH=…/src, in the same environment") from None
+    if strangers:
+        raise UserError(f"--cluster {address}: worker {strangers[0]} has another version of this program, or does not see "
+                        f"{os.getcwd()}; all need the same folders on a shared disk")
+
+
+def _is_same(version: str, folder: str) -> bool:
+    return version == __version__ and os.path.isdir(folder)
+
+
+def _give_up_at_once(dask_scheduler: Any = None) -> None:
+    """An item that ends its worker would end others."""
+    dask_scheduler.allowed_failures = 0
+
+
+def _within(patience: float, work: Callable[[Item], Outcome[Item, Value]], item: Item) -> Outcome[Item, Value]:
+    """Of a cluster's worker: an item that hangs ends it, and it is started anew."""
+    faulthandler.dump_traceback_later(patience, exit=True)
+    try:
+        return work(item)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -16,7 +16,7 @@ from medical_fenlei.dicom.volume import inside, open_series
 from medical_fenlei.ears.prepare import prepare_ears
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected, UserError
-from medical_fenlei.parallel import map_items
+from medical_fenlei.parallel import Workers, map_items
 from medical_fenlei.vocabulary import Side
 
 
@@ -57,7 +57,7 @@ class Filled:
     """Work of all its processes together, by stage."""
 
 
-def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, workers: int, label: str) -> Filled:
+def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, workers: Workers, label: str) -> Filled:
     """Prepare the manifest's ears that the store lacks; what is there is left alone, so an interrupted build goes on.
 
     Builders in several processes share the work: none prepares an exam that another is at. Raises UserError, before anything
@@ -100,7 +100,7 @@ def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, wor
     return Filled(tables.REJECTS.frame(rejects), made, dict(seconds))
 
 
-def verify_store(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> list[str]:
+def verify_store(store: EarStore, manifest: pd.DataFrame, *, workers: Workers) -> list[str]:
     """Read every ear of the manifest that is there; remove what is not as it was written, and return the names of it."""
     there = [(str(exam), Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)
              if store.has(exam, Side(side))]

@@ -84,7 +84,7 @@ def deciding(config: RunConfig) -> dict[str, Any]:
 def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> int:
     """build_cache_ears and build_cache_dual."""
     parser = cli.parser(doc)
-    cli.add(parser, "splits_root", "manifest_csv", "dicom_base", "num_workers", "limit",
+    cli.add(parser, "splits_root", "manifest_csv", "dicom_base", "num_workers", "cluster", "limit",
             pct=100, cache_dir=route.data.cache_dir)
     parser.add_argument("--verify", action="store_true", help="read what is there first, and make anew what is damaged")
     settings.add_flags(parser, EarSpec, base=route.ears, leave_out=FIXED[route.kind])
@@ -102,10 +102,10 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     wanted = manifest[manifest.exam_id.isin({e for frame in split.sets.values() for e in frame.exam_id})][: args.limit]
     store = EarStore(args.cache_dir, spec)
     if args.verify:
-        damaged = verify_store(store, wanted, workers=args.num_workers)
+        damaged = verify_store(store, wanted, workers=cli.workers(args))
         cli.say(f"verified: {len(damaged)} were damaged and are made anew" + (f": {', '.join(damaged)}" if damaged else ""))
     there = len(wanted) - len(missing_ears(store, wanted))
-    done = fill_store(store, wanted, dicom_base=args.dicom_base, workers=args.num_workers, label="ears")
+    done = fill_store(store, wanted, dicom_base=args.dicom_base, workers=cli.workers(args), label="ears")
     others = len(wanted) - there - done.made - len(done.rejects)
     cli.say(f"{len(wanted)} ears wanted: {there} were there, {done.made} made, {len(done.rejects)} rejected"
             + (f", {others} made by other builders meanwhile" if others else ""))

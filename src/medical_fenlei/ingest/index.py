@@ -11,6 +11,7 @@ from medical_fenlei.ingest.label_sheet import LabelSheet
 from medical_fenlei.ingest.scan import ExamScan, scan_exams
 from medical_fenlei.ingest.series_choice import Choice, SeriesRules, choose_series
 from medical_fenlei.ingest.tree import ExamFolder, Tree
+from medical_fenlei.parallel import Workers
 from medical_fenlei.vocabulary import Side
 
 HARMLESS = {"not_chosen", "localizer", "not_axial", "too_thick", "too_few_slices", "too_low", "single_ear", "not_ct", "copies",
@@ -36,7 +37,7 @@ class Index:
     """Rejects that are faults of the input, not counts."""
 
 
-def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, workers: int, rules: SeriesRules,
+def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, workers: Workers, rules: SeriesRules,
                 rescan: bool = False) -> Index:
     """Match exams by `exam_id` alone and choose a series for each.
 

@@ -12,12 +12,12 @@ from medical_fenlei.dicom.volume import inside
 from medical_fenlei.errors import Rejected
 from medical_fenlei.ingest.patients import patient_key, study_key
 from medical_fenlei.ingest.scan import SeriesScan, scan_exams
-from medical_fenlei.parallel import map_items
+from medical_fenlei.parallel import Workers, map_items
 from medical_fenlei.vocabulary import SIDES, Side, vendor
 
 
 def build_manifest(
-    index: pd.DataFrame, *, base: Path, scan_file: Path, key: bytes, workers: int
+    index: pd.DataFrame, *, base: Path, scan_file: Path, key: bytes, workers: Workers
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Manifest and rejects of an index (`tables.MANIFEST`, `tables.REJECTS`); exams without a usable series are rejects.
 

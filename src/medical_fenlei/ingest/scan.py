@@ -21,7 +21,7 @@ from medical_fenlei.dicom.header import Header
 from medical_fenlei.dicom.volume import PART, Stack, read_stacks
 from medical_fenlei.errors import Rejected
 from medical_fenlei.files import atomic
-from medical_fenlei.parallel import Outcome, map_items
+from medical_fenlei.parallel import Outcome, Workers, map_items
 
 SCAN_VERSION = 1
 """Raised whenever the code finds other facts in the same files."""
@@ -146,7 +146,7 @@ def list_exam(base: Path, relpath: str) -> Listing:
     return Listing(stamp, sum(len(here) for _, here in files), tuple(folder for folder, _ in files), tuple(problems))
 
 
-def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: int, again: bool = False,
+def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers, again: bool = False,
                ) -> Iterator[tuple[Outcome[str, ExamScan], Listing]]:
     """Scans of these exam folders (paths below the base), in their order; from `kept` where nothing has changed.
 
