@@ -59,7 +59,8 @@ class Table:
             raise UserError(f"{path}: cannot be read as CSV ({self.name}): {str(error).splitlines()[0]}") from None
         missing = [c for c in self.columns if c not in raw.columns]
         if missing:
-            raise UserError(f"{path}: column {missing[0]!r} is missing ({self.name}); found: {', '.join(raw.columns)}")
+            there = ", ".join(c for c in raw.columns if c in self.columns) or "none"     # the others may be a patient's data
+            raise UserError(f"{path}: column {missing[0]!r} is missing ({self.name}); of its columns there are: {there}")
         kinds = self._kinds(raw.columns)
         frame = pd.DataFrame({c: self._parse(raw[c], kind, path) for c, kind in kinds.items()})
         self._check(frame, str(path))
