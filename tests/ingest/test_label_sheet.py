@@ -129,8 +129,8 @@ def test_excel_and_csv_give_the_same(tmp_path, name):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_cell_at_fault_is_quoted_to_30_characters(tmp_path, name):
-    sheet = read_label_sheet(write_sheet(tmp_path / name, [["1", "", "x" * 100, ""]]))
-    assert f"'{'x' * 30}'" in sheet.rejects[0]["detail"] and "x" * 31 not in sheet.rejects[0]["detail"]
+    sheet = read_label_sheet(write_sheet(tmp_path / name, [["1", "", "炎" * 100, ""]]))
+    assert f"'{'炎' * 30}'" in sheet.rejects[0]["detail"] and "炎" * 31 not in sheet.rejects[0]["detail"]
 
 
 @pytest.mark.parametrize(("cells", "code"), [
@@ -288,3 +288,10 @@ def test_a_missing_sheet_or_column_is_one_line(tmp_path):
             read_label_sheet(write_sheet(tmp_path / name, [], columns=[*COLUMNS, "左侧诊断-训练"]))
     with pytest.raises(UserError, match=r"expected one \.xlsx"):
         only_sheet(tmp_path / "none")
+
+
+def test_a_cell_is_quoted_but_for_words_that_no_diagnosis_has(tmp_path):
+    cells = ["7：未知", "5：中耳胆脂瘤？", "张三", "2 or 3", "5：normal?"]
+    sheet = read_label_sheet(write_sheet(tmp_path / "labels.csv", [[str(n), "", cell, ""] for n, cell in enumerate(cells)]))
+    quoted = [reject["detail"].partition("got ")[2].partition(", ")[0] for reject in sheet.rejects]
+    assert quoted == ["'7:<2 letters>'", "'5:中耳胆脂瘤?'", "'<2 letters>'", "'2 <2 letters> 3'", "'5:normal?'"]

@@ -3,6 +3,7 @@ import contextlib
 import io
 import logging
 import math
+import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -67,6 +68,7 @@ _PREAMBLE, _BEGIN = 128, b"DICM\x02\x00\x00\x00UL\x04\x00"
 _META = 1 << 12
 """The file meta information lies within so many bytes."""
 
+_UID = re.compile(r"[0-9.]{1,64}")
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 
 _IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated}
@@ -263,7 +265,8 @@ def headers_of(dataset: Dataset, path: Path) -> list[Header]:
     """Check a dataset and take its facts: one header, or one a frame. Raises Rejected with the first thing that is wrong."""
     kind = value_of(dataset, "SOPClassUID")
     if kind not in CT_CLASSES:
-        raise Rejected("not_ct", f"SOP class {dataset.get('SOPClassUID', 'missing')}")
+        said = kind if isinstance(kind, str) and _UID.fullmatch(kind) else "missing or damaged"
+        raise Rejected("not_ct", f"SOP class {said}")
     if kind in ENHANCED_CLASSES and "PerFrameFunctionalGroupsSequence" in dataset:
         return _of_frames(dataset, path)
     if _optional(dataset, "NumberOfFrames", 1) != 1:

@@ -41,6 +41,17 @@ _NAMES = {
 _LONG_NAMES = {_name(name): d.code for d in DIAGNOSES.values() for name in (d.chinese, d.english)}
 
 
+_WORDS = {*"".join(d.chinese for d in DIAGNOSES.values()), *re.findall(r"[a-z]{4,}", " ".join(_NAMES))}
+
+
+def _quoted(cell: object) -> str:
+    """A cell as it is reported. Words that no diagnosis has may be a person's name: their length is told in their place."""
+    def told(word: re.Match[str]) -> str:
+        return word[0] if any(known in word[0].casefold() for known in _WORDS) else f"<{len(word[0])} letters>"
+
+    return shown(re.sub(r"[^\W\d_]+", told, plain(str(cell))))
+
+
 @dataclass(frozen=True)
 class LabelSheet:
     """What a sheet says, and what of it could not be read."""
@@ -196,7 +207,7 @@ def read_label_sheet(path: Path) -> LabelSheet:
                 code = parse_code(cells[column])
             except ValueError as error:
                 code = UNSURE
-                reject(row, exam_id, "unparsable_label", f"column {column}: got {shown(cells[column])}, {error}")
+                reject(row, exam_id, "unparsable_label", f"column {column}: got {_quoted(cells[column])}, {error}")
             before = known[side]
             if before == UNLABELLED:
                 known[side] = code
