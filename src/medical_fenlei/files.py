@@ -5,7 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -58,5 +58,5 @@ def sha256(path: Path) -> str:
 
 def is_inside(path: str) -> bool:
     """Does a relative path stay below the folder it is meant for, by Linux's and by Windows's rules?"""
-    parts = PurePosixPath(path.replace("\\", "/"))
-    return not parts.is_absolute() and ".." not in parts.parts and ":" not in path.split("/")[0]
+    parts = path.replace("\\", "/").split("/")
+    return not (parts[0] == "" and len(parts) > 1) and ".." not in parts and ":" not in parts[0]

@@ -481,15 +481,19 @@ def test_a_scan_that_was_cut_short_goes_on_and_torn_lines_are_read_again(collect
 
 def test_what_cannot_be_listed_has_a_row(collection, tmp_path, monkeypatch):
     base = collection[0]
-    real = os.scandir
+    scandir, opened = os.scandir, os.open
 
-    def scandir(path):
-        if str(path).endswith(("scouts/bone", "2024-02-02")):
-            raise PermissionError(13, "Permission denied")
-        return real(path)
+    def refusing(real):
+        def look(path, *more):
+            if str(path).endswith(("scouts/bone", "2024-02-02")):
+                raise PermissionError(13, "Permission denied")
+            return real(path, *more)
+
+        return look
 
     (base / "2024-02-02").mkdir()
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", refusing(scandir))
+    monkeypatch.setattr(os, "open", refusing(opened))
     scan = tmp_path / "scan.jsonl"
     index = rebuilt(base, scan, tmp_path)
     (base / "2024-02-02").rmdir()

@@ -1,14 +1,14 @@
 """The index: label sheet and disk brought together, one row an exam, with an account of everything left out."""
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.ingest.label_sheet import LabelSheet
-from medical_fenlei.ingest.scan import ExamScan, scan_exams
+from medical_fenlei.ingest.scan import ExamScan, SeriesScan, scan_exams
 from medical_fenlei.ingest.series_choice import Choice, SeriesRules, choose_series
 from medical_fenlei.ingest.tree import ExamFolder, Tree
 from medical_fenlei.parallel import Workers
@@ -44,8 +44,8 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
     One id under several dates: the folder whose date equals the sheet's wins, else the one with the best series, else the
     latest. scan_file: what was read before, so that only exams whose files have changed are read again; rescan: all are.
     """
-    labels = sheet.labels.set_index("exam_id")
-    wanted = {exam.relpath: exam for exam in tree.exams if exam.exam_id in labels.index}
+    labels = {row["exam_id"]: row for row in sheet.labels.to_dict("records")}
+    wanted = {exam.relpath: exam for exam in tree.exams if exam.exam_id in labels}
     folders_of = Counter(exam.exam_id for exam in wanted.values())
     rejects = [*sheet.rejects, *_problems("", tree.problems)]
     best: dict[str, tuple[tuple[object, ...], ExamFolder, Choice]] = {}
@@ -63,7 +63,7 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
         rejects += _problems(exam.exam_id, scan.problems)
         rejects += _lost(exam.exam_id, choice)
         files += _shares(scan, choice)
-        rank = (choice.chosen is not None, exam.date == labels.label_date[exam.exam_id],
+        rank = (choice.chosen is not None, exam.date == labels[exam.exam_id]["label_date"],
                 choice.chosen.rank if choice.chosen else (), exam.date, exam.relpath)
         if exam.exam_id not in best or rank > best[exam.exam_id][0]:
             best[exam.exam_id] = (rank, exam, choice)
@@ -73,24 +73,24 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
         chosen = choice.chosen
         left, right = (chosen.of(side) if chosen else None for side in (Side.LEFT, Side.RIGHT))
         rows.append({
-            "exam_id": exam_id, "date": exam.date, "label_date": labels.label_date[exam_id],
-            "date_match": exam.date == labels.label_date[exam_id], "ambiguous_match": folders_of[exam_id] > 1,
+            "exam_id": exam_id, "date": exam.date, "label_date": labels[exam_id]["label_date"],
+            "date_match": exam.date == labels[exam_id]["label_date"], "ambiguous_match": folders_of[exam_id] > 1,
             "exam_relpath": exam.relpath, "series_relpath": left.relpath if left else "",
             "right_series_relpath": right.relpath if right and right is not left else "",
-            "n_instances": left.images if left else 0, "left_code": labels.left_code[exam_id],
-            "right_code": labels.right_code[exam_id], "series_reason": chosen.reason if chosen else "no series can be used",
+            "n_instances": left.images if left else 0, "left_code": labels[exam_id]["left_code"],
+            "right_code": labels[exam_id]["right_code"], "series_reason": chosen.reason if chosen else "no series can be used",
         })
         if chosen is None:
             rejects.append({"exam_id": exam_id, "file": exam.relpath, "reason": "no_series", "detail": "no series can be used"})
     table = tables.INDEX.frame(rows) if rows else tables.INDEX.empty().assign(right_series_relpath="")
     unlabelled = (table.left_code == 0) & (table.right_code == 0)
-    unnamed = {e.exam_id for e in tree.exams} - set(labels.index)
+    unnamed = {e.exam_id for e in tree.exams} - set(labels)
     counts = {
         "rows in the sheet": sheet.rows,
         "exams in the sheet": len(labels),
         "matched to a folder": len(table),
         "missing on disk": len(labels) - len(table),
-        "of these, there but for leading zeros": len({i.lstrip("0") for i in set(labels.index) - set(table.exam_id)}
+        "of these, there but for leading zeros": len({i.lstrip("0") for i in set(labels) - set(table.exam_id)}
                                                      & {i.lstrip("0") for i in unnamed}),
         "ambiguous (several folders)": int(table.ambiguous_match.sum()),
         "date differs from the sheet": int((~table.date_match).sum()),
@@ -130,9 +130,9 @@ def _lost(exam_id: str, choice: Choice) -> list[dict[str, object]]:
     return _problems(exam_id, lost)
 
 
-def _row(facts: object) -> dict[str, object]:
+def _row(facts: SeriesScan) -> dict[str, object]:
     """Facts of a series as cells of `tables.SERIES`."""
-    row = asdict(facts)  # type: ignore[call-overload]
+    row = vars(facts)
     renamed = {name: f"{name}_mm" for name in ("pixel_spacing", "slice_thickness", "step", "height", "width", "middle")}
     return {"series_relpath": row["relpath"], **{renamed.get(name, name): value for name, value in row.items()},
             "notes": "; ".join(row["notes"]), "tilt_deg": row["tilt"]}
