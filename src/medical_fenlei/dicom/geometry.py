@@ -3,7 +3,7 @@
 Axes of a volume are (k, row, column). Its affine takes (k, row, column, 1) to (x, y, z, 1).
 
 Slices that do not lie regularly are made to, or refused, and what was done is said: a hole of up to MAX_HOLE is bridged between
-the slices beside it; at a larger one the scan is cut, and its highest part is taken; slices that stand aside of the others, or
+the slices beside it; at a larger one the scan is cut, and its tallest part is taken; slices that stand aside of the others, or
 share a place, are refused.
 """
 from collections.abc import Sequence
@@ -120,7 +120,7 @@ def _regular(order: np.ndarray, position: np.ndarray, along: np.ndarray) -> Geom
 
 
 def _made_regular(order: np.ndarray, position: np.ndarray, along: np.ndarray) -> Geometry:
-    """Of the highest part without a large hole: as it is where it is regular, else on a grid of its usual step."""
+    """Of the tallest part without a large hole: as it is where it is regular, else on a grid of its usual step."""
     steps = np.diff(along[order])
     runs = np.split(order, np.flatnonzero(steps > max(MAX_HOLE, (1 + STEP_TOLERANCE) * float(np.median(steps)))) + 1)
     run = max(runs, key=lambda part: along[part[-1]] - along[part[0]])
