@@ -1,5 +1,6 @@
 """A series as read from disk: HU and geometry against SimpleITK, and a reason for everything that cannot be one."""
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -20,8 +21,8 @@ from pydicom.uid import (
 from medical_fenlei.dicom import header as header_module
 from medical_fenlei.dicom import pixels
 from medical_fenlei.dicom.elements import value_of
-from medical_fenlei.dicom.header import read_header, read_identity
-from medical_fenlei.dicom.pixels import to_hu
+from medical_fenlei.dicom.header import read_dataset, read_header, read_identity
+from medical_fenlei.dicom.pixels import decode_hu, to_hu
 from medical_fenlei.dicom.volume import open_series, read_headers
 from medical_fenlei.errors import Rejected
 
@@ -295,3 +296,18 @@ def test_hu_is_the_clipped_sum_whatever_the_word_and_the_intercept(tmp_path, hu,
             got = to_hu(values.astype(dtype), replace(header, intercept=float(intercept), padding=padding))
             assert got.dtype == np.int16
             np.testing.assert_array_equal(got, expected)
+
+
+LOSSLESS = Path(__file__).resolve().parents[1] / "data" / "jpeg_lossless"
+
+
+@pytest.mark.parametrize("path", sorted(LOSSLESS.glob("*_[57]*")), ids=lambda path: path.name)
+def test_jpeg_lossless_files_of_dcmtk_have_the_hu_that_went_in(path):
+    row, column = np.mgrid[:48, :56]
+    wave = 2000 * np.sin(row / 7) * np.cos(column / 9)
+    hu = np.clip(np.rint(wave + np.random.default_rng(57).normal(0, 60, wave.shape)), -1000, 3000)
+    header = read_header(path)
+    assert header.transfer_syntax == f"1.2.840.10008.1.2.4.{path.name[-2:]}"
+    got = decode_hu(read_dataset(path), header)
+    np.testing.assert_array_equal(got, hu)
+    np.testing.assert_array_equal(got, np.rint(by_simpleitk([path])[path.name]))
