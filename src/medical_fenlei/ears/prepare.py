@@ -124,7 +124,8 @@ def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Loca
         volume[missing] = AIR                                    # nothing of the other half, however the head is turned
     facts = {
         "affine_lps": affine.tolist(), "slice_files": [series.headers[k].path.name for k in slices.nearest(along.centres())],
-        "localization": found.facts(side), "padded_share": round(float(missing.mean()), 4),
+        "geometry_notes": list(series.geometry.notes), "localization": found.facts(side),
+        "padded_share": round(float(missing.mean()), 4),
     }
     return EarVolume(volume, facts)
 
