@@ -24,8 +24,10 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):                           # of the file that was asked for, not of the one beside it
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -39,6 +41,11 @@ def write_json(path: Path, value: Any) -> None:
     with atomic(path, "w") as file:
         json.dump(_finite(value), file, ensure_ascii=False, indent=2)
         file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. Raises OSError or ValueError."""
+    return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
 
 
 def _finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,16 @@ def test_builds_that_are_killed_or_share_a_store_give_the_same_bytes():
     done = subprocess.run(soak, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
     assert "killed 10 times" in done.stdout and "3 builders at once" in done.stdout
+
+
+def test_a_series_whose_name_is_no_utf8_is_cached_and_its_name_comes_back(store, dicom, tmp_path):
+    name = os.fsdecode("骨窗".encode("gbk"))
+    shutil.copytree(dicom / "001", tmp_path / "data" / name)
+    manifest = MANIFEST[:2].assign(series_relpath=name)
+    assert fill(store, tmp_path / "data", manifest).made == 2
+    assert store.read_facts("001", Side.LEFT)["series_relpath"] == name and store.is_sound("001", Side.LEFT)
+    assert len((store.folder / "index.csv").read_text().splitlines()) == 3
+
+
+def test_a_manifest_without_ears_needs_none(store):
+    assert missing_ears(store, MANIFEST[:0]).columns.tolist() == list(MANIFEST)

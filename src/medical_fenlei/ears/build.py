@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
@@ -32,7 +33,7 @@ class _Job:
 def missing_ears(store: EarStore, manifest: pd.DataFrame) -> pd.DataFrame:
     """The rows of the manifest (one an ear) that the store lacks."""
     lacking = [not store.has(exam, Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)]
-    return manifest[lacking]
+    return manifest.loc[np.array(lacking, bool)]
 
 
 FACTS_BYTES = 4096

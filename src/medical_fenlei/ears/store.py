@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from medical_fenlei import settings, tables
 from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import atomic, sha256, write_json
+from medical_fenlei.files import atomic, read_json, sha256, write_json
 from medical_fenlei.vocabulary import Side
 
 LOCK, BUILDERS = ".lock", ".builders"
@@ -61,7 +60,7 @@ class EarStore:
 
     def read_facts(self, exam_id: str, side: Side) -> dict[str, Any]:
         """What stands beside a volume: series, affine_lps, slice_files, how sure the place is."""
-        facts: dict[str, Any] = json.loads(Path(f"{self._stem(exam_id, side)}.json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(Path(f"{self._stem(exam_id, side)}.json"))
         return facts
 
     def write(self, exam_id: str, side: Side, volume: np.ndarray, facts: dict[str, Any]) -> None:
@@ -128,7 +127,7 @@ class EarStore:
     def _entries(self) -> Iterator[dict[str, object]]:
         for path in self.folder.glob("*.json"):
             if path.with_suffix(".npy").is_file():
-                facts = json.loads(path.read_text(encoding="utf-8"))
+                facts = read_json(path)
                 yield {"exam_id": facts["exam_id"], "side": facts["side"], "file": path.with_suffix(".npy").name,
                        "sha256": facts["sha256"]}
 
@@ -152,7 +151,7 @@ def choose_store(cache_dir: Path, spec: EarSpec | None, *, default: EarSpec | No
 def read_spec(path: Path) -> EarSpec:
     """The spec that a `spec.json` spells out. Raises UserError if other code wrote it."""
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = read_json(path)
     except (OSError, ValueError):
         raise UserError(f"{path}: cannot be read; remove {path.parent} and build the cache again") from None
     plain.pop("preprocessing_version", None)
