@@ -1,4 +1,7 @@
 """Exit statuses, and a reason for everything that failed in a map."""
+import errno
+import os
+
 import pytest
 
 from medical_fenlei import cli
@@ -22,6 +25,31 @@ def test_an_error_becomes_one_line_and_a_status(error, status, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("number", "says"), [
+    (errno.EACCES, "name another place"), (errno.EROFS, "name another place"), (errno.EISDIR, "name another place"),
+    (errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"),
+])
+def test_a_disk_that_takes_no_file_is_one_line_that_names_it(number, says, capsys):
+    assert cli.run(raising(OSError(number, os.strerror(number), "artifacts/x.csv"))) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and f"artifacts/x.csv: {os.strerror(number)}; " in said and says in said
+
+
+def test_another_error_of_the_system_keeps_its_traceback():
+    with pytest.raises(FileNotFoundError):
+        cli.run(raising(FileNotFoundError(errno.ENOENT, "no such file", "x")))
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as error, atomic(tmp_path / "folder"):
+        pass
+    assert error.value.filename == str(tmp_path / "folder") and error.value.filename2 is None
+    with pytest.raises(OSError, match="No space left") as error, atomic(tmp_path / "full"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(tmp_path / "full") and [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_stop_by_hand_says_what_to_do(capsys):
     assert cli.run(raising(KeyboardInterrupt())) == 75
     assert "run it again to go on" in capsys.readouterr().err
@@ -34,11 +62,12 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 
 def test_wrong_arguments_are_one_line_that_names_the_flag(capsys):
     parser = cli.parser("doc")
-    cli.add(parser, "pct")
-    with pytest.raises(SystemExit) as end:
-        parser.parse_args(["--pct", "many"])
-    said = capsys.readouterr().err
-    assert end.value.code == 2 and "--pct" in said and len(said.splitlines()) == 1
+    cli.add(parser, "pct", "num_workers")
+    for words in (["--pct", "many"], ["--num-workers", "-3"]):
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args(words)
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and words[0] in said and len(said.splitlines()) == 1
 
 
 def picky(number):

@@ -1,6 +1,7 @@
 """What every command shares: flags that mean the same everywhere, exit statuses, the one place where errors become a line."""
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -41,7 +42,7 @@ SHARED_FLAGS: dict[str, dict[str, Any]] = {
     "splits_root": {"type": Path, "default": Path("artifacts/splits_dual"), "help": "holds 1pct/ 20pct/ 100pct/"},
     "pct": {"type": int, "default": 20, "help": "which amount of training data, percent"},
     "cache_dir": {"type": Path, "default": Path("cache/ears_hu"), "help": "holds one folder a preprocessing"},
-    "num_workers": {"type": int, "default": parallel.default_workers(), "help": "processes"},
+    "num_workers": {"type": at_least(0), "default": parallel.default_workers(), "help": "processes"},
     "cluster": {"default": None, "metavar": "ADDRESS",
                 "help": "of a Dask scheduler whose workers do the work, in place of --num-workers (docs/SETUP.md)"},
     "seed": {"type": int, "default": 42, "help": "of every random choice"},
@@ -126,6 +127,10 @@ def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None 
     return PARTLY if faults else OK
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""How a disk says that a file cannot be where it was asked for: no fault of the program."""
+
 WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
 """What ends a job: SIGTERM; the signal that one usually asks SLURM to send before the time is up (--signal=USR1@120); and the
 alarm as which one of them comes again."""
@@ -198,3 +203,9 @@ def run(main: Callable[[], int]) -> int:
     except BrokenPipeError:                                     # `| head` closed the pipe: not a fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        what = "make room there and run it again" if error.errno in FULL else "it cannot be read or written; name another place"
+        print(f"{name}: {error.filename or 'the disk'}: {error.strerror}; {what}", file=sys.stderr)
+        return BAD_INPUT
