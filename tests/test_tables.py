@@ -54,6 +54,24 @@ def test_a_missing_file_column_or_binary_rubbish_is_one_line(path):
         tables.INDEX.read(path)
 
 
+@pytest.mark.parametrize(("value", "says"), [
+    ("", "'n_instances': row 3: got '', expected a whole number"), ("64.5", "row 3: got '64.5', expected a whole number"),
+    ("many", "row 3: got 'many'"), ("inf", "row 3: got 'inf'"),
+])
+def test_a_number_that_is_none_is_named_with_its_row(path, value, says):
+    path.write_text(f"exam_id,n_instances\n1,64\n2,{value}\n")
+    counted = tables.Table("counted", {"exam_id": "key", "n_instances": "int"})
+    with pytest.raises(UserError) as error:
+        counted.read(path)
+    assert says in str(error.value)
+
+
+def test_a_table_with_other_delimiters_says_so(path):
+    path.write_text("exam_id;side;file;sha256\n1;left;x.npy;s\n")
+    with pytest.raises(UserError, match="divided by ';', expected commas"):
+        tables.CACHE_INDEX.read(path)
+
+
 def test_a_task_concerns_only_its_codes():
     assert find_task("normal_vs_abnormal") is find_task("正常vs异常")
     assert TASKS["normal_vs_cholesteatoma"].table.tolist() == [-1, -1, 1, -1, -1, 0, -1]

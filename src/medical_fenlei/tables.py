@@ -59,8 +59,10 @@ class Table:
             raise UserError(f"{path}: cannot be read as CSV ({self.name}): {str(error).splitlines()[0]}") from None
         missing = [c for c in self.columns if c not in raw.columns]
         if missing:
+            other = next((mark for mark in ";\t" if len(raw.columns) == 1 and mark in raw.columns[0]), "")
+            hint = f"; it is divided by {other!r}, expected commas: was it saved by Excel?" if other else ""
             there = ", ".join(c for c in raw.columns if c in self.columns) or "none"     # the others may be a patient's data
-            raise UserError(f"{path}: column {missing[0]!r} is missing ({self.name}); of its columns there are: {there}")
+            raise UserError(f"{path}: column {missing[0]!r} is missing ({self.name}); of its columns there are: {there}{hint}")
         kinds = self._kinds(raw.columns)
         frame = pd.DataFrame({c: self._parse(raw[c], kind, path) for c, kind in kinds.items()})
         self._check(frame, str(path))
@@ -100,6 +102,7 @@ class Table:
             if kind == "code":
                 return cells.where(cells != "", str(UNLABELLED)).astype("int8")
             if kind in ("int", "count", "float"):
+                _refuse_words(cells, kind)
                 numbers = cells.where(cells != "", "nan").astype("float64")
                 return numbers if kind == "float" else numbers.astype("int64" if kind == "int" else "Int64")
         except (ValueError, OverflowError) as error:
@@ -138,6 +141,18 @@ class Table:
             case = first["failure_case"]
             got = f"row {int(first['index']) + 2}: got {getattr(case, 'item', lambda: case)()!r}, it {error.check.error}"
             raise UserError(f"{where}: column {error.schema.name!r}, {got} ({self.name})") from None
+
+
+def _refuse_words(cells: pd.Series, kind: Kind) -> None:
+    """Raises ValueError with the first cell that is no number of this kind."""
+    numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
+    wrong = numbers.isna() & ~(cells.str.lower().isin(["", "nan"]) & (kind != "int"))
+    if kind != "float":
+        wrong |= numbers.notna() & (numbers % 1 != 0)
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        expected = "a number" if kind == "float" else "a whole number"
+        raise ValueError(f"row {row + 2}: got {cells.iloc[row]!r}, expected {expected}; was the file cut short, or edited?")
 
 
 INDEX = Table("index, one row an exam", {
