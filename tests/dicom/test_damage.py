@@ -1,4 +1,5 @@
 """Whatever a file holds, it is read or refused with a reason: nothing raises past that, hangs, or eats the memory."""
+import dataclasses
 import shutil
 import time
 import zlib
@@ -195,3 +196,20 @@ def test_a_panic_in_a_decoder_costs_the_file(tmp_path, hu, monkeypatch):
     monkeypatch.setattr("medical_fenlei.dicom.pixels.pixel_array", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         series.slice(0)
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (lambda ds: setattr(ds, "PixelData", ds.PixelData[:100]), "got 100 bytes of pixels, expected 9216"),
+    (lambda ds: delattr(ds, "PixelData"), "the file holds no pixels"),
+    (lambda ds: setattr(ds, "PixelData", encapsulate([b"\xff\xd8" + bytes(40)])), "the pixels are compressed"),
+    (lambda ds: setattr(ds.file_meta, "TransferSyntaxUID", pydicom.uid.UID("1.2.840.113619.5.2")),
+     "transfer syntax 1.2.840.113619.5.2: not known"),
+])
+def test_what_is_plainly_wrong_with_pixels_is_said(tmp_path, hu, spoil, says):
+    path = write_volume(tmp_path, hu, axial(SHAPE))[0]
+    header, dataset = read_header(path), pydicom.dcmread(path)
+    spoil(dataset)
+    header = dataclasses.replace(header, transfer_syntax=str(dataset.file_meta.TransferSyntaxUID))
+    with pytest.raises(Rejected) as refused:
+        decode_hu(dataset, header)
+    assert refused.value.reason == "bad_pixels" and says in refused.value.detail

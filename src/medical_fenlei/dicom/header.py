@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -18,6 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
+    UID,
     AllTransferSyntaxes,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -69,6 +71,9 @@ _META = 1 << 12
 """The file meta information lies within so many bytes."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
+_PACKED = {b"PK\3\4": "ZIP", b"\x1f\x8b": "gzip", b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}
+"""How archives begin."""
+
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 
 _IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated}
@@ -149,8 +154,6 @@ def _damage_refused() -> Iterator[None]:
         yield
     except Rejected:
         raise
-    except InvalidDicomError:
-        raise Rejected("not_dicom", "no DICOM preamble") from None
     except OSError as error:
         raise Rejected("unreadable", error.strerror or type(error).__name__) from None
     except Exception as error:
@@ -165,15 +168,27 @@ def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
     """
     if tags is None:
         _refuse_bomb(path)
-        return pydicom.dcmread(path)
+        return _whole(path)
     wanted: list[BaseTag | int] = [int(tag_of(name)) for name in tags]
     dataset = None
     with contextlib.suppress(Exception):                         # what is wrong is found, and said, by reading the file
         dataset = _in_first_block(path, wanted)
     if dataset is None:
         _refuse_bomb(path)
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+        dataset = _whole(path, stop_before_pixels=True, specific_tags=wanted)
     return dataset
+
+
+def _whole(path: Path, **how: Any) -> Dataset:
+    """As `dcmread`; of a file that is no DICOM it is said what it is instead."""
+    try:
+        return pydicom.dcmread(path, **how)
+    except InvalidDicomError:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), "")
+    raise Rejected("not_dicom", f"a {packed} archive: unpack it" if packed else
+                   "no DICOM preamble" if start else "the file is empty: copy it again")
 
 
 def _refuse_bomb(path: Path) -> None:
@@ -224,7 +239,7 @@ def _numbers(dataset: Dataset, name: str, count: int, default: float | None = No
     if value is None or value == "":
         if default is not None:
             return (default,)
-        raise Rejected("missing_attribute", name)
+        raise Rejected("missing_attribute", f"{name}: the header has none")
     try:                                                         # pydicom's MultiValue is neither a list nor a tuple
         numbers = tuple(float(v) for v in ([value] if count == 1 else value))
     except (TypeError, ValueError):
@@ -265,8 +280,8 @@ def headers_of(dataset: Dataset, path: Path) -> list[Header]:
     """Check a dataset and take its facts: one header, or one a frame. Raises Rejected with the first thing that is wrong."""
     kind = value_of(dataset, "SOPClassUID")
     if kind not in CT_CLASSES:
-        said = kind if isinstance(kind, str) and _UID.fullmatch(kind) else "missing or damaged"
-        raise Rejected("not_ct", f"SOP class {said}")
+        known = str(kind or dataset.file_meta.get("MediaStorageSOPClassUID") or "")        # a DICOMDIR has the second alone
+        raise Rejected("not_ct", f"SOP class {UID(known).name if _UID.fullmatch(known) else 'missing or damaged'}")
     if kind in ENHANCED_CLASSES and "PerFrameFunctionalGroupsSequence" in dataset:
         return _of_frames(dataset, path)
     if _optional(dataset, "NumberOfFrames", 1) != 1:
@@ -307,7 +322,7 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
         raise Rejected("bad_attribute", f"PixelSpacing: got {spacing}, expected positive")
     slope = _optional(dataset, "RescaleSlope", 1.0)
     if slope == 0:
-        raise Rejected("bad_attribute", "RescaleSlope: got 0")
+        raise Rejected("bad_attribute", "RescaleSlope: got 0, expected another number")
     return Header(
         path=path, frame=frame,
         transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),

@@ -5,7 +5,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
-from pydicom.uid import UID, JPEGLSLossless, JPEGLSNearLossless
+from pydicom.uid import UID, AllTransferSyntaxes, JPEGLSLossless, JPEGLSNearLossless
 
 from medical_fenlei.dicom.header import Header
 from medical_fenlei.errors import Rejected
@@ -14,6 +14,9 @@ AIR = -1000
 """HU of air, and of every place where there is no data."""
 
 _INT16 = np.iinfo(np.int16)
+
+_ITEM = b"\xfe\xff\x00\xe0"
+"""Compressed pixels begin with this tag (DICOM PS3.5 A.4)."""
 
 _FASTEST = {str(JPEGLSLossless): "pyjpegls", str(JPEGLSNearLossless): "pyjpegls"}
 """By transfer syntax, where pydicom would first try a decoder that takes half as long again."""
@@ -74,6 +77,21 @@ def jpeg_size(stream: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _why_not(dataset: Dataset, header: Header) -> str:
+    """What is plainly wrong with pixels that cannot be decoded; "" where nothing is."""
+    syntax, pixels = UID(header.transfer_syntax), dataset.get("PixelData")
+    if not pixels:
+        return "the file holds no pixels"
+    if syntax not in AllTransferSyntaxes:
+        return f"transfer syntax {syntax or 'missing'}: not known; convert the file"
+    expected = header.rows * header.columns * int(dataset.get("BitsAllocated") or 16) // 8
+    if syntax.is_encapsulated or len(pixels) >= expected:
+        return ""
+    if pixels.startswith(_ITEM):
+        return f"the pixels are compressed, and the transfer syntax says that they are not ({syntax.name})"
+    return f"got {len(pixels)} bytes of pixels, expected {expected}"
+
+
 def decode_hu(dataset: Dataset, header: Header) -> np.ndarray:
     """int16 HU (rows, columns) of the header's image in a whole dataset. Raises Rejected (bad_pixels) where it is damaged."""
     try:
@@ -82,7 +100,7 @@ def decode_hu(dataset: Dataset, header: Header) -> np.ndarray:
     except (Rejected, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # decoders raise whatever their format calls damage; a panic of one in Rust is no Exception
-        raise Rejected("bad_pixels", f"cannot be decoded ({type(error).__name__})") from None
+        raise Rejected("bad_pixels", _why_not(dataset, header) or f"cannot be decoded ({type(error).__name__})") from None
     if stored.shape != (header.rows, header.columns) or stored.dtype.kind not in "iu":
         expected = (header.rows, header.columns)
         raise Rejected("bad_pixels", f"got {stored.dtype} {stored.shape}, expected whole numbers {expected}")

@@ -119,7 +119,8 @@ def _fits(header: Header, other: Header) -> bool:
 def _taken_apart(group: Sequence[Header]) -> list[Stack]:
     """Of images that fit together: without copies, and by acquisition where only that leaves one image a place."""
     first: dict[object, Header] = {}
-    copies = [header.path for header in group if first.setdefault((header.sop_uid, header.frame), header) is not header]
+    copies = [header.path for header in group  # by position too: some exports give all images one SOPInstanceUID
+              if first.setdefault((header.sop_uid, header.frame, header.position), header) is not header]
     images = list(first.values())
     if not _sharing(images):
         return [Stack(tuple(images), tuple(copies))]
