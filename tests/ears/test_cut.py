@@ -133,6 +133,7 @@ def given(monkeypatch):
     def at(found):
         monkeypatch.setattr(prepare, "locate", lambda hu, affine: found)
 
+    monkeypatch.setattr(prepare, "refuse_other_than_hu", lambda hu: None)
     at(truth())
     return at
 

@@ -10,6 +10,7 @@ from medical_fenlei import settings
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
 from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.errors import Rejected
 from medical_fenlei.vocabulary import SIDES, Side
 
 SHAPE, SPACING = (10, 200, 190), (1.5, 1.0, 1.0)
@@ -139,8 +140,18 @@ def test_a_scan_of_few_thin_slices_is_cut_and_its_doubts_are_told(tmp_path, slic
     """The ears are looked for in hardly anything."""
     hu = np.random.default_rng(0).normal(40, 20, (slices, 96, 96))
     hu[:, 8:88, 8:88] += 300
+    hu[:, :4] = -1000
     write_volume(tmp_path, np.rint(hu), axial(hu.shape, (step, 2.2, 2.2)))
     for ear in prepare_ears(open_series(tmp_path), EarSpec(sampling=sampling, num_slices=4, image_size=16)).values():
         assert ear.volume.shape == (4, 16, 16) and np.isfinite(ear.facts["affine_lps"]).all()
         found = ear.facts["localization"]
         assert found["confidence"] <= 0.6 and any("of height" in reason for reason in found["reasons"])
+
+
+@pytest.mark.parametrize("change", [lambda hu: hu + 1024, lambda hu: hu + 20000, lambda hu: 0 * hu - 1000, lambda hu: hu // 10])
+def test_values_that_are_no_hu_of_a_head_are_refused(tmp_path, scan, change):
+    _, hu, affine = scan
+    write_volume(tmp_path, change(hu), affine)
+    with pytest.raises(Rejected) as refused:
+        prepare_ears(open_series(tmp_path), EarSpec(num_slices=4, image_size=16))
+    assert refused.value.reason == "implausible_hu" and "RescaleIntercept" in refused.value.detail

@@ -12,6 +12,7 @@ from medical_fenlei.ears.lattice import Box, Lattice
 from medical_fenlei.ears.localize import GRID_MM, Localization, locate
 from medical_fenlei.ears.resample import Axis, Plane, resample, resample_turned, to_hu
 from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.errors import Rejected
 from medical_fenlei.vocabulary import SIDES, Side
 
 LOOK_MM, LOOK_LONG_MM = 3.0, 8.0
@@ -22,6 +23,9 @@ LONG_MM, AROUND_MM = 90.0, 28.0
 
 AERATED_HU = -300
 """Below this a voxel near the ear is air: cells are small, so most of their voxels hold some wall."""
+
+AIR_BELOW, BONE_ABOVE, SOME = -300, 300, 0.001
+"""HU that a scan of a temporal bone has some of, and a share of its voxels that is some."""
 
 TURNED_AT_ONCE = 8
 """Slices of a turned volume: more would hold more of the scan as floats."""
@@ -57,7 +61,7 @@ class _Slices:
 def prepare_ears(series: Series, spec: EarSpec, sides: Iterable[Side] = SIDES) -> dict[Side, EarVolume]:
     """Cut those of these ears that the series holds; a slice that both need is decoded once.
 
-    Raises Rejected where a slice cannot be read.
+    Raises Rejected where a slice cannot be read, or the values are no HU of a head (implausible_hu).
     """
     slices = _Slices(series)
     found, looked_at = _find(series, slices, spec)
@@ -106,10 +110,19 @@ def _locate(series: Series, slices: _Slices, looked_at: list[int]) -> Localizati
     even = (Axis.over(0, n, max(2, round(n * s / GRID_MM))) for n, s in zip(series.shape[1:], spacing, strict=True))
     rows, columns = (replace(axis, reach=max(1.0, 0.6 * axis.step)) for axis in even)    # coarse enough to look at
     coarse = Plane(rows, columns, series.shape[1:])
-    hu = np.stack([coarse(slices[k]) for k in looked_at])
+    hu = to_hu(np.stack([coarse(slices[k]) for k in looked_at]))
+    refuse_other_than_hu(hu)
     gap = (looked_at[-1] - looked_at[0]) / (len(looked_at) - 1) if len(looked_at) > 1 else 1.0
     to_scan = np.array([[gap, 0, 0, looked_at[0]], [0, rows.step, 0, rows.first], [0, 0, columns.step, columns.first]])
-    return locate(to_hu(hu), series.affine @ np.vstack([to_scan, [0, 0, 0, 1]]))
+    return locate(hu, series.affine @ np.vstack([to_scan, [0, 0, 0, 1]]))
+
+
+def refuse_other_than_hu(hu: np.ndarray) -> None:
+    """Raises Rejected (implausible_hu) where a scan shows no air or no bone: wrong rescaling, empty or damaged pixels."""
+    low, high = np.quantile(hu, [SOME, 1 - SOME])
+    if low > AIR_BELOW or high < BONE_ABOVE:
+        raise Rejected("implausible_hu", f"got {low:.0f} to {high:.0f} HU, expected air below {AIR_BELOW} and bone above "
+                                         f"{BONE_ABOVE}: look at RescaleIntercept, RescaleSlope and the pixels")
 
 
 def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Localization, looked_at: list[int]) -> EarVolume:
