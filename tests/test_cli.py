@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from medical_fenlei import cli
+from medical_fenlei import cli, tables
 from medical_fenlei.errors import CheckFailed, Rejected, UserError
 from medical_fenlei.files import atomic
 from medical_fenlei.parallel import map_items
@@ -48,6 +48,19 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
     with pytest.raises(OSError, match="No space left") as error, atomic(tmp_path / "full"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert error.value.filename == str(tmp_path / "full") and [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_the_summary_tells_faults_before_what_is_none_and_where_both_are_listed(tmp_path, capsys):
+    rows = [{"exam_id": exam, "file": "f", "reason": reason, "detail": ""} for exam, reason in
+            [("1", "localizer"), ("2", "localizer"), ("1", "not_dicom"), ("1", "not_dicom"), ("", "no_exam_id")]]
+    rejects = tables.REJECTS.frame(rows)
+    assert cli.report_rejects(rejects, tmp_path / "x.csv", faults=3, harmless={"localizer"}) == 3
+    said = capsys.readouterr()
+    assert [line.strip() for line in said.out.splitlines()] == [
+        "2 left out: not_dicom (in 1 exams)", "1 left out: no_exam_id", "2 passed over: localizer"]
+    assert said.err == f"warning: 3 could not be used; {tmp_path / 'x_rejects.csv'} says which and why\n"
+    assert cli.report_rejects(rejects[:2], tmp_path / "x.csv", faults=0, harmless={"localizer"}) == 0
+    assert f"{tmp_path / 'x_rejects.csv'} says which and why" in capsys.readouterr().out
 
 
 def test_a_stop_by_hand_says_what_to_do(capsys):

@@ -81,10 +81,11 @@ def test_exams_match_by_id_alone_and_the_best_series_is_chosen(here, capsys):
     assert index.loc["000001", "date"] == "2023-01-02" and index.ambiguous_match.sum() == 1       # the sheet's date wins
     assert not index.loc["000003", "date_match"] and index.loc["000004", "right_code"] == 0
     said = capsys.readouterr().out
-    for line in ("13 rows in the sheet", "12 matched", "1 missing", "1 ambiguous", "1 unlabelled", "11 usable"):
+    for line in ("13 rows in the sheet", "12 matched", "1 missing", "1 of these, ambiguous", "1 unlabelled", "11 usable"):
         assert line in " ".join(said.split())
     reasons = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").reason.value_counts()
-    assert reasons["localizer"] == reasons["not_chosen"] == NUMBER_OF_EXAMS + 1
+    assert reasons["localizer"] == NUMBER_OF_EXAMS + 1 and reasons["not_chosen"] == NUMBER_OF_EXAMS + 2   # one lies there twice
+    assert reasons["missing_on_disk"] == reasons["not_in_sheet"] == 1
 
 
 def test_the_whole_way_to_the_cache(here, capsys):
@@ -184,7 +185,22 @@ def test_one_damaged_exam_costs_that_exam_and_is_accounted_for(here, hospital, c
     assert "2 could not be used" in capsys.readouterr().err
 
 
+def test_a_sheet_that_names_no_folder_is_unusable_and_both_are_quoted(here, capsys):
+    (here / "ids.csv").write_text("检查号,左侧诊断-训练,右侧诊断-训练\n9000001,5,1\n", encoding="utf-8")
+    assert run("build_index", "--xlsx-path", "ids.csv", "--num-workers", 1) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "ids.csv: the sheet names no exam folder" in said and "'9000001'" in said and "000000" in said
+    reasons = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").reason.value_counts()
+    assert reasons["missing_on_disk"] == 1 and reasons["not_in_sheet"] >= NUMBER_OF_EXAMS
+    (here / "ids.csv").write_text("检查号,左侧诊断-训练,右侧诊断-训练\n", encoding="utf-8")
+    assert run("build_index", "--xlsx-path", "ids.csv") == 2
+    assert "no row below its header names an exam" in capsys.readouterr().err
+    assert run("build_manifest_ears", "--num-workers", 1) == 2
+    assert "artifacts/dataset_index.csv: holds no exam" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("words", "says"), [
+    (("build_index", "--xlsx-path", "metadata"), "metadata: is a folder: name the file in it"),
     (("build_index", "--xlsx-path", "none.xlsx"), "none.xlsx: no such file"),
     (("build_index", "--dicom-base", "nowhere"), "--dicom-base nowhere"),
     (("build_index", "--dicom-base", "metadata"), "holds no <YYYY-MM-DD>/<exam_id>/"),

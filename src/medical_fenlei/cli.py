@@ -110,20 +110,25 @@ def show(table: "pd.DataFrame") -> None:
     say(table.to_string(index=False))
 
 
-def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None = None) -> int:
+def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None = None, harmless: Collection[str] = ()) -> int:
     """Write what could not be used beside an output, say how many and why, and return the exit status.
 
     faults: how many of the rejects are faults of the input (default: all); the others are only counted.
+    harmless: reasons of these others, which are told last.
     """
     from medical_fenlei import tables
 
     path = tables.rejects_path(output)
     tables.REJECTS.write(path, rejects)
-    for reason, number in rejects.reason.value_counts().items():
-        say(f"{number:7d} left out: {reason}")
+    for reason, number in sorted(rejects.reason.value_counts().items(), key=lambda count: count[0] in harmless):
+        exams = rejects.exam_id[(rejects.reason == reason) & (rejects.exam_id != "")].nunique()
+        say(f"{number:7d} {'passed over' if reason in harmless else 'left out'}: {reason}"
+            + (f" (in {exams} exams)" if 0 < exams < number else ""))
     faults = len(rejects) if faults is None else faults
     if faults:
         warn(f"{faults} could not be used; {path} says which and why")
+    elif len(rejects):
+        say(f"{path} says which and why")
     return PARTLY if faults else OK
 
 

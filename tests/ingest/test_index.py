@@ -1,8 +1,13 @@
 """What of the sheet and of the disk finds together, and what the account says of the rest."""
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
+from dicom_files import axial, write_volume
 
-from medical_fenlei.ingest.index import build_index
+from medical_fenlei.errors import UserError
+from medical_fenlei.ingest.index import FILES, build_index
 from medical_fenlei.ingest.label_sheet import LabelSheet
 from medical_fenlei.ingest.series_choice import SeriesRules
 from medical_fenlei.ingest.tree import find_exams
@@ -25,3 +30,125 @@ def test_a_folder_is_named_by_its_id_however_it_is_typed(tmp_path):
     for name in ("００１２３", " 00124 ", "A-7"):
         (tmp_path / "2020-01-05" / name).mkdir(parents=True)
     assert [exam.exam_id for exam in find_exams(tmp_path).exams] == ["00123", "00124", "A-7"]
+
+
+def index_of(base, ids):
+    """Of a sheet with these exams, each labelled 5 and 1 on the first of February."""
+    labels = pd.DataFrame([(exam_id, "2024-02-01", 5, 1) for exam_id in ids],
+                          columns=["exam_id", "label_date", "left_code", "right_code"])
+    return build_index(LabelSheet(labels, len(labels), [], ""), find_exams(base), base=base, workers=1,
+                       scan_file=base.parent / "scan.jsonl", rules=SeriesRules())
+
+
+def bone(folder, slices=40):
+    hu = np.random.default_rng(0).integers(-1000, 2000, (slices, 16, 16))
+    return write_volume(folder, hu, axial(hu.shape, (1.0, 12.0, 12.0)))
+
+
+@pytest.mark.parametrize(("name", "date"), [
+    ("2024-02-01", "2024-02-01"), ("20240201", "2024-02-01"), ("2024.2.1", "2024-02-01"), ("2024_02_01", "2024-02-01"),
+    ("2024年2月1日", "2024-02-01"), ("2024-13-45", "2024-13-45"), ("export/20240210/2024-02-01", "2024-02-01"),
+    ("2024-02-01/2024-02-02", "2024-02-02"),
+])
+def test_a_date_folder_is_known_however_it_is_spelt_and_the_innermost_counts(tmp_path, name, date):
+    (tmp_path / name / "20200105").mkdir(parents=True)           # an id like a date
+    exam, = find_exams(tmp_path).exams
+    assert (exam.exam_id, exam.date, exam.relpath) == ("20200105", date, f"{name}/20200105")
+
+
+@pytest.mark.parametrize("name", ["01.02.2024", "2024-02-01_a", "20241301", "18000101", "2024.2-1"])
+def test_what_is_no_date_or_can_be_read_in_two_ways_is_no_date_folder(tmp_path, name):
+    (tmp_path / name / "001").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"found there: {re.escape(name)}"):
+        find_exams(tmp_path)
+
+
+def test_a_base_that_is_a_date_folder_itself_is_told_so(tmp_path):
+    (tmp_path / "2024-02-01" / "001").mkdir(parents=True)
+    with pytest.raises(UserError, match="is a date folder itself: name the folder above it"):
+        find_exams(tmp_path / "2024-02-01")
+
+
+def test_an_exam_that_is_missing_is_named_with_the_places_that_are_called_nearly_so(tmp_path):
+    base = tmp_path / "data"
+    places = {"00101_2": "2024-02-01/00101_2", "CT00102": "2024-02-01/CT00102", "103": "2024-02-01/103",
+              "D77/00104": "2024-02-01/D77/00104", "here/00105": "2024-02-01/here/00105"}
+    for below in places:
+        bone(base / "2024-02-01" / below / "SE1")
+    bone(base / "no date" / "00106" / "SE1")
+    (base / "2024-02-01" / "00107.zip").write_bytes(b"PK")
+    index = index_of(base, ["here", *(f"{n:05d}" for n in range(101, 109))])
+    missing = index.rejects[index.rejects.reason == "missing_on_disk"].set_index("exam_id").detail
+    assert list(missing.index) == [f"{n:05d}" for n in range(101, 109)]
+    said = [*places.values(), "no date/00106", "2024-02-01/00107.zip"]
+    for detail, place in zip(missing, said, strict=False):
+        assert detail == f"no exam folder of this name; called nearly so: {place}"
+    assert missing["00108"] == "no exam folder of this name"
+    strangers = index.rejects[index.rejects.reason == "not_in_sheet"]
+    assert sorted(strangers.file) == sorted(f"2024-02-01/{name}" for name in ("00101_2", "CT00102", "103", "D77"))
+    assert {"not_unpacked", "outside_exam"} <= set(index.rejects.reason)
+    assert index.counts["missing on disk"] == 8 and index.counts["of these, there but for leading zeros"] == 1
+    assert index.counts["of these, in another place that is called nearly so"] == 6
+
+
+def test_counts_that_stand_one_deeper_add_up_to_the_one_above(tmp_path):
+    base = tmp_path / "data"
+    for number, slices in enumerate((40, 40, 40, 20)):
+        bone(base / "2024-02-01" / f"{number:03d}" / "SE1", slices)
+    (base / "2024-02-01" / "000" / "SE1" / "IM0020").unlink()
+    (base / "2024-02-01" / "004").mkdir()
+    bone(base / "2024-02-03" / "001" / "SE1")
+    index = index_of(base, ["000", "001", "003", "004", "005"])
+    above, sums = [], []
+    for line in index.lines():
+        number, words = int(line[:7]), line[8:]
+        if not words.lstrip().startswith("of these"):
+            del above[(len(words) - len(words.lstrip())) // 2:]
+            if above:
+                above[-1]["parts"].append(number)
+            above.append({"total": number, "parts": []})
+            sums.append(above[-1])
+    whole = [entry for entry in sums if entry["parts"]]
+    assert len(whole) == 3 and all(entry["total"] == sum(entry["parts"]) > 0 for entry in whole)
+    assert index.counts["of these, resampled over missing slices"] == 1
+    assert index.counts["of these, lower than most: a part may be missing"] == 1
+
+
+def test_of_an_exam_in_two_folders_one_is_chosen_and_the_other_has_a_reason(tmp_path):
+    base = tmp_path / "data"
+    for date in ("2024-02-01", "2024-02-03"):
+        bone(base / date / "001" / "SE1")
+    index = index_of(base, ["001"])
+    assert index.series.set_index("series_relpath").verdict.to_dict() == {
+        "2024-02-01/001/SE1": "chosen", "2024-02-03/001/SE1": "not_chosen"}
+    lost, = index.rejects.to_dict("records")
+    assert (lost["file"], lost["detail"]) == ("2024-02-03/001/SE1", "of the exam's folders 2024-02-01/001 is taken")
+    assert index.faults == 0 and index.counts["files of chosen series"] == index.counts["files of other series"] == 40
+
+
+def test_why_an_exam_has_no_series_is_said_in_one_row(tmp_path):
+    base = tmp_path / "data"
+    folder = base / "2024-02-01"
+    bone(folder / "001" / "SE1", 5)
+    for path in bone(folder / "001" / "SE2"):
+        path.write_bytes(b"")
+    (folder / "002").mkdir()
+    (folder / "003" / ".SE1").mkdir(parents=True)
+    index = index_of(base, ["001", "002", "003"])
+    none = index.rejects[index.rejects.reason == "no_series"].set_index("exam_id").detail
+    assert none["001"] == "no series can be used: 1 series too_few_slices, 40 files or folders not_dicom"
+    assert none["002"] == "no series can be used: the folder holds no file"
+    assert none["003"] == "no series can be used: 1 files or folders hidden_folder"
+    assert list(none) == list(index.table.series_reason)
+    assert set(index.rejects.detail[index.rejects.reason == "not_dicom"]) == {"the file is empty: copy it again"}
+
+
+def test_an_exam_that_cannot_be_read_at_all_is_no_missing_one(tmp_path, monkeypatch):
+    base = tmp_path / "data"
+    bone(base / "2024-02-01" / "001" / "SE1")
+    monkeypatch.setattr("medical_fenlei.ingest.scan.read_stacks", lambda folder: 1 / 0)
+    index = index_of(base, ["001"])
+    assert index.counts["missing on disk"] == 0 and index.counts["labelled, without a usable series"] == 1
+    assert set(index.rejects.reason) == {"unexpected_error", "no_series"}
+    found, *shares = (index.counts[f"files {what}"] for what in FILES)
+    assert found == sum(shares) == 40

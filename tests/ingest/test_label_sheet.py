@@ -202,7 +202,7 @@ def test_the_worksheet_of_the_right_name_wins_else_the_only_one_that_has_the_col
     assert list(codes(read)) == ["1"]
     read = read_label_sheet(write_book(tmp_path / "b.xlsx", {"说明": [["x"]], "Sheet1": other}))
     assert list(codes(read)) == ["2"] and read.worksheet == "Sheet1"
-    with pytest.raises(UserError, match="2 hold its columns; found: '甲', '乙'"):
+    with pytest.raises(UserError, match="2 hold its columns: rename the right one; found: '甲', '乙'"):
         read_label_sheet(write_book(tmp_path / "c.xlsx", {"甲": one, "乙": other}))
     with pytest.raises(UserError, match="none holds its columns; found: '甲', '乙'"):
         read_label_sheet(write_book(tmp_path / "d.xlsx", {"甲": [["x"]], "乙": []}))
@@ -261,8 +261,8 @@ def ole(word):
 @pytest.mark.parametrize(("name", "content", "says"), [
     ("a.xlsx", ole("EncryptedPackage"), "password"), ("a.xlsx", ole("Workbook"), r"old \.xls format"),
     ("a.xls", ole("Workbook"), r"save it as \.xlsx"), ("a.xlsx", b"not a workbook", "cannot be read"),
-    ("a.xlsx", b"PK\x03\x04 cut off", "cannot be read"), ("a.xlsx", b"", "cannot be read"),
-    ("a.csv", b"", "none of the first 20 rows"), ("a.csv", b"\xff\xff\x81", "neither UTF-8 nor GB18030"),
+    ("a.xlsx", b"PK\x03\x04 cut off", "cannot be read"), ("a.xlsx", b"", "is empty; copy it again"),
+    ("a.csv", b"", "is empty"), ("a.csv", b"\xff\xff\x81", "neither UTF-8 nor GB18030"),
     ("a.csv", f"{FOUND},{FOUND}".encode(), "none of the first 20 rows"),
 ])
 def test_a_file_that_cannot_be_read_is_one_line_that_says_what_to_do(tmp_path, name, content, says):

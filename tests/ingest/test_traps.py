@@ -152,6 +152,44 @@ def reports_and_captures(exam):
         dataset.save_as(exam / f"dose{number}" / "x.dcm")
 
 
+@trap(rejects={"split_series": 1}, right="bone_2", verdicts={"bone": "not_chosen"})
+def a_series_in_two_folders(exam):
+    files = series(exam / "bone")
+    (exam / "bone_2").mkdir()
+    for path in files[20:]:
+        path.rename(exam / "bone_2" / path.name)
+
+
+@trap(right="bone again", verdicts={"bone": "not_chosen"})
+def a_series_copied_beside_itself(exam):
+    series(exam / "bone")
+    shutil.copytree(exam / "bone", exam / "bone again")
+
+
+@trap()
+def one_uid_for_all_images(exam):
+    series(exam / "bone", SOPInstanceUID="1.2.3")
+
+
+@trap(right=None, verdicts={"bone": "bad_attribute"})
+def a_field_of_view_of_two_metres(exam):
+    series(exam / "bone", spacing=(1.0, 64.0, 64.0))
+
+
+@trap(rejects={"hidden_folder": 1})
+def a_hidden_series(exam):
+    series(exam / "bone")
+    series(exam / ".soft", **SOFT)
+
+
+@trap(rejects={"not_dicom": 3})
+def archives_and_an_empty_file(exam):
+    folder = series(exam / "bone")[0].parent
+    (folder / "more.zip").write_bytes(b"PK\3\4" + bytes(200))
+    (folder / "IM0001.gz").write_bytes(b"\x1f\x8b" + bytes(200))
+    (folder / "IM0100").write_bytes(b"")
+
+
 @trap(rejects={"not_dicom": 5, "missing_attribute": 1, "not_ct": 1, "too_large": 1, "bad_size": 2})
 def junk_among_the_slices(exam):
     files = series(exam / "bone")
@@ -358,6 +396,23 @@ def test_the_right_series_is_chosen_and_a_reason_stands_for_each_other(collectio
     if expected:
         opened = open_series(base / got)
         assert opened.shape[0] == found.slices[got] and opened.slice(3).dtype == np.int16
+
+
+def test_what_is_no_dicom_is_told_by_what_it_is(collection):
+    _, index, _ = collection
+    said = index.rejects[index.rejects.exam_id == "archives_and_an_empty_file"].set_index("file").detail
+    assert {file.rpartition("/")[2]: detail for file, detail in said.items()} == {
+        "more.zip": "a ZIP archive: unpack it", "IM0001.gz": "a gzip archive: unpack it",
+        "IM0100": "the file is empty: copy it again"}
+    kinds = index.rejects.detail[(index.rejects.exam_id == "reports_and_captures") & (index.rejects.reason == "not_ct")]
+    assert "SOP class Secondary Capture Image Storage" in set(kinds)
+
+
+def test_lines_of_a_kept_scan_that_are_no_scans_are_passed_over(collection, tmp_path):
+    base, index, kept = collection
+    scan = tmp_path / "scan.jsonl"
+    scan.write_bytes(b'[1]\n{"version": 2}\n{"version": 2, "exam": 3}\nrubbish\n' + kept.read_bytes())
+    assert rebuilt(base, scan, tmp_path).counts == index.counts
 
 
 def test_everything_found_is_used_or_accounted_for(collection):

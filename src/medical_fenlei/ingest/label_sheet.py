@@ -215,6 +215,8 @@ def read_label_sheet(path: Path) -> LabelSheet:
                 known[side] = UNSURE
                 this, earlier = ("unclear" if said == UNSURE else said for said in (code, before))
                 reject(row, exam_id, "conflicting_label", f"column {column}: this row is {this}, an earlier one {earlier}")
+    if not codes:
+        raise UserError(f"--xlsx-path {path}: no row below its header names an exam (column {EXAM_ID})")
     labels = pd.DataFrame(
         [(exam_id, dates[exam_id], *(max(code, UNLABELLED) for code in known.values())) for exam_id, known in codes.items()],
         columns=["exam_id", "label_date", *(f"{side}_code" for side in LABEL_COLUMNS)],

@@ -23,7 +23,7 @@ from medical_fenlei.errors import Rejected
 from medical_fenlei.files import atomic
 from medical_fenlei.parallel import Outcome, Workers, map_items
 
-SCAN_VERSION = 1
+SCAN_VERSION = 2
 """Raised whenever the code finds other facts in the same files."""
 
 Problem = tuple[str, str, str]
@@ -39,6 +39,9 @@ class SeriesScan:
 
     first: str
     """The file with its lowest image, below the base."""
+
+    last: str
+    """The file with its highest one."""
 
     files: int
     """Those that hold its images, copies of them included; a file that holds several series counts for one of them."""
@@ -114,7 +117,8 @@ class Listing:
 def list_exam(base: Path, relpath: str) -> Listing:
     """One pass over an exam's folder.
 
-    Hidden names are passed over; links to folders, which are not followed, and what cannot be listed are problems.
+    Hidden files are passed over. Problems are hidden folders and links to folders, which are not looked into either, and what
+    cannot be listed.
     """
     files: list[tuple[str, list[tuple[str, int, int]]]] = []
     problems: list[Problem] = []
@@ -126,11 +130,13 @@ def list_exam(base: Path, relpath: str) -> Listing:
             with _opened(f"{base}/{folder}") as opened, os.scandir(opened) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
+                        if entry.is_dir(follow_symlinks=False):
+                            problems.append((f"{folder}/{entry.name}", "hidden_folder", "if it holds images, rename it"))
+                    elif entry.is_dir(follow_symlinks=False):
                         todo.append(f"{folder}/{entry.name}")
                     elif entry.is_symlink() and not entry.is_file():
-                        what = "links to folders are not followed" if entry.is_dir() else "a link to nothing"
+                        what = "links to folders are not followed: put the folder itself there" if entry.is_dir() else (
+                            "a link to nothing")
                         problems.append((f"{folder}/{entry.name}", "bad_link", what))
                     else:
                         found = entry.stat()
@@ -183,6 +189,7 @@ def scan_exam(base: Path, relpath: str) -> ExamScan:
     listing = list_exam(base, relpath)
     series: list[SeriesScan] = []
     problems = list(listing.problems)
+    known: dict[tuple[object, ...], tuple[str, set[str]]] = {}
     for folder in listing.folders:
         try:
             stacks, bad = read_stacks(base / folder)
@@ -194,9 +201,20 @@ def scan_exam(base: Path, relpath: str) -> ExamScan:
         for found in stacks:
             own = {header.path for header in found.headers}.union(found.copies) - counted
             counted |= own
+            problems += _continued(folder, found, known)
             series.append(_facts(base, folder if len(stacks) == 1 else f"{folder}{PART}{found.name}", found, len(own)))
     series.sort(key=lambda facts: facts.relpath)
     return ExamScan(files=listing.files, series=tuple(series), problems=tuple(problems))
+
+
+def _continued(folder: str, found: Stack, known: dict[tuple[object, ...], tuple[str, set[str]]]) -> list[Problem]:
+    """A problem where a series has further images in a folder before this one; none where both hold the same."""
+    one, images = found.headers[0], {header.sop_uid for header in found.headers}
+    alike = (one.series_uid, one.rows, one.columns, one.kernel, *np.round(one.row_cosines + one.column_cosines, 2).tolist())
+    before, there = known.setdefault(alike, (folder, images))
+    if before == folder or not one.series_uid or images <= there or there <= images:
+        return []
+    return [(folder, "split_series", f"goes on with the series in {before}: put both into one folder, else each is a series")]
 
 
 def _facts(base: Path, relpath: str, found: Stack, files: int) -> SeriesScan:
@@ -209,15 +227,16 @@ def _facts(base: Path, relpath: str, found: Stack, files: int) -> SeriesScan:
         upright, _ = canonical(upright)
         across = upright.affine[0, 2] * upright.shape[2]
         placed |= {"width": round(float(across), 2), "middle": round(float(upright.affine[0, 3] + across / 2), 2)}
-        lowest = found.headers[upright.order[0]]
+        lowest, highest = (found.headers[upright.order[k]] for k in (0, -1))
     except Rejected as rejected:
         placed |= {"refused": rejected.reason, "detail": rejected.detail}
-        lowest = min(found.headers, key=lambda header: header.position[2])
+        lowest, highest = (end(found.headers, key=lambda header: header.position[2]) for end in (min, max))
     return SeriesScan(
-        relpath=relpath, first=lowest.path.relative_to(base).as_posix(), files=files, images=len(found.headers),
-        copies=len(found.copies), plane=_plane(one), image_type="\\".join(one.image_type), manufacturer=one.manufacturer,
-        model=one.model, kernel=one.kernel, transfer_syntax=one.transfer_syntax, rows=one.rows, columns=one.columns,
-        pixel_spacing=one.pixel_spacing[0], slice_thickness=None if np.isnan(one.slice_thickness) else one.slice_thickness,
+        relpath=relpath, first=lowest.path.relative_to(base).as_posix(), last=highest.path.relative_to(base).as_posix(),
+        files=files, images=len(found.headers), copies=len(found.copies), plane=_plane(one),
+        image_type="\\".join(one.image_type), manufacturer=one.manufacturer, model=one.model, kernel=one.kernel,
+        transfer_syntax=one.transfer_syntax, rows=one.rows, columns=one.columns, pixel_spacing=one.pixel_spacing[0],
+        slice_thickness=None if np.isnan(one.slice_thickness) else one.slice_thickness,
         **placed)
 
 
@@ -243,7 +262,7 @@ class _Kept:
                 self._read += 1
                 with contextlib.suppress(ValueError):
                     scan = json.loads(line)
-                    if isinstance(scan, dict) and scan.get("version") == SCAN_VERSION:
+                    if isinstance(scan, dict) and scan.get("version") == SCAN_VERSION and {"exam", "stamp"} <= set(scan):
                         self._lines[scan["exam"]] = scan
         return self
 

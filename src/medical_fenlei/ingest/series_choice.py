@@ -18,6 +18,9 @@ from medical_fenlei.vocabulary import Side, vendor
 
 Criterion = Literal["bone_kernel", "both_ears", "high", "original", "thin", "many"]
 
+WIDEST_MM = 1000.0
+"""A field of view beyond this fits no scanner: its pixel spacing is wrong."""
+
 OTHER = "other"
 BONE_KERNELS = {
     "Siemens": r"^(u|ur|h|hr|b|br)?[6-9]\d", "GE": "bone|edge", "UIH": "sharp|bone", "Philips": r"^y[a-e]|^[de]$|bone",
@@ -170,6 +173,8 @@ def refusal(facts: SeriesScan, rules: SeriesRules) -> tuple[str, str] | None:
         return "too_few_slices", f"got {facts.slices or facts.images}, expected at least {rules.min_slices}"
     if facts.refused:
         return facts.refused, facts.detail
+    if facts.width > WIDEST_MM:
+        return "bad_attribute", f"PixelSpacing: the field of view is {facts.width:.0f} mm wide, expected at most {WIDEST_MM:g}"
     if facts.step > rules.max_step_mm:
         return "too_thick", f"got {facts.step:.2f} mm between slices, expected at most {rules.max_step_mm:g}"
     if facts.height < rules.min_height_mm:

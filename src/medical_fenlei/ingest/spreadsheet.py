@@ -75,11 +75,13 @@ def read_rows(path: Path, *, needed: Sequence[str], optional: Sequence[str], wor
     UserError, with one line, if the file cannot be read, or a column is missing or stands there twice.
     """
     if not path.is_file():
-        raise UserError(f"--xlsx-path {path}: no such file")
+        raise UserError(f"--xlsx-path {path}: {'is a folder: name the file in it' if path.is_dir() else 'no such file'}")
     try:
         with path.open("rb") as file:
             start = file.read(len(_OLD_OR_ENCRYPTED))
             file.seek(0)
+            if not start:
+                raise UserError(f"--xlsx-path {path}: is empty; copy it again")
             if start == _OLD_OR_ENCRYPTED and _ENCRYPTED in file.read():
                 raise UserError(f"--xlsx-path {path}: is protected by a password; save a copy without one in Excel")
             if start == _OLD_OR_ENCRYPTED:
@@ -111,7 +113,7 @@ def _from_workbook(file: BinaryIO, path: Path, needed: Sequence[str], optional: 
     if not chosen:
         chosen = list(tops) if len(tops) == 1 else [title for title, top in tops.items() if _header(top, needed, optional)]
     if len(chosen) != 1:
-        many = f"{len(chosen)} hold its columns" if chosen else "none holds its columns"
+        many = f"{len(chosen)} hold its columns: rename the right one" if chosen else "none holds its columns"
         listed = ", ".join(map(repr, chosen or tops)) or "none"
         raise UserError(f"--xlsx-path {path}: no worksheet {worksheet!r}, and {many}; found: {listed}")
     header = _header_of(tops[chosen[0]], path, needed, optional)
@@ -194,7 +196,8 @@ def _header_of(top: Sequence[Sequence[object]], path: Path, needed: Sequence[str
     if header is None:
         hits, names = _most_names(top, needed)
         if not hits:
-            raise UserError(f"--xlsx-path {path}: none of the first {HEADER_WITHIN} rows holds the columns {', '.join(needed)}")
+            raise UserError(f"--xlsx-path {path}: none of the first {HEADER_WITHIN} rows holds the columns "
+                            f"{', '.join(needed)}; name them so")
         missing = next(name for name in needed if name not in names)
         raise UserError(f"--xlsx-path {path}: column {missing!r} is missing; found: {', '.join(name[:30] for name in names)}")
     twice = [name for name, column in header.columns.items() if column < 0]

@@ -1,20 +1,26 @@
 """Exam folders on disk: `<base>/[wrapper/…]<YYYY-MM-DD>/<exam_id>/<series>/<file>`."""
+import datetime
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.label_sheet import parse_exam_id
+from medical_fenlei.ingest.label_sheet import YEARS, parse_exam_id
 
-_DATE_FOLDER = re.compile(r"^\d{4}-\d{2}-\d{2}$")
+_DATE_FOLDER = re.compile(r"\d{4}-\d{2}-\d{2}")
+_SPELT_DATE = re.compile(r"(\d{4})(?:([-._ ])(\d{1,2})\2(\d{1,2})|(\d{2})(\d{2})|年(\d{1,2})月(\d{1,2})日?)")
+"""2024.1.5, 20240105, 2024年1月5日: the year first, so that it can be read in one way only."""
+_PACKED = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".001")
+_RUN = re.compile(r"\d{3,}")
 
 
 @dataclass(frozen=True)
 class ExamFolder:
     exam_id: str
     date: str
-    """Name of the date folder, YYYY-MM-DD."""
+    """Of the date folder, YYYY-MM-DD, however it is spelt there."""
 
     relpath: str
     """Below the base, with forward slashes."""
@@ -39,8 +45,45 @@ def find_exams(base: Path) -> Tree:
     _walk(base, "", tree)
     tree.exams.sort(key=lambda exam: (exam.date, exam.exam_id, exam.relpath))
     if not tree.exams:
-        raise UserError(f"--dicom-base {base}: holds no <YYYY-MM-DD>/<exam_id>/ folder")
+        there = sorted(path.name for path in base.iterdir() if not path.name.startswith("."))
+        what = ("it is a date folder itself: name the folder above it" if _date(base.resolve().name) else
+                f"found there: {', '.join(there[:3])}{', …' if len(there) > 3 else ''}" if there else "it is empty")
+        raise UserError(f"--dicom-base {base}: holds no <YYYY-MM-DD>/<exam_id>/ folder; {what}")
     return tree
+
+
+def called_alike(exam_ids: Iterable[str], places: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """For each of these ids the files and folders, below the base, that have a name like it.
+
+    places: (folder, path below it), of which the second is looked at. Alike are names that share a number of three digits or
+    more, but for leading zeros: `00123`, `123`, `CT00123`, `00123_2`.
+    """
+    holding: dict[str, list[str]] = {}
+    for folder, below in places:
+        parts = below.split("/")
+        for nth, part in enumerate(parts, 1):
+            for number in set() if _date(part) else _numbers(part):
+                holding.setdefault(number, []).append("/".join([folder, *parts[:nth]] if folder else parts[:nth]))
+    found = {exam_id: [place for number in sorted(_numbers(exam_id)) for place in holding.get(number, [])]
+             for exam_id in exam_ids}
+    return {exam_id: list(dict.fromkeys(there)) for exam_id, there in found.items() if there}
+
+
+def _numbers(name: str) -> set[str]:
+    return {run.lstrip("0") for run in _RUN.findall(name)} - {""}
+
+
+def _date(name: str) -> str:
+    """YYYY-MM-DD of a date folder's name, "" of any other."""
+    if _DATE_FOLDER.fullmatch(name):
+        return name
+    if match := _SPELT_DATE.fullmatch(name):
+        year, month, day = (int(part) for part in match.groups() if part and part.isdecimal())
+        try:
+            return datetime.date(year, month, day).isoformat() if year in YEARS else ""
+        except ValueError:
+            pass
+    return ""
 
 
 def _exam_id(name: str) -> str:
@@ -52,8 +95,9 @@ def _exam_id(name: str) -> str:
 
 
 def _walk(base: Path, relpath: str, tree: Tree) -> None:
-    is_date = _DATE_FOLDER.match(relpath.rpartition("/")[2])
-    strays = 0
+    """Of date folders in one another the innermost counts: the outer may be the day of an export."""
+    date = _date(relpath.rpartition("/")[2])
+    strays: list[str] = []
     try:
         with os.scandir(base / relpath) as entries:
             for entry in entries:
@@ -61,15 +105,18 @@ def _walk(base: Path, relpath: str, tree: Tree) -> None:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    if is_date:
-                        tree.exams.append(ExamFolder(_exam_id(entry.name), relpath.rpartition("/")[2], below))
+                    if date and not _DATE_FOLDER.fullmatch(entry.name):
+                        tree.exams.append(ExamFolder(_exam_id(entry.name), date, below))
                     else:
                         _walk(base, below, tree)
                 elif entry.is_dir():
-                    tree.problems.append((below, "bad_link", "links to folders are not followed"))
+                    tree.problems.append((below, "bad_link", "links to folders are not followed: put the folder itself there"))
+                elif entry.name.lower().endswith(_PACKED):
+                    tree.problems.append((below, "not_unpacked", "an archive: unpack it to <YYYY-MM-DD>/<exam_id>/"))
                 else:
-                    strays += 1
+                    strays.append(entry.name)
     except OSError as error:
         tree.problems.append((relpath or ".", "unreadable", error.strerror or type(error).__name__))
     if strays:
-        tree.problems.append((relpath or ".", "outside_exam", f"{strays} files that lie in no <YYYY-MM-DD>/<exam_id>/ folder"))
+        what = f"{len(strays)} files that lie in no <YYYY-MM-DD>/<exam_id>/ folder, {min(strays)} the first"
+        tree.problems.append((relpath or ".", "outside_exam", what))
