@@ -2,7 +2,8 @@
 
     python scripts/build_manifest_ears.py --index-csv artifacts/dataset_index.csv --out-csv artifacts/manifest_ears.csv
 
-Patients are told apart by a keyed hash; the key is made at first use and stays outside every output.
+Patients are told apart by a keyed hash; the key is made at first use and stays outside every output. An exam whose images are
+of several patients is left out: <stem>_rejects.csv says so, as of every exam that cannot be used.
 """
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from medical_fenlei import cli
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add(parser, "index_csv", "dicom_base", "num_workers", "cluster", "limit")
-    parser.add_argument("--out-csv", type=Path, default=Path("artifacts/manifest_ears.csv"), help="one row an ear")
+    parser.add_argument("--out-csv", type=Path, default=Path("artifacts/manifest_ears.csv"),
+                        help="one row an ear (default: artifacts/manifest_ears.csv)")
     parser.add_argument("--patient-key-file", type=Path, help="(default: patient.key in the user's configuration folder)")
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
     from medical_fenlei.errors import UserError
-    from medical_fenlei.ingest.manifest import build_manifest
+    from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, doubtful_patients
     from medical_fenlei.ingest.patients import default_key_file, read_or_make_key
 
     index = tables.INDEX.read(args.index_csv)[: args.limit]
+    if index.empty:
+        raise UserError(f"--index-csv {args.index_csv}: holds no exam; what build_index says at its end tells why")
     if not args.dicom_base.is_dir():
         raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
     key_file = args.patient_key_file or default_key_file()
@@ -33,8 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     tables.MANIFEST.write(args.out_csv, manifest)
     sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
     known_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"
-    cli.say(f"{len(manifest)} ears of {manifest.exam_id.nunique()} exams, {int((manifest.label_code > 0).sum())} labelled")
+    cli.say(f"{len(index)} exams: {manifest.exam_id.nunique()} in the manifest, {rejects.exam_id.nunique()} left out")
+    cli.say(f"{len(manifest)} ears, {int((manifest.label_code > 0).sum())} labelled")
     cli.say(f"{manifest.patient_key.nunique()} patients ({known_by})")
+    for exams in doubtful_patients(manifest):
+        cli.warn(f"{len(exams)} exams are said to be of one patient, and are of both sexes or more than {MANY_EXAMS}: does "
+                 f"their PatientID stand for several people? {', '.join(exams[:5])}{', …' if len(exams) > 5 else ''}")
     cli.say(f"wrote {args.out_csv}")
     return cli.report_rejects(rejects, args.out_csv)
 

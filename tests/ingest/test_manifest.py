@@ -1,10 +1,12 @@
 """What the manifest says of an exam beside its ears: patient, study, subgroup, scanner."""
 import numpy as np
+import pandas as pd
+import pydicom
 import pytest
 from dicom_files import Form, axial, write_volume
 
 from medical_fenlei import tables
-from medical_fenlei.ingest.manifest import build_manifest
+from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, doubtful_patients
 from medical_fenlei.vocabulary import vendor
 
 SHAPE = (4, 16, 16)
@@ -49,6 +51,55 @@ def test_exams_of_one_study_share_its_key_and_those_without_one_share_none(tmp_p
     uid = {"StudyInstanceUID": "1.2.3.4"}
     keys = manifest_of(tmp_path, [uid, uid, {"StudyInstanceUID": ""}, {"StudyInstanceUID": ""}]).study_key
     assert keys["0000"] == keys["0001"] and keys.nunique() == 3 and not keys.str.contains("1.2.3.4", regex=False).any()
+
+
+def exam_of(base, series):
+    """Manifest and rejects of one exam whose series, by folder, have such headers: of a list its halves, lower and upper."""
+    for folder, header in series.items():
+        whole = np.random.default_rng(0).integers(-1000, 2000, SHAPE)
+        files = write_volume(base / "1" / folder, whole, axial(SHAPE), Form(more=header if isinstance(header, dict) else {}))
+        for number, more in enumerate(header if isinstance(header, list) else []):
+            for path in files[2 * number:2 * number + 2]:
+                dataset = pydicom.dcmread(path)
+                for name, value in more.items():
+                    setattr(dataset, name, value)
+                dataset.save_as(path)
+    row = {"exam_id": "1", "date": "2020-01-01", "label_date": "", "date_match": False, "ambiguous_match": False,
+           "exam_relpath": "1", "series_relpath": f"1/{next(iter(series))}", "n_instances": 4, "left_code": 5, "right_code": 1,
+           "series_reason": ""}
+    return build_manifest(tables.INDEX.frame([row]), base=base, scan_file=base / "scan.jsonl", key=bytes(32), workers=1)
+
+
+OTHER = {"PatientID": "PAT2", "PatientName": "Somebody^Else", "PatientBirthDate": "19800202"}
+
+
+@pytest.mark.parametrize("series", [
+    {"a": {}, "b": OTHER}, {"a": OTHER, "b": {}}, {"a": [{}, OTHER]}, {"a": {}, "b": [{}, OTHER]},
+    {"a": {"PatientID": ""}, "b": {"PatientID": "", "PatientName": "Somebody^Else"}},
+])
+def test_an_exam_with_images_of_two_patients_is_refused_and_nobody_is_named(tmp_path, series):
+    manifest, rejects = exam_of(tmp_path, series)
+    assert manifest.empty and list(rejects.reason) == ["several_patients"]
+    assert "is of another patient than 1/" in rejects.detail[0] and "PAT" not in rejects.detail[0]
+
+
+@pytest.mark.parametrize("other", [
+    {"PatientID": "pat1 "}, {"PatientID": ""}, {"PatientID": "", "PatientName": "Somebody^Else", "PatientBirthDate": ""},
+    {"PatientName": "NOBODY^TEST"}, {"PatientID": "", "PatientName": "nobody^test"},
+])
+def test_one_patient_written_in_two_ways_or_unknown_in_part_is_one(tmp_path, other):
+    manifest, rejects = exam_of(tmp_path, {"a": {}, "b": other})
+    assert len(manifest) == 2 and rejects.empty
+
+
+def test_a_number_that_stands_for_several_people_is_noticed(tmp_path):
+    shared, alone = {"PatientID": "ANONYMOUS"}, {"PatientID": "", "PatientName": ""}
+    sexes = [(shared, "F"), (shared, "M"), ({}, "F"), ({}, "F"), (alone, "F"), (alone, "M")]
+    manifest = manifest_of(tmp_path, [header | {"PatientSex": sex} for header, sex in sexes]).reset_index()
+    assert doubtful_patients(manifest) == [["0000", "0001"]]
+    many = pd.concat([manifest[:1].assign(exam_id=f"{n:04d}", sex="") for n in range(MANY_EXAMS + 1)])
+    assert len(doubtful_patients(many)[0]) == MANY_EXAMS + 1 and not doubtful_patients(many[1:])
+    assert not doubtful_patients(manifest.drop(columns="sex"))
 
 
 @pytest.mark.parametrize(("written", "name"), [

@@ -10,7 +10,7 @@ from medical_fenlei.dicom.exam_facts import read_exam_facts
 from medical_fenlei.dicom.header import read_identity
 from medical_fenlei.dicom.volume import inside
 from medical_fenlei.errors import Rejected
-from medical_fenlei.ingest.patients import patient_key, study_key
+from medical_fenlei.ingest.patients import contradict, patient_key, study_key
 from medical_fenlei.ingest.scan import SeriesScan, scan_exams
 from medical_fenlei.parallel import Workers, map_items
 from medical_fenlei.vocabulary import SIDES, Side, vendor
@@ -42,8 +42,11 @@ def build_manifest(
             reject(exam_id, row["exam_relpath"], "no_series", row["series_reason"])
     folders = list(dict.fromkeys(rows_of[exam_id]["exam_relpath"] for exam_id in wanted))
     known: dict[str, SeriesScan] = {}
+    beside: dict[str, list[str]] = {}
     for scanned, _ in scan_exams(base, folders, scan_file, workers=workers):
-        known |= {facts.relpath: facts for facts in (scanned.value.series if scanned.value else ())}
+        series = scanned.value.series if scanned.value else ()
+        known |= {facts.relpath: facts for facts in series}
+        beside[scanned.item] = [file for facts in series for file in (facts.first, facts.last)]
     found: dict[str, dict[Side, SeriesScan]] = {}
     for exam_id, of_side in wanted.items():
         missing = [relpath for relpath in of_side.values() if relpath not in known or not known[relpath].slices]
@@ -53,11 +56,12 @@ def build_manifest(
             found[exam_id] = {side: known[relpath] for side, relpath in of_side.items()}
 
     rows: list[dict[str, object]] = []
-    persons = [(exam_id, of_side[Side.LEFT].first) for exam_id, of_side in found.items()]
+    persons = [(exam_id, tuple(dict.fromkeys([of_side[Side.LEFT].first, *beside[rows_of[exam_id]["exam_relpath"]]])))
+               for exam_id, of_side in found.items()]
     for outcome in map_items(functools.partial(_person, base, key), persons, workers=workers, label="patients"):
-        exam_id, file = outcome.item
+        exam_id, files = outcome.item
         if outcome.value is None:
-            reject(exam_id, file, outcome.reason, outcome.detail)
+            reject(exam_id, files[0], outcome.reason, outcome.detail)
             continue
         exam = rows_of[exam_id]
         shared = {name: exam[name] for name in ("date", "label_date", "date_match")}
@@ -76,11 +80,32 @@ def _each_side(index: pd.DataFrame) -> list[dict[Side, str]]:
     return [{Side.LEFT: one, Side.RIGHT: other} for one, other in zip(left, right, strict=True)]
 
 
-def _person(base: Path, key: bytes, exam: tuple[str, str]) -> dict[str, Any]:
-    """Who was examined, and `tables.SUBGROUP_FACTS`, from one file."""
-    exam_id, file = exam
+MANY_EXAMS = 20
+"""A patient with more of them may be several."""
+
+
+def doubtful_patients(manifest: pd.DataFrame) -> list[list[str]]:
+    """Exams of one patient that can hardly be of one person: of both sexes, or more than MANY_EXAMS.
+
+    A PatientID such as ANONYMOUS makes one person of many.
+    """
+    exams = manifest[manifest.patient_key_source != "exam_id"].drop_duplicates("exam_id").groupby("patient_key", sort=False)
+    return [sorted(own.exam_id) for _, own in exams if {"F", "M"} <= set(own.get("sex", ())) or len(own) > MANY_EXAMS]
+
+
+def _person(base: Path, key: bytes, exam: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Who was examined, and `tables.SUBGROUP_FACTS`, from the first of these files.
+
+    Raises Rejected (several_patients) where another of them is of somebody else: a series, or half of one, that lies in the
+    wrong exam. The lowest and the highest image of each series are looked at, and no image between them.
+    """
+    exam_id, (file, *others) = exam
     path = inside(base, file)
-    who, source = patient_key(read_identity(path), exam_id, key)
+    identity = read_identity(path)
+    for other in others:
+        if contradict(identity, read_identity(inside(base, other))):
+            raise Rejected("several_patients", f"{other} is of another patient than {file}: take out what is not the exam's")
+    who, source = patient_key(identity, exam_id, key)
     facts = read_exam_facts(path)
     return {"patient_key": who, "patient_key_source": source, "age_years": facts.age_years, "sex": facts.sex, "kvp": facts.kvp,
             "study_key": study_key(facts.study_uid, exam_id, key)}

@@ -51,6 +51,14 @@ def patient_key(identity: Identity | None, exam_id: str, key: bytes) -> tuple[st
     return _keyed(key, source, *words), source
 
 
+def contradict(one: Identity, other: Identity) -> bool:
+    """Whether two images are of different people: by PatientID, or by name and birth date where one of them has none."""
+    if one.patient_id and other.patient_id:
+        return one.patient_id.casefold() != other.patient_id.casefold()
+    named = [(who.name.casefold(), who.birth_date) for who in (one, other)]
+    return all(name and born for name, born in named) and named[0] != named[1]
+
+
 def study_key(study_uid: str, exam_id: str, key: bytes) -> str:
     """Of an exam's study: the same for exams that are one study, exported under several ids. Without a UID by the exam id."""
     return _keyed(key, "study_uid", study_uid) if study_uid else _keyed(key, "exam_id", exam_id)
