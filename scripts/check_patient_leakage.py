@@ -44,6 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     if len(several):
         cli.show(several)
     cli.say(f"splits checked: {', '.join(str(split.folder) for split in splits) or 'none yet'}")
+    parted = {exam for split in splits for frame in split.sets.values() for exam in frame.exam_id}
+    if parted and parted.isdisjoint(manifest.exam_id):
+        raise UserError(f"--manifest-csv {manifest_csv}: knows none of the exams of these splits: it is of another index")
+    if strangers := sorted(parted - set(manifest.exam_id)):
+        cli.warn(f"{len(strangers)} exams of these splits are not in {manifest_csv}: who their patients are is not known; "
+                 f"{', '.join(strangers[:5])}{', …' if len(strangers) > 5 else ''}")
     marks, rejects = _marks(manifest, caches, args)
 
     patients, exams, same = shared_patients(manifest, splits), shared_exams(splits), shared_marks(marks, manifest, splits)

@@ -20,7 +20,7 @@ from medical_fenlei.ingest.splits import SplitSpec
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add(parser, "index_csv", "manifest_csv")
-    parser.add_argument("--out-dir", type=Path, default=Path("artifacts/splits_dual"), help="the splits folder")
+    parser.add_argument("--out-dir", type=Path, default=Path("artifacts/splits_dual"), help="default: artifacts/splits_dual")
     parser.add_argument("--patient-split", action="store_true", help="keep a patient's exams together (needs the manifest)")
     settings.add_flags(parser, SplitSpec)
     args = parser.parse_args(argv)
@@ -39,14 +39,18 @@ def main(argv: list[str] | None = None) -> int:
     index = tables.INDEX.read(args.index_csv)
     unlabelled = (index.left_code == 0) & (index.right_code == 0)
     usable = index[~unlabelled & (index.series_relpath != "")]
-    cli.say(f"{len(index)} exams, {int(unlabelled.sum())} without any label, {len(usable)} labelled and with a series")
+    without = len(index) - int(unlabelled.sum()) - len(usable)
+    cli.say(f"{len(index)} exams: {int(unlabelled.sum())} without any label, {without} labelled but without a series, "
+            f"{len(usable)} labelled and with a series")
     patients: dict[str, str] | None = None
     if args.patient_split:
         manifest = tables.MANIFEST.read(args.manifest_csv)
         patients = dict(zip(manifest.exam_id, manifest.patient_key, strict=True))
         strangers = usable[~usable.exam_id.isin(list(patients))]
         if len(strangers):
-            cli.warn(f"{len(strangers)} exams are left out: {args.manifest_csv} does not know them")
+            cli.warn(f"{len(strangers)} exams are left out: {args.manifest_csv} does not know them; "
+                     f"{tables.rejects_path(args.manifest_csv).name} may say why, else it is of another index: "
+                     f"{', '.join(strangers.exam_id[:5])}{', …' if len(strangers) > 5 else ''}")
             usable = usable.drop(strangers.index)
     if usable.empty:
         raise UserError(f"--index-csv {args.index_csv}: no exam with a label and a series to divide")

@@ -199,6 +199,21 @@ def test_a_sheet_that_names_no_folder_is_unusable_and_both_are_quoted(here, caps
     assert "artifacts/dataset_index.csv: holds no exam" in capsys.readouterr().err
 
 
+def test_a_manifest_of_another_index_is_refused_and_what_one_lacks_is_said(here, capsys):
+    to_splits()
+    path, splits = here / "artifacts/manifest_ears.csv", ("--splits-root", "artifacts/splits_dual_patient")
+    manifest = tables.MANIFEST.read(path)
+    tables.MANIFEST.write(path, manifest[~manifest.exam_id.isin(["000000", "000001"])])
+    capsys.readouterr()
+    assert run("check_patient_leakage") == 0 and "2 exams of these splits are not in" in capsys.readouterr().err
+    assert run("build_cache_ears", *splits, *SPEC_FLAGS, "--num-workers", 1) == 0
+    assert "lacks 2 of the" in (said := capsys.readouterr().err) and "000000, 000001" in said
+    tables.MANIFEST.write(path, manifest.assign(exam_id="9" + manifest.exam_id))
+    for words in (("check_patient_leakage",), ("build_cache_ears", *splits, *SPEC_FLAGS)):
+        assert run(*words) == 2
+        assert "of another index" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (("build_index", "--xlsx-path", "metadata"), "metadata: is a folder: name the file in it"),
     (("build_index", "--xlsx-path", "none.xlsx"), "none.xlsx: no such file"),

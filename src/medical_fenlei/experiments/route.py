@@ -91,6 +91,8 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     args = parser.parse_args(argv)
     spec = settings.from_flags(EarSpec, args, base=route.ears)
 
+    import pandas as pd
+
     from medical_fenlei import tables
     from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
     from medical_fenlei.ears.store import EarStore
@@ -99,7 +101,13 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     manifest = tables.MANIFEST.read(args.manifest_csv)
     if not args.dicom_base.is_dir():
         raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
-    wanted = manifest[manifest.exam_id.isin({e for frame in split.sets.values() for e in frame.exam_id})][: args.limit]
+    exams = pd.Series(sorted({e for frame in split.sets.values() for e in frame.exam_id}))
+    if len(strangers := exams[~exams.isin(manifest.exam_id)]):
+        what = f"--manifest-csv {args.manifest_csv}: lacks {len(strangers)} of the {len(exams)} exams of {split.folder}"
+        if len(strangers) == len(exams):
+            raise UserError(f"{what}: it is of another index; name the one that the splits were made with")
+        cli.warn(f"{what}, which are left out: {', '.join(strangers[:5])}{', …' if len(strangers) > 5 else ''}")
+    wanted = manifest[manifest.exam_id.isin(exams)][: args.limit]
     store = EarStore(args.cache_dir, spec)
     if args.verify:
         damaged = verify_store(store, wanted, workers=cli.workers(args))
