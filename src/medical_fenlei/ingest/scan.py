@@ -129,18 +129,19 @@ def list_exam(base: Path, relpath: str) -> Listing:
         try:
             with _opened(f"{base}/{folder}") as opened, os.scandir(opened) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    name = entry.name
+                    if name[0] == ".":
                         if entry.is_dir(follow_symlinks=False):
-                            problems.append((f"{folder}/{entry.name}", "hidden_folder", "if it holds images, rename it"))
+                            problems.append((f"{folder}/{name}", "hidden_folder", "if it holds images, rename it"))
+                    elif entry.is_file():                        # most are: asked first
+                        found = entry.stat()
+                        here.append((name, found.st_size, found.st_mtime_ns))
                     elif entry.is_dir(follow_symlinks=False):
-                        todo.append(f"{folder}/{entry.name}")
-                    elif entry.is_symlink() and not entry.is_file():
+                        todo.append(f"{folder}/{name}")
+                    elif entry.is_symlink():
                         what = "links to folders are not followed: put the folder itself there" if entry.is_dir() else (
                             "a link to nothing")
-                        problems.append((f"{folder}/{entry.name}", "bad_link", what))
-                    else:
-                        found = entry.stat()
-                        here.append((entry.name, found.st_size, found.st_mtime_ns))
+                        problems.append((f"{folder}/{name}", "bad_link", what))
         except OSError as error:
             problems.append((folder, "unreadable", error.strerror or type(error).__name__))
         if here:
