@@ -106,28 +106,38 @@ def test_index_manifest_and_cache_are_the_same_bytes_as_by_local_processes(clust
     assert made[0] == made[1] and len(made[0]) > 40
 
 
-@pytest.mark.parametrize("path", [CODE, "/nowhere"])
-def test_a_cluster_that_cannot_do_the_work_is_one_line(tmp_path, path, monkeypatch):
+def says(words, address):
+    with pytest.raises(UserError, match=words):
+        list(map_items(abs, [1], workers=address, label="numbers"))
+
+
+def test_a_cluster_that_cannot_do_the_work_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "CONNECT", "3s")
-    empty = Cluster(tmp_path, path)
-
-    def says(words, address=empty.address):
-        with pytest.raises(UserError, match=words):
-            list(map_items(abs, [1], workers=address, label="numbers"))
-
+    empty = Cluster(tmp_path)
     try:
         says("no Dask scheduler answers", "tcp://127.0.0.1:1")
         says("no Dask scheduler answers", "nonsense")
-        says("has no workers")
-        empty.worker(path=CODE if path != CODE else "/nowhere")
+        says("has no workers", empty.address)
+        empty.worker(path="/nowhere")
         empty.ready(1)
-        says("cannot import medical_fenlei")                     # the one or the other
+        says("worker .* cannot import medical_fenlei", empty.address)
         empty.worker("--nthreads", "2")
         empty.ready(2)
-        says("has 2 threads")
+        says("has 2 threads|cannot import medical_fenlei", empty.address)
+        empty.worker()                                           # one that can is enough
+        empty.ready(3)
+        assert [outcome.value for outcome in map_items(abs, [-1, 2], workers=empty.address, label="numbers")] == [1, 2]
     finally:
         empty.stop()
     assert list(map_items(abs, [], workers="tcp://127.0.0.1:1", label="numbers")) == []
+
+
+def test_a_scheduler_without_the_code_is_one_line(tmp_path):
+    strange = Cluster(tmp_path, "/nowhere")
+    try:
+        says("its scheduler cannot import medical_fenlei", strange.address)
+    finally:
+        strange.stop()
 
 
 def test_workers_that_do_not_see_the_folder_are_named(cluster, tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ def build_index(here: Path) -> str:
 
 def check_counts(said: str, expected: dict[str, int]) -> None:
     for what, number in expected.items():
-        found = re.search(rf"^ *(\d+) {what}$", said, re.MULTILINE)
+        found = re.search(rf"^ *(\d+) +{what}$", said, re.MULTILINE)
         if found is None or int(found[1]) != number:
             raise CheckFailed(f"build_index: got {found and found[1]} {what}, expected {number}")
     cli.say("counts: " + ", ".join(f"{number} {what}" for what, number in expected.items()))

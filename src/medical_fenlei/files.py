@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,4 +67,4 @@ def sha256(path: Path) -> str:
 def is_inside(path: str) -> bool:
     """Does a relative path stay below the folder it is meant for, by Linux's and by Windows's rules?"""
     parts = path.replace("\\", "/").split("/")
-    return not (parts[0] == "" and len(parts) > 1) and ".." not in parts and ":" not in parts[0]
+    return not (parts[0] == "" and len(parts) > 1) and ".." not in parts and not re.match("[A-Za-z]:", parts[0])

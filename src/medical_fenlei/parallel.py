@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -70,8 +71,8 @@ def attempt(function: Callable[[Item], Value], item: Item) -> Outcome[Item, Valu
 
 
 def _attempt_in(folder: str, function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
-    os.chdir(folder)                                             # a worker may be older than this map, and started elsewhere
     try:
+        os.chdir(folder)                                         # a worker may be older than this map, and started elsewhere
         return attempt(function, item)
     except BaseException as error:                               # what would end a process alone ends no other here
         return Outcome(item, reason=UNEXPECTED, detail=type(error).__name__)
@@ -107,7 +108,8 @@ def _in_processes(
         for item, future in zip(todo, under_way, strict=True):
             yield _outcome(item, future, patience)
     except BaseException:                                        # stopped, or no longer wanted: what is under way is given up
-        _close(workers)
+        if not all(future.done() for future in under_way):
+            _close(workers)
         raise
 
 
@@ -157,9 +159,10 @@ def _close_all() -> None:
 
 
 def _close(workers: int) -> None:
-    pool = _POOLS.pop(workers)
-    pool.stop()
-    pool.join()
+    pool = _POOLS.pop(workers, None)
+    if pool is not None:
+        pool.stop()
+        pool.join()
 
 
 def _on_cluster(
@@ -175,31 +178,45 @@ def _on_cluster(
     except (OSError, ValueError, TimeoutError) as error:
         raise UserError(f"--cluster {address}: no Dask scheduler answers there ({type(error).__name__}); is `dask scheduler` "
                         "running, and the address as it says?") from None
-    with client:
-        _check_cluster(client, address)
+    with client, _one_failure_ends(client, address):
         left = deque(enumerate(todo))
         at_work: dict[Any, tuple[int, str]] = {}
         done: dict[int, Outcome[Item, Value]] = {}
+        able: dict[str, str] = {}
+        if not client.nthreads():
+            raise UserError(f"--cluster {address}: it has no workers; start some with `dask worker {address} --nthreads 1`")
         for number in range(len(todo)):
             while number not in done:
-                there = set(client.nthreads())
-                for lost in [future for future, (_, worker) in at_work.items() if worker not in there and not future.done()]:
-                    again, _ = at_work.pop(lost)                 # it left between two looks, before it had begun
-                    left.appendleft((again, todo[again]))
-                    lost.cancel()
-                for worker in there - {worker for _, worker in at_work.values()}:
-                    if left:
-                        n, item = left.popleft()
-                        future = client.submit(_within, patience, work, item, workers=[worker], pure=False, retries=0)
-                        at_work[future] = n, worker
-                if not at_work:                                  # all of them are being started anew
-                    client.wait_for_workers(1, timeout=RESTART)
-                    continue
-                with contextlib.suppress(TimeoutError):
-                    wait(at_work, timeout=LOOK, return_when="FIRST_COMPLETED")
-                for future in [future for future in at_work if future.done()]:
-                    n, _ = at_work.pop(future)
-                    done[n] = _of_cluster(todo[n], future, patience)
+                try:
+                    known = client.scheduler_info(n_workers=-1)["workers"]
+                    there = {worker: about["status"] for worker, about in known.items()}
+                    able |= _judged(client, set(there) - set(able))
+                    unfit = [able[worker] for worker in sorted(there) if able[worker]]
+                    if not at_work and unfit and len(unfit) == len(there):
+                        raise UserError(f"--cluster {address}: {unfit[0]}")
+                    for lost in [future for future, (_, worker) in at_work.items() if worker not in there]:
+                        if not lost.done():                      # it left before it had begun
+                            again, _ = at_work.pop(lost)
+                            left.appendleft((again, todo[again]))
+                            lost.cancel()
+                    busy = {worker for _, worker in at_work.values()}
+                    for worker in sorted(there):                 # those whose memory is full are paused
+                        if left and worker not in busy and there[worker] == "running" and not able[worker]:
+                            n, item = left.popleft()
+                            future = client.submit(_within, patience, work, item, workers=[worker], pure=False, retries=0)
+                            at_work[future] = n, worker
+                    if not at_work:                              # all of them are being started anew
+                        client.wait_for_workers(1, timeout=RESTART)
+                        time.sleep(LOOK / 50)
+                        continue
+                    with contextlib.suppress(TimeoutError):
+                        wait(at_work, timeout=LOOK, return_when="FIRST_COMPLETED")
+                    for future in [future for future in at_work if future.done()]:
+                        n, _ = at_work.pop(future)
+                        done[n] = _of_cluster(todo[n], future, patience)
+                except OSError as error:                         # the scheduler is gone, or no worker has come back
+                    raise UserError(f"--cluster {address}: lost ({type(error).__name__}); what was finished is kept, start it "
+                                    "and run this again") from None
             yield done.pop(number)
 
 
@@ -207,42 +224,66 @@ def _of_cluster(item: Item, future: Any, patience: float) -> Outcome[Item, Value
     from distributed.scheduler import KilledWorker
 
     try:
-        found: Outcome[Item, Value] = future.result()
+        found: Outcome[Item, Value] = future.result(timeout=FETCH)
         return found
     except KilledWorker:
         return Outcome(item, reason=DIED, detail=f"its worker crashed, ran out of memory, or took {patience:g} s")
+    except TimeoutError:
+        return Outcome(item, reason=DIED, detail="its worker was gone before its result was fetched")
+    except Exception as error:                                   # a result that cannot be sent
+        return Outcome(item, reason=UNEXPECTED, detail=type(error).__name__)
 
 
-CONNECT, RESTART, LOOK = "10s", 300.0, 5.0
-"""How long a scheduler may take to answer; seconds that a cluster may be without a worker, and between looks at what it has."""
+CONNECT, RESTART, LOOK, FETCH = "10s", 300.0, 5.0, 120.0
+"""How long a scheduler may take to answer; seconds that a cluster may be without a worker, between looks at what it has, and
+that a result may take to come over."""
 
 
-def _check_cluster(client: Any, address: str) -> None:
-    """Raises UserError unless its workers can do the work."""
-    threads = client.nthreads()
-    if not threads:
-        raise UserError(f"--cluster {address}: it has no workers; start some with `dask worker {address} --nthreads 1`")
-    if several := [worker for worker, number in threads.items() if number > 1]:
-        raise UserError(f"--cluster {address}: worker {several[0]} has {threads[several[0]]} threads; start it with --nthreads "
-                        "1 (and --nworkers), for an item may end its process")
+@contextlib.contextmanager
+def _one_failure_ends(client: Any, address: str) -> Iterator[None]:
+    """Within, an item that ends its worker is not tried on others, which it would end too. Raises UserError."""
     try:
-        client.run_on_scheduler(_give_up_at_once)
-        strangers = [worker for worker, is_same in client.run(_is_same, __version__, os.getcwd()).items() if not is_same]
-    except Exception as error:                                   # whatever keeps a worker from importing this package
-        raise UserError(f"--cluster {address}: scheduler or workers cannot import medical_fenlei ({type(error).__name__}); "
-                        "start them with PYTHONPATH=…/src, in the same environment") from None
-    if strangers:
-        raise UserError(f"--cluster {address}: worker {strangers[0]} has another version of this program, or does not see "
-                        f"{os.getcwd()}; all need the same folders on a shared disk")
+        before = client.run_on_scheduler(_allow_failures, 0)
+    except Exception as error:                                   # whatever keeps it from importing this package
+        raise UserError(f"--cluster {address}: its scheduler {CANNOT.format(type(error).__name__)}") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            client.run_on_scheduler(_allow_failures, before)
+
+
+CANNOT = "cannot import medical_fenlei ({}); start it with PYTHONPATH=…/src, in the same environment"
+
+
+def _allow_failures(number: int, dask_scheduler: Any = None) -> int:
+    before: int = dask_scheduler.allowed_failures
+    dask_scheduler.allowed_failures = number
+    return before
+
+
+def _judged(client: Any, workers: set[str]) -> dict[str, str]:
+    """By worker: why it cannot do the work, "" where it can."""
+    threads = client.nthreads() if workers else {}
+    found = {}
+    for worker in workers:
+        if threads.get(worker, 1) > 1:
+            found[worker] = (f"worker {worker} has {threads[worker]} threads; start it with --nthreads 1 (and --nworkers), for "
+                             "an item may end its process")
+            continue
+        try:
+            same = client.run(_is_same, __version__, os.getcwd(), workers=[worker]).get(worker, False)
+            found[worker] = "" if same else (f"worker {worker} has another version of this program, or does not see "
+                                             f"{os.getcwd()}; all need the same folders on a shared disk")
+        except OSError:
+            found[worker] = "the worker is gone"
+        except Exception as error:
+            found[worker] = f"worker {worker} {CANNOT.format(type(error).__name__)}"
+    return found
 
 
 def _is_same(version: str, folder: str) -> bool:
     return version == __version__ and os.path.isdir(folder)
-
-
-def _give_up_at_once(dask_scheduler: Any = None) -> None:
-    """An item that ends its worker would end others."""
-    dask_scheduler.allowed_failures = 0
 
 
 def _within(patience: float, work: Callable[[Item], Outcome[Item, Value]], item: Item) -> Outcome[Item, Value]:

@@ -206,3 +206,79 @@ def test_frames_without_a_place_are_refused(tmp_path, affine):
         dataset.save_as(path)
         headers, rejects = read_headers(tmp_path / "s")
         assert not headers and rejects[0][1].reason in ("bad_size", "missing_attribute")
+
+
+def test_one_name_for_all_images_makes_no_copies_of_two_scans(tmp_path, affine, ramp):
+    uid, series = generate_uid(), generate_uid()
+    for number, hu in ((1, ramp), (2, -ramp)):
+        form = Form(more={"SOPInstanceUID": uid, "SeriesInstanceUID": series, "AcquisitionNumber": number})
+        put(tmp_path / "both", write_volume(tmp_path / str(number), hu, affine, form), str(number))
+    stacks, _ = read_stacks(tmp_path / "both")
+    each = [(len(found.headers), {header.acquisition for header in found.headers}) for found in stacks]
+    assert each == [(24, {"1"}), (24, {"2"})]
+    assert stacks[0].name != stacks[1].name
+    signs = {int(np.sign(open_series(tmp_path / f"both{PART}{found.name}").slice(20)[0, 0])) for found in stacks}
+    assert signs == {1, -1}
+
+
+def test_a_copy_of_one_image_under_another_acquisition_does_not_cut_the_scan(tmp_path, affine, ramp):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    for k, path in enumerate(files):
+        dataset = pydicom.dcmread(path)
+        dataset.AcquisitionNumber = k // 5                       # step and shoot
+        dataset.save_as(path)
+    dataset = pydicom.dcmread(files[5])
+    dataset.SOPInstanceUID, dataset.AcquisitionNumber = generate_uid(), 0
+    dataset.save_as(tmp_path / "s" / "again")
+    assert open_series(tmp_path / "s").shape == SHAPE
+
+
+def test_series_of_the_same_image_names_have_names_of_their_own(tmp_path, affine, ramp):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID = "1.2.3"                      # sent again, its images called as before
+        dataset.save_as(path.with_name(f"again_{path.name}"))
+    stacks, _ = read_stacks(tmp_path / "s")
+    assert len({found.name for found in stacks}) == len(stacks) == 2
+
+
+def test_a_series_that_drifts_is_refused_and_not_cut_into_interleaved_parts(tmp_path, affine, ramp):
+    for k, path in enumerate(write_volume(tmp_path / "s", ramp, affine)):
+        dataset = pydicom.dcmread(path)
+        angle = 0.0006 * (-1) ** (k // 2)
+        dataset.ImageOrientationPatient = [np.cos(angle), 0, np.sin(angle), 0, 1, 0]
+        dataset.save_as(path)
+    with pytest.raises(Rejected) as refused:
+        open_series(tmp_path / "s")
+    assert refused.value.reason == "mixed_orientation"
+
+
+@pytest.mark.parametrize(("thick", "step"), [(20, 2.5), (45, 2.5), (31, 5.0)])
+def test_thin_slices_are_not_lost_among_thick_ones(tmp_path, affine, ramp, thick, step):
+    z = np.concatenate([np.arange(SHAPE[0]) * STEP, SHAPE[0] * STEP + step * (1 + np.arange(thick))])
+    for k, path in enumerate(write_volume(tmp_path / "s", np.resize(ramp, (len(z), *SHAPE[1:])), affine)):
+        dataset = pydicom.dcmread(path)
+        dataset.ImagePositionPatient[2] = round(float(z[k]), 4)
+        dataset.save_as(path)
+    series = open_series(tmp_path / "s")
+    assert series.geometry.step == pytest.approx(STEP) and series.shape[0] == SHAPE[0]
+
+
+def test_nothing_between_two_slices_is_half_padding(tmp_path, affine, ramp):
+    ramp[:5, :3], ramp[6:, 3:5] = -2000, -2000
+    files = write_volume(tmp_path / "s", ramp, affine, Form(padding=-2000))
+    files[5].unlink()
+    between = open_series(tmp_path / "s").slice(5)
+    assert set(np.unique(between[:5])) <= {-1000, *np.unique(open_series(tmp_path / "s").slice(6)),
+                                            *np.unique(open_series(tmp_path / "s").slice(4))}
+
+
+def test_what_a_rescale_is_for_must_be_there(tmp_path, affine, ramp):
+    files = write_volume(tmp_path / "s", ramp, affine)
+    for name, path in zip(("RescaleIntercept", "RescaleSlope"), files, strict=False):
+        dataset = pydicom.dcmread(path)
+        delattr(dataset, name)
+        dataset.save_as(path)
+    _, rejects = read_headers(tmp_path / "s")
+    assert [rejected.reason for _, rejected in rejects] == ["missing_attribute"] * 2

@@ -122,7 +122,7 @@ def test_excel_and_csv_give_the_same(tmp_path, name):
     assert reasons(sheet) == ["unparsable_label", "no_exam_id", "conflicting_label", "unparsable_date"]
     where = f"{name}, sheet {WORKSHEET}, row" if name.endswith("xlsx") else f"{name}, row"
     assert [r["file"] for r in sheet.rejects] == [f"{where} {n}" for n in (3, 5, 7, 8)]
-    assert "'9'" in sheet.rejects[0]["detail"] and "'soon'" in sheet.rejects[3]["detail"]
+    assert "'9'" in sheet.rejects[0]["detail"] and "'<4 letters>'" in sheet.rejects[3]["detail"]
     tables.REJECTS.write(tmp_path / "rejects.csv", tables.REJECTS.frame(sheet.rejects))
     assert "张三" not in (tmp_path / "rejects.csv").read_text() + str(sheet.labels) + str(sheet.rejects)
 
@@ -295,3 +295,15 @@ def test_a_cell_is_quoted_but_for_words_that_no_diagnosis_has(tmp_path):
     sheet = read_label_sheet(write_sheet(tmp_path / "labels.csv", [[str(n), "", cell, ""] for n, cell in enumerate(cells)]))
     quoted = [reject["detail"].partition("got ")[2].partition(", ")[0] for reject in sheet.rejects]
     assert quoted == ["'7:<2 letters>'", "'5:中耳胆脂瘤?'", "'<2 letters>'", "'2 <2 letters> 3'", "'5:normal?'"]
+
+
+@pytest.mark.parametrize("cell", ["4：胆脂瘤", "1：分泌性", "2：胆固醇", "3：化脓性中耳炎", "5：异常", "5：不正常",
+                                  "5 : abnormal", "1：慢性化脓性中耳炎并胆脂瘤"])
+def test_words_that_tell_another_diagnosis_than_the_code_are_refused(cell):
+    with pytest.raises(ValueError, match="disagree"):
+        parse_code(cell)
+
+
+@pytest.mark.parametrize(("cell", "code"), [("2：胆脂瘤", 2), ("3：分泌性", 3), ("6：其他（胆脂瘤术后）", 6), ("5：正常", 5)])
+def test_words_that_tell_the_code_itself_are_taken(cell, code):
+    assert parse_code(cell) == code

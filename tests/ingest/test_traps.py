@@ -1,4 +1,5 @@
 """The trap collection: real files in every way that exports go wrong, and for each the verdict and the reason expected."""
+import json
 import os
 import shutil
 import zlib
@@ -21,7 +22,7 @@ from pydicom.uid import (
 
 from medical_fenlei import tables
 from medical_fenlei.dicom.volume import open_series
-from medical_fenlei.errors import UserError
+from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.ingest import scan as scan_module
 from medical_fenlei.ingest.index import FILES, HARMLESS, build_index
 from medical_fenlei.ingest.label_sheet import read_label_sheet
@@ -309,6 +310,19 @@ def every_kernel_by_its_vendor(exam):
         series(exam / f"soft{n}", (80, 32, 32), (0.5, 6, 6), ConvolutionKernel=kernel, Manufacturer=maker)
 
 
+@trap(verdicts={"soft": "not_chosen"})
+def a_kernel_of_a_newer_family(exam):
+    series(exam / "bone", ConvolutionKernel="J70h")
+    series(exam / "soft", (60, 32, 32), (0.7, 6, 6), ConvolutionKernel="J30s")
+
+
+@trap(right="a", right_ear="b", verdicts={"soft": "not_chosen"}, says="show an ear each")
+def wide_reconstructions_of_one_ear(exam):
+    for name, x in (("a", 44), ("b", -40)):
+        series(exam / name, (60, 32, 32), (0.5, 4.1, 4.1), x=x)  # 131 mm wide
+    series(exam / "soft", **SOFT)
+
+
 @trap()
 def rows_columns_and_slices_stored_the_other_way_round(exam):
     affine = WHOLE * [-1, -1, -1, 1]
@@ -473,7 +487,8 @@ def test_other_rules_choose_anew_without_reading_again(collection, tmp_path, mon
     assert table.series_relpath["a_reformat_back_to_axial"].endswith("reformat")
     assert table.right_series_relpath["reconstructions_of_one_ear_beside_the_whole"].endswith("right")
     for text, says in (("max_step = 1", "max_step"), ('prefer = ["thick"]', "thick"), ('min_slices = "x"', "min_slices"),
-                       ("[bone_kernels]\nge = '('", "regular expression"), ("nonsense", "TOML")):
+                       ("[bone_kernels]\nge = '('", "regular expression"),
+                       ('bone_kernels = "x"', "rules.toml"), ("prefer = 3", "rules.toml"), ("nonsense", "TOML")):
         file.write_text(text)
         with pytest.raises(UserError, match=says):
             read_rules(file)
@@ -555,3 +570,38 @@ def test_what_cannot_be_listed_has_a_row(collection, tmp_path, monkeypatch):
     rows = index.rejects[index.rejects.reason == "unreadable"]
     assert rows.file.tolist() == ["2024-02-02", "2024-02-01/scouts/bone"] and set(rows.detail) == {"Permission denied"}
     assert not index.table.set_index("exam_id").series_relpath["scouts"]
+
+
+@pytest.mark.parametrize("outer", ["20240601", "2024.06.01", "2024-06-01"])
+def test_a_wrapper_called_like_a_date_is_a_wrapper(tmp_path, outer):
+    for below in ("hospital A/2024-02-01/E1", "2024-02-01/E2"):
+        (tmp_path / outer / below / "s").mkdir(parents=True)
+    assert [(exam.exam_id, exam.date) for exam in find_exams(tmp_path).exams] == [("E1", "2024-02-01"), ("E2", "2024-02-01")]
+
+
+def test_what_a_disk_refused_once_is_tried_again(tmp_path, monkeypatch):
+    exam = tmp_path / "2024-02-01/e"
+    series(exam / "bone")
+    scan, real, refused = tmp_path / "scan.jsonl", scan_module.read_stacks, []
+
+    def once(folder):
+        if not refused:
+            refused.append(folder)
+            raise Rejected("unreadable", "Input/output error")
+        return real(folder)
+
+    monkeypatch.setattr(scan_module, "read_stacks", once)
+    for series_found in (0, 1):
+        (outcome, _), = scan_exams(tmp_path, ["2024-02-01/e"], scan, workers=1)
+        assert len(outcome.value.series) == series_found
+
+
+def test_lines_of_a_scan_that_make_no_sense_are_passed_over(tmp_path):
+    series(tmp_path / "2024-02-01/e/bone")
+    scan = tmp_path / "scan.jsonl"
+    (first, listing), = scan_exams(tmp_path, ["2024-02-01/e"], scan, workers=1)
+    line = {"version": scan_module.SCAN_VERSION, "exam": "2024-02-01/e", "stamp": listing.stamp}
+    for wrong in ({}, {"files": 1, "problems": [], "series": [{"notes": [], "colour": 3}]}, {"files": 1, "series": 3}):
+        scan.write_text(json.dumps({**line, **wrong}) + "\n")
+        (again, _), = scan_exams(tmp_path, ["2024-02-01/e"], scan, workers=1)
+        assert again.value == first.value

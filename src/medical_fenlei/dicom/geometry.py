@@ -31,6 +31,9 @@ MAX_HOLE = 2.0
 """Between slices this far apart, mm, what lies there is taken to be between them; the middle ear's walls and ossicles are some
 1 to 5 mm in size."""
 
+THIN_MM = 10.0
+"""Slices without a hole that reach so high are a scan of their own, whatever lies beyond them."""
+
 TILT_DEG = 0.5
 """A gantry that leans by less stands upright."""
 
@@ -122,7 +125,7 @@ def _regular(order: np.ndarray, position: np.ndarray, along: np.ndarray) -> Geom
 def _made_regular(order: np.ndarray, position: np.ndarray, along: np.ndarray) -> Geometry:
     """Of the tallest part without a large hole: as it is where it is regular, else on a grid of its usual step."""
     steps = np.diff(along[order])
-    runs = np.split(order, np.flatnonzero(steps > max(MAX_HOLE, (1 + STEP_TOLERANCE) * float(np.median(steps)))) + 1)
+    runs = np.split(order, np.flatnonzero(steps > max(MAX_HOLE, (1 + STEP_TOLERANCE) * _usual(steps))) + 1)
     run = max(runs, key=lambda part: along[part[-1]] - along[part[0]])
     notes: tuple[str, ...] = ()
     if len(run) < len(order):
@@ -148,6 +151,12 @@ def _made_regular(order: np.ndarray, position: np.ndarray, along: np.ndarray) ->
               f"{height / (count - 1):.3f} mm apart",)
     nearest = tuple(place.above if place.share > 0.5 else place.below for place in between)
     return Geometry(nearest, _affine(line * height / (count - 1), position[run[0]]), (0, 0, 0), between, notes)
+
+
+def _usual(steps: np.ndarray) -> float:
+    """The median; of those that are no holes, where they alone make a scan."""
+    thin = steps[steps <= MAX_HOLE]
+    return float(np.median(thin if thin.sum() >= THIN_MM else steps))
 
 
 def _affine(per_slice: np.ndarray, origin: np.ndarray) -> np.ndarray:

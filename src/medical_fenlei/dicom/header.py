@@ -44,6 +44,9 @@ MAX_EDGE, MAX_FRAMES = 4096, 8192
 MAX_INFLATED = 1 << 27
 """Bytes of a deflated file when inflated: the largest image of 32 bits, and as much again."""
 
+MAX_MM = 1e5
+"""No place is farther from the origin."""
+
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
@@ -152,7 +155,7 @@ def _damage_refused() -> Iterator[None]:
     quote values."""
     try:
         yield
-    except Rejected:
+    except (Rejected, MemoryError):
         raise
     except OSError as error:
         raise Rejected("unreadable", error.strerror or type(error).__name__) from None
@@ -320,20 +323,23 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
     spacing = _numbers(dataset, "PixelSpacing", 2)
     if min(spacing) <= 0:
         raise Rejected("bad_attribute", f"PixelSpacing: got {spacing}, expected positive")
-    slope = _optional(dataset, "RescaleSlope", 1.0)
+    slope = _numbers(dataset, "RescaleSlope", 1)[0]
     if slope == 0:
         raise Rejected("bad_attribute", "RescaleSlope: got 0, expected another number")
+    position = _numbers(dataset, "ImagePositionPatient", 3)
+    if (far := max(map(abs, position))) > MAX_MM:
+        raise Rejected("bad_attribute", f"ImagePositionPatient: got {far:.3g} mm, expected at most {MAX_MM:g}")
     return Header(
         path=path, frame=frame,
         transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
         sop_uid=_text(dataset, "SOPInstanceUID"), series_uid=_text(dataset, "SeriesInstanceUID"),
         image_type=tuple(_text(dataset, "ImageType").split("\\")), rows=rows, columns=columns,
-        position=_numbers(dataset, "ImagePositionPatient", 3),  # type: ignore[arg-type]
+        position=position,  # type: ignore[arg-type]
         row_cosines=row_cosines, column_cosines=column_cosines,
         pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
         manufacturer=_text(dataset, "Manufacturer"), model=_text(dataset, "ManufacturerModelName"),
         kernel=_text(dataset, "ConvolutionKernel"), acquisition=_text(dataset, "AcquisitionNumber"),
-        slope=slope, intercept=_optional(dataset, "RescaleIntercept", 0.0), padding=_padding(dataset),
+        slope=slope, intercept=_numbers(dataset, "RescaleIntercept", 1)[0], padding=_padding(dataset),
     )
 
 

@@ -4,6 +4,7 @@ A series is named by its folder. Where that holds several, each is named `<folde
 """
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,14 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medical_fenlei.dicom.geometry import MIN_STEP, ORIENTATION_TOLERANCE, SPACING_TOLERANCE, Geometry, canonical, stack
+from medical_fenlei.dicom.geometry import MIN_STEP, Geometry, canonical, stack
 from medical_fenlei.dicom.header import Header, headers_of, read_dataset, read_headers_of
-from medical_fenlei.dicom.pixels import decode_hu
+from medical_fenlei.dicom.pixels import AIR, decode_hu
 from medical_fenlei.errors import Rejected
+
+SAME_DIRECTION, SAME_SPACING = 0.01, 0.05
+"""Images whose cosines or spacings (mm) differ by less belong to one series. Wider than what geometry takes: a series that
+drifts is refused as a whole, and not cut into two."""
 
 PART = "#"
 """Between a folder and the name of one of its series."""
@@ -48,8 +53,9 @@ class Series:
         below, above, share = self.geometry.between[k]
         if share in (0, 1):
             return self._image(self._given[above if share else below])
-        both = [self._image(self._given[n]).astype(np.float32) for n in (below, above)]
-        return np.rint(both[0] * (1 - share) + both[1] * share).astype(np.int16)
+        low, high = (self._image(self._given[n]) for n in (below, above))
+        mean = np.rint(low * np.float32(1 - share) + high * np.float32(share)).astype(np.int16)
+        return np.where((low == AIR) | (high == AIR), high if share > 0.5 else low, mean)        # nothing is half padding
 
     def _image(self, header: Header) -> np.ndarray:
         try:
@@ -79,8 +85,11 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """Of all its images' names the first decides: it stays the same whatever else lies there."""
-        return hashlib.sha256(min(f"{header.sop_uid} {header.frame}" for header in self.headers).encode()).hexdigest()[:8]
+        """Follows from its first image's name and from what sets series apart: the same whatever else lies there."""
+        first = min(self.headers, key=lambda header: (header.sop_uid, header.frame or 0))
+        own = (first.sop_uid, first.frame, first.series_uid, first.acquisition, first.kernel, first.rows, first.columns,
+               first.row_cosines, first.column_cosines, first.pixel_spacing)
+        return hashlib.sha256(repr(own).encode()).hexdigest()[:8]
 
 
 def read_stacks(folder: Path) -> tuple[list[Stack], list[tuple[Path, Rejected]]]:
@@ -112,23 +121,30 @@ def _fits(header: Header, other: Header) -> bool:
     def apart(one: tuple[float, ...], two: tuple[float, ...]) -> float:
         return max(abs(a - b) for a, b in zip(one, two, strict=True))
 
-    return (apart(header.row_cosines + header.column_cosines, other.row_cosines + other.column_cosines) <= ORIENTATION_TOLERANCE
-            and apart(header.pixel_spacing, other.pixel_spacing) <= SPACING_TOLERANCE)
+    return (apart(header.row_cosines + header.column_cosines, other.row_cosines + other.column_cosines) <= SAME_DIRECTION
+            and apart(header.pixel_spacing, other.pixel_spacing) <= SAME_SPACING)
 
 
 def _taken_apart(group: Sequence[Header]) -> list[Stack]:
     """Of images that fit together: without copies, and by acquisition where only that leaves one image a place."""
-    first: dict[object, Header] = {}
-    copies = [header.path for header in group  # by position too: some exports give all images one SOPInstanceUID
-              if first.setdefault((header.sop_uid, header.frame, header.position), header) is not header]
-    images = list(first.values())
-    if not _sharing(images):
+    images, copies = list(group), []
+    places: dict[tuple[str, int | None], set[object]] = {}
+    for header in group:
+        places.setdefault((header.sop_uid, header.frame), set()).add(header.position)
+    if all(uid and len(there) == 1 for (uid, _), there in places.items()):       # else the names of images prove nothing
+        first: dict[object, Header] = {}
+        copies = [header.path for header in group if first.setdefault((header.sop_uid, header.frame), header) is not header]
+        images = list(first.values())
+    if not (sharing := _sharing(images)):
         return [Stack(tuple(images), tuple(copies))]
-    numbers = sorted({header.acquisition for header in images})
-    parts = [[header for header in images if header.acquisition == number] for number in numbers]
-    if len(parts) > 1 and not any(map(_sharing, parts)):
-        return [Stack(tuple(part), tuple(copies) if part is parts[0] else ()) for part in parts]
-    for there, again in _sharing(images):
+    parts: dict[str, list[Header]] = {}
+    for header in sorted(images, key=lambda header: header.acquisition):
+        parts.setdefault(header.acquisition, []).append(header)
+    shared = Counter(frozenset((there.acquisition, again.acquisition)) for there, again in sharing)
+    scanned_twice = any(2 * number >= min(len(parts[name]) for name in names) for names, number in shared.items())
+    if scanned_twice and len(parts) > 1 and not any(map(_sharing, parts.values())):
+        return [Stack(tuple(part), () if n else tuple(copies)) for n, part in enumerate(parts.values())]
+    for there, again in sharing:
         if _same_pixels(there, again):
             images.remove(again)
             copies.append(again.path)

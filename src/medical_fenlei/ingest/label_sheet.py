@@ -9,7 +9,7 @@ import pandas as pd
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.spreadsheet import EXACT, Rows, plain, read_rows, shown, squeezed
-from medical_fenlei.vocabulary import DIAGNOSES, UNLABELLED, Side
+from medical_fenlei.vocabulary import DIAGNOSES, NORMAL, UNLABELLED, Side
 
 WORKSHEET = "影像学检查"
 EXAM_ID, EXAM_TIME = "检查号", "检查时间"
@@ -38,6 +38,9 @@ def _name(text: str) -> str:
 _NAMES = {
     _name(name): d.code for d in DIAGNOSES.values() for name in (d.chinese, d.english, d.key, f"{d.english} {d.key}")
 }
+_TELLING = {"化脓": 1, "胆脂瘤": 2, "分泌性": 3, "胆固醇": 4}
+"""Parts of names that tell the diagnosis. `other` may speak of any: what was operated on, say."""
+_NOT_NORMAL, OTHER = re.compile("不正常|非正常|异常|abnormal"), 6
 _LONG_NAMES = {_name(name): d.code for d in DIAGNOSES.values() for name in (d.chinese, d.english)}
 
 
@@ -125,7 +128,9 @@ def parse_code(cell: object) -> int:
         raise ValueError("neither a code 1 to 6 nor the name of one")
     if name not in _NAMES and _DOUBT.search(name):
         raise ValueError("more than one code, or doubt")
-    others = {known for known, of in _LONG_NAMES.items() if of != code}
+    others = {known for known, of in (*_LONG_NAMES.items(), *_TELLING.items()) if code not in (of, OTHER)}
+    if code == NORMAL and _NOT_NORMAL.search(name):
+        raise ValueError("code and name disagree")
     if _NAMES.get(name, code) != code or (name not in _NAMES and any(other in name for other in others)):
         raise ValueError("code and name disagree")
     return code
@@ -188,7 +193,7 @@ def read_label_sheet(path: Path) -> LabelSheet:
         try:
             exam_id = parse_exam_id(cells[EXAM_ID])
         except ValueError as error:
-            reject(row, "", "unparsable_exam_id", f"column {EXAM_ID}: got {shown(cells[EXAM_ID])}, {error}")
+            reject(row, "", "unparsable_exam_id", f"column {EXAM_ID}: got {_quoted(cells[EXAM_ID])}, {error}")
             continue
         if not exam_id:
             if any(plain(str(cells[name] or "")) for name in LABEL_COLUMNS.values()):
@@ -199,7 +204,7 @@ def read_label_sheet(path: Path) -> LabelSheet:
             date = parse_date(cells.get(EXAM_TIME), sheet.day_zero)
         except ValueError as error:
             date = ""
-            reject(row, exam_id, "unparsable_date", f"column {EXAM_TIME}: got {shown(cells[EXAM_TIME])}, {error}")
+            reject(row, exam_id, "unparsable_date", f"column {EXAM_TIME}: got {_quoted(cells[EXAM_TIME])}, {error}")
         dates[exam_id] = dates.get(exam_id) or date
         known = codes.setdefault(exam_id, dict.fromkeys(LABEL_COLUMNS, UNLABELLED))
         for side, column in LABEL_COLUMNS.items():

@@ -43,14 +43,19 @@ def build_manifest(
     folders = list(dict.fromkeys(rows_of[exam_id]["exam_relpath"] for exam_id in wanted))
     known: dict[str, SeriesScan] = {}
     beside: dict[str, list[str]] = {}
+    unread: dict[str, tuple[str, str]] = {}
     for scanned, _ in scan_exams(base, folders, scan_file, workers=workers):
         series = scanned.value.series if scanned.value else ()
+        if scanned.value is None:
+            unread[scanned.item] = scanned.reason, scanned.detail
         known |= {facts.relpath: facts for facts in series}
         beside[scanned.item] = [file for facts in series for file in (facts.first, facts.last)]
     found: dict[str, dict[Side, SeriesScan]] = {}
     for exam_id, of_side in wanted.items():
         missing = [relpath for relpath in of_side.values() if relpath not in known or not known[relpath].slices]
-        if missing:
+        if (folder := rows_of[exam_id]["exam_relpath"]) in unread:
+            reject(exam_id, folder, *unread[folder])
+        elif missing:
             reject(exam_id, missing[0], "missing_series", "not there any more, or not as it was: build the index again")
         else:
             found[exam_id] = {side: known[relpath] for side, relpath in of_side.items()}

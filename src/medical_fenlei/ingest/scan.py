@@ -23,7 +23,7 @@ from medical_fenlei.errors import Rejected
 from medical_fenlei.files import atomic
 from medical_fenlei.parallel import Outcome, Workers, map_items
 
-SCAN_VERSION = 2
+SCAN_VERSION = 3
 """Raised whenever the code finds other facts in the same files."""
 
 Problem = tuple[str, str, str]
@@ -179,10 +179,12 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers
             if exam in found:
                 yield Outcome(exam, found[exam]), listing
                 continue
-            outcome = next(read)
-            if outcome.value is not None:
+            outcome = next(read)                                 # what a disk refuses now it may give another time
+            if outcome.value is not None and all(reason != "unreadable" for _, reason, _ in outcome.value.problems):
                 known.add(exam, listing.stamp, outcome.value)
             yield outcome, listing
+        for _ in read:                                           # none is left: it ends by itself, and its workers stay
+            pass
 
 
 def scan_exam(base: Path, relpath: str) -> ExamScan:
@@ -269,10 +271,12 @@ class _Kept:
 
     def get(self, exam: str, stamp: str) -> ExamScan | None:
         scan = self._lines.get(exam)
-        if scan is None or scan["stamp"] != stamp:
+        if scan is None or scan.get("stamp") != stamp:
             return None
-        series = tuple(SeriesScan(**{**facts, "notes": tuple(facts["notes"])}) for facts in scan["series"])
-        return ExamScan(files=scan["files"], series=series, problems=tuple(map(tuple, scan["problems"])))
+        with contextlib.suppress(KeyError, TypeError):           # a line that this program did not write
+            series = tuple(SeriesScan(**{**facts, "notes": tuple(facts["notes"])}) for facts in scan["series"])
+            return ExamScan(files=scan["files"], series=series, problems=tuple(map(tuple, scan["problems"])))
+        return None
 
     def add(self, exam: str, stamp: str, scan: ExamScan) -> None:
         self._lines[exam] = {"version": SCAN_VERSION, "exam": exam, "stamp": stamp, **asdict(scan)}

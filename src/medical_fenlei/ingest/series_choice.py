@@ -21,12 +21,16 @@ Criterion = Literal["bone_kernel", "both_ears", "high", "original", "thin", "man
 WIDEST_MM = 1000.0
 """A field of view beyond this fits no scanner: its pixel spacing is wrong."""
 
+NOT_WIDE = 1.4
+"""Times `both_ears_mm`: fields of view from there on hold the whole head."""
+
 OTHER = "other"
 BONE_KERNELS = {
-    "Siemens": r"^(u|ur|h|hr|b|br)?[6-9]\d", "GE": "bone|edge", "UIH": "sharp|bone", "Philips": r"^y[a-e]|^[de]$|bone",
+    "Siemens": r"^(?!bl|bv|hv)[a-z]{0,2}[6-9]\d", "GE": "bone|edge", "UIH": "sharp|bone", "Philips": r"^y[a-e]|^[de]$|bone",
     "Canon": r"^fc(30|31|8\d)", OTHER: "bone|sharp|edge",
 }
-"""By maker (`vocabulary.vendor`), kernels that keep the edges of bone: Siemens numbers from 60 up (U75u, Ur73u, H70h)."""
+"""Kernels, by maker (`vocabulary.vendor`), that keep the edges of bone: Siemens numbers from 60 up (U75u, Ur73u, H70h, J70h),
+but not those for lungs and vessels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +103,11 @@ def read_rules(path: Path | None) -> SeriesRules:
     known = [item.name for item in fields(SeriesRules)]
     if unknown := set(said) - set(known):
         raise UserError(f"--series-rules {path}: got {sorted(unknown)[0]!r}, expected some of {', '.join(known)}")
-    if "prefer" in said:
-        said["prefer"] = tuple(said["prefer"])
-    if "bone_kernels" in said:
-        said["bone_kernels"] = {**BONE_KERNELS, **said["bone_kernels"]}
     try:
+        if "prefer" in said:
+            said["prefer"] = tuple(said["prefer"])
+        if "bone_kernels" in said:
+            said["bone_kernels"] = {**BONE_KERNELS, **said["bone_kernels"]}
         return SeriesRules(**said)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"--series-rules {path}: {error}") from None
@@ -136,8 +140,8 @@ def choose_series(series: Sequence[SeriesScan], rules: SeriesRules) -> Choice:
     """The best that these series have to give."""
     verdicts = {facts.relpath: refusal(facts, rules) for facts in series}
     usable = [facts for facts in series if verdicts[facts.relpath] is None]
-    whole = [facts for facts in usable if facts.width >= rules.both_ears_mm]
-    single = [facts for facts in usable if facts.width < rules.both_ears_mm]
+    single = [facts for facts in usable if _shows_one_ear(facts, usable, rules)]
+    whole = [facts for facts in usable if facts not in single]
     pairs = [pair for pair in itertools.permutations(single, 2) if pair[0].middle - pair[1].middle >= rules.apart_mm]
     candidates = [_candidate(parts, rules) for parts in (*((facts,) for facts in whole), *pairs)]
     candidates.sort(key=lambda found: (found.rank, [facts.relpath for facts in found.series]), reverse=True)
@@ -156,6 +160,12 @@ def choose_series(series: Sequence[SeriesScan], rules: SeriesRules) -> Choice:
             verdict = "not_chosen", f"{best.reason}; {_lost_by(best, candidates[0], rules)}"
         said.append((facts, *verdict))
     return Choice(chosen, tuple(said))
+
+
+def _shows_one_ear(facts: SeriesScan, others: Sequence[SeriesScan], rules: SeriesRules) -> bool:
+    """Its field of view is narrow; or not wide, and stands aside of another one that is no narrower."""
+    return facts.width < rules.both_ears_mm or (facts.width < NOT_WIDE * rules.both_ears_mm and any(
+        other.width >= facts.width and abs(other.middle - facts.middle) >= rules.apart_mm / 2 for other in others))
 
 
 def refusal(facts: SeriesScan, rules: SeriesRules) -> tuple[str, str] | None:

@@ -1,4 +1,5 @@
 """Exam folders on disk: `<base>/[wrapper/…]<YYYY-MM-DD>/<exam_id>/<series>/<file>`."""
+import contextlib
 import datetime
 import os
 import re
@@ -94,6 +95,13 @@ def _exam_id(name: str) -> str:
         return name
 
 
+def _holds_dates(folder: Path) -> bool:
+    """Whether it is no exam but a wrapper."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return any(_DATE_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False) for entry in entries)
+    return False
+
+
 def _walk(base: Path, relpath: str, tree: Tree) -> None:
     """Of date folders in one another the innermost counts: the outer may be the day of an export."""
     date = _date(relpath.rpartition("/")[2])
@@ -105,7 +113,7 @@ def _walk(base: Path, relpath: str, tree: Tree) -> None:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    if date and not _DATE_FOLDER.fullmatch(entry.name):
+                    if date and not _DATE_FOLDER.fullmatch(entry.name) and not _holds_dates(base / below):
                         tree.exams.append(ExamFolder(_exam_id(entry.name), date, below))
                     else:
                         _walk(base, below, tree)
