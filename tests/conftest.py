@@ -26,3 +26,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         terminalreporter.line(f"{report.nodeid}: {reason}")
+
+
+@pytest.fixture
+def here(hospital, tmp_path, monkeypatch):
+    """A working folder with the module's `hospital` in it, and a configuration folder of its own."""
+    for name in ("data", "metadata"):
+        (tmp_path / name).symlink_to(hospital / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path

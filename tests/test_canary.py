@@ -170,15 +170,6 @@ def hospital(tmp_path_factory):
     return here
 
 
-@pytest.fixture
-def here(hospital, tmp_path, monkeypatch):
-    for name in ("data", "metadata"):
-        (tmp_path / name).symlink_to(hospital / name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path
-
-
 def said(capfd):
     """Hits in what was said since the last time."""
     out = capfd.readouterr()

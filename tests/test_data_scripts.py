@@ -56,16 +56,6 @@ def hospital(tmp_path_factory):
     return base
 
 
-@pytest.fixture
-def here(hospital, tmp_path, monkeypatch):
-    """A working folder with the hospital in it, and a configuration folder of its own."""
-    for name in ("data", "metadata"):
-        (tmp_path / name).symlink_to(hospital / name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path
-
-
 def to_splits():
     """The commands of the main route as far as the splits."""
     assert run("build_index", "--out-csv", "artifacts/dataset_index.csv", "--num-workers", 1) == 0

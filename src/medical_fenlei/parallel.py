@@ -277,7 +277,7 @@ def _judged(client: Any, workers: set[str]) -> dict[str, str]:
                                              f"{os.getcwd()}; all need the same folders on a shared disk")
         except OSError:
             found[worker] = "the worker is gone"
-        except Exception as error:
+        except Exception as error:                               # whatever keeps it from importing this package
             found[worker] = f"worker {worker} {CANNOT.format(type(error).__name__)}"
     return found
 
