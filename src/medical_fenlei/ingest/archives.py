@@ -146,8 +146,7 @@ class Stage:
                         self.rejects += done.rejects
             except BrokenProcessPool:
                 raise Stopped("a process was killed; run it again to go on, with fewer JOBS if memory ran out") from None
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+            except BaseException:                                # the pool finds itself broken, and leaving it waits for its thread
                 for child in multiprocessing.active_children():
                     child.terminate()
                 raise
