@@ -146,7 +146,7 @@ class Stage:
                         self.rejects += done.rejects
             except BrokenProcessPool:
                 raise Stopped("a process was killed; run it again to go on, with fewer JOBS if memory ran out") from None
-            except BaseException:                                # the pool finds itself broken, and leaving it waits for its thread
+            except BaseException:                                # the pool finds itself broken, and ends before it is left
                 for child in multiprocessing.active_children():
                     child.terminate()
                 raise

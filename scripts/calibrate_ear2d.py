@@ -1,0 +1,40 @@
+"""Make a trained ear network's probabilities honest, and choose where it decides, on its tune set alone.
+
+    python scripts/calibrate_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --point youden --sensitivity 0.95
+
+Fits a temperature and, for each binary task, operating points: 0.5 (half), the greatest sensitivity + specificity (youden),
+95 % specificity (specificity_95), a wanted sensitivity (sensitivity_<percent>). Written to
+outputs/<run>/checkpoints/best.calibration.json; eval_ear2d and predict_ear2d apply it, and decide at --point. It cannot be
+fitted on validation or test, and refuses a split that shares patients with them.
+"""
+from medical_fenlei import cli
+from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.training.config import EAR2D
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    add_checkpoint_flags(parser, leave_out=("limit",))
+    parser.add_argument("--point", default="youden", help="which operating point decides (default: youden)")
+    parser.add_argument("--sensitivity", type=float, default=0.95, help="wanted, for one of the points (default: 0.95)")
+    args = parser.parse_args(argv)
+
+    from medical_fenlei.analysis.calibration import fit_calibration
+    from medical_fenlei.errors import UserError
+
+    if not 0 < args.sensitivity <= 1:
+        raise UserError(f"--sensitivity: got {args.sensitivity:g}, expected above 0, at most 1")
+    trained, data = open_checkpoint(args, kind=EAR2D)
+    found = fit_calibration(trained, args.checkpoint, data, sensitivity=args.sensitivity, point=args.point)
+    for name, fitted in found.tasks.items():
+        cli.say(f"{name}: fitted on {fitted.ears} ears of {fitted.patients} patients of the tune set; temperature "
+                f"{fitted.temperature:.3f}, mean surprise {fitted.loss_before:.4f} before, {fitted.loss_after:.4f} after"
+                + (f" ({fitted.note})" if fitted.note else ""))
+        for point, threshold in fitted.points.items():
+            cli.say(f"  {point:15s} {threshold:.4f}" + ("   decides" if point == fitted.point else ""))
+    cli.say(f"wrote {found.write(args.checkpoint)}")
+    return cli.OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,160 @@
+"""Temperature and operating points of a network: fitted on the tune set, kept beside its checkpoint, applied to other ears."""
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medical_fenlei import tables
+from medical_fenlei.analysis.trained import Trained
+from medical_fenlei.data.sources import find_ears
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import read_json, sha256, write_json
+from medical_fenlei.metrics.calibration import HALF, fit_temperature, operating_points, tempered
+from medical_fenlei.metrics.predictions import class_codes, probabilities, surprise
+from medical_fenlei.runs import versions
+from medical_fenlei.tasks import OUTSIDE, Task
+from medical_fenlei.training.config import DataConfig
+
+FITTED_ON = "tune"
+"""The only set that may choose a threshold or a temperature: train is known by heart, val and test report."""
+REPORTING = ("val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Of one task."""
+
+    temperature: float
+    points: dict[str, float]
+    """Thresholds of the positive class's probability after the temperature, by name; none for several classes."""
+
+    point: str
+    """Which of them decides."""
+
+    ears: int
+    patients: int
+    loss_before: float
+    loss_after: float
+    note: str = ""
+
+    @property
+    def threshold(self) -> float:
+        return self.points.get(self.point, 0.5)
+
+    def applied(self, predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
+        """`tables.PREDICTIONS` with the probabilities after the temperature and the decisions at the threshold."""
+        each = tempered(probabilities(predictions, task), self.temperature)
+        if task.binary:
+            return predictions.assign(y_prob=each[:, 1], y_pred=(each[:, 1] >= self.threshold).astype(np.int64))
+        names = {f"prob_{name}": own for name, own in zip(class_codes(task), each.T, strict=True)}
+        return predictions.assign(y_prob=each.max(1), **names)
+
+    def at(self, point: str) -> "Fitted":
+        """The same, decided at another of its points. Raises UserError if it has none of that name."""
+        if point not in self.points:
+            raise UserError(f"--point: got {point!r}, expected one of {', '.join(self.points) or 'none: several classes'}")
+        return replace(self, point=point)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    checkpoint: str
+    """SHA-256 of the file that it belongs to."""
+
+    exams: frozenset[str]
+    patients: frozenset[str]
+    """On whom it was fitted."""
+
+    tasks: dict[str, Fitted]
+    data: Mapping[str, Any]
+
+    @classmethod
+    def path(cls, checkpoint: Path) -> Path:
+        """`<run>/checkpoints/<name>.calibration.json`."""
+        return checkpoint.with_name(f"{checkpoint.stem}.calibration.json")
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Calibration | None":
+        """That of a checkpoint; None if it has none. Raises UserError if it is of another checkpoint, or unreadable."""
+        path = cls.path(checkpoint)
+        if not path.is_file():
+            return None
+        try:
+            plain = read_json(path)
+            tasks = {name: Fitted(**{**own, "temperature": float(own["temperature"])}) for name, own in plain["tasks"].items()}
+            found = cls(checkpoint=plain["checkpoint"], exams=frozenset(plain["exams"]), patients=frozenset(plain["patients"]),
+                        tasks=tasks, data=plain["data"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: is not a calibration of this version; calibrate_ear2d writes it anew") from None
+        if found.checkpoint != sha256(checkpoint):
+            raise UserError(f"{path}: belongs to another checkpoint than {checkpoint.name}, which was trained on since; "
+                            "run calibrate_ear2d again, or remove it")
+        return found
+
+    def write(self, checkpoint: Path) -> Path:
+        path = self.path(checkpoint)
+        write_json(path, {
+            "checkpoint": self.checkpoint, "fitted_on": FITTED_ON,
+            "tasks": {name: asdict(own) for name, own in self.tasks.items()}, "exams": sorted(self.exams), "patients": sorted(self.patients),
+            "data": dict(self.data), "versions": versions()})
+        return path
+
+    def refuse(self, ears: pd.DataFrame) -> None:
+        """Raises UserError if an ear of these manifest rows is of an exam or a patient that it was fitted on."""
+        known = ears[ears.exam_id.isin(self.exams) | ears.patient_key.isin(self.patients)]
+        if len(known):
+            raise UserError(
+                f"temperature and thresholds were fitted on {known.patient_key.nunique()} of these patients (exam "
+                f"{known.exam_id.iloc[0]}, say): figures with them would be too good; --uncalibrated reports without them")
+
+
+def fit_calibration(trained: Trained, checkpoint: Path, data: DataConfig, *, sensitivity: float, point: str) -> Calibration:
+    """Of every task that the data names, on the tune set.
+
+    Raises UserError: no tune set, a class without an ear there, an unknown point, or patients that validation or test has too.
+    """
+    tasks, store = trained.chosen(data), trained.store(data)
+    sources = find_ears(data, store, tasks, (FITTED_ON,))
+    dataset = sources.dataset(store, FITTED_ON, sources.placement(store, trained.arithmetic.device))
+    if dataset is None:
+        raise UserError(f"--splits-root {data.splits_root}: --pct {data.pct} has no {FITTED_ON} set to fit on; "
+                        "make_splits_dual --tune-ratio makes one")
+    ears, manifest = sources.ears[FITTED_ON], tables.MANIFEST.read(data.manifest_csv)
+    for name, exams in tables.read_split(data.splits_root, data.pct).sets.items():
+        both = set(ears.patient_key) & set(manifest.patient_key[manifest.exam_id.isin(exams.exam_id)])
+        if name in REPORTING and both:
+            raise UserError(f"{len(both)} patients stand in both {FITTED_ON}.csv and {name}.csv of {data.splits_root} --pct "
+                            f"{data.pct}: nothing may be fitted on what is reported; make_splits_dual --patient-split keeps "
+                            "them apart")
+    predictions = trained.predict(dataset)
+    fitted = {task.name: _fit(predictions[task.name], task, sensitivity, point) for task in tasks}
+    return Calibration(checkpoint=sha256(checkpoint), exams=frozenset(ears.exam_id), patients=frozenset(ears.patient_key),
+                       tasks=fitted, data=sources.hashes)
+
+
+def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str) -> Fitted:
+    known = predictions[predictions.y_true != OUTSIDE]
+    y, before = known.y_true.to_numpy(), probabilities(known, task)
+    per_class = np.bincount(y, minlength=len(task.classes))
+    if task.binary and not per_class.all():
+        raise UserError(f"{task.name}: the {FITTED_ON} set has {per_class[0]} negative and {per_class[1]} positive ears, "
+                        "expected some of both; make_splits_dual --tune-ratio makes a larger one")
+    temperature, note = fit_temperature(before, y), ""
+    if np.isnan(temperature):
+        temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set is told apart without a mistake, so none is most likely"
+    points: dict[str, float] = {}
+    if task.binary:
+        points = operating_points(tempered(before, temperature)[:, 1], y, sensitivity=sensitivity)
+    found = Fitted(temperature=temperature, points=points, point=HALF, ears=len(known), patients=known.patient_key.nunique(),
+                   loss_before=float(surprise(known, task).mean()), loss_after=0.0, note=note)
+    found = found.at(point) if task.binary else found
+    return replace(found, loss_after=float(surprise(found.applied(known, task), task).mean()))
+
+
+def uncalibrated(tasks: Collection[Task]) -> dict[str, Fitted]:
+    """For networks without one: the probabilities as they are, decided at 0.5."""
+    none = Fitted(temperature=1.0, points={HALF: 0.5}, point=HALF, ears=0, patients=0, loss_before=np.nan, loss_after=np.nan)
+    return {task.name: none if task.binary else replace(none, points={}) for task in tasks}
