@@ -98,8 +98,8 @@ class Calibration:
         path = self.path(checkpoint)
         write_json(path, {
             "checkpoint": self.checkpoint, "fitted_on": FITTED_ON,
-            "tasks": {name: asdict(own) for name, own in self.tasks.items()}, "exams": sorted(self.exams), "patients": sorted(self.patients),
-            "data": dict(self.data), "versions": versions()})
+            "tasks": {name: asdict(own) for name, own in self.tasks.items()},
+            "exams": sorted(self.exams), "patients": sorted(self.patients), "data": dict(self.data), "versions": versions()})
         return path
 
     def refuse(self, ears: pd.DataFrame) -> None:
