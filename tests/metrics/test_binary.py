@@ -1,9 +1,17 @@
 """Numbers of two classes against scikit-learn and against slow loops."""
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
-from medical_fenlei.metrics.binary import NAMES, SPECIFICITY, THRESHOLD, BinaryMeasures
+from medical_fenlei.metrics.binary import NAMES, THRESHOLD, WANTED, BinaryMeasures
 
 ROWS = 25
 
@@ -28,15 +36,20 @@ def by_scikit_learn(y, score, w):
         "auroc": roc_auc_score(y, score, sample_weight=w), "auprc": average_precision_score(y, score, sample_weight=w),
         "sensitivity": recall_score(y, called, sample_weight=w),
         "specificity": recall_score(y, called, sample_weight=w, pos_label=0), "f1": f1_score(y, called, sample_weight=w),
+        "ppv": precision_score(y, called, sample_weight=w), "npv": precision_score(y, called, sample_weight=w, pos_label=0),
+        "balanced_accuracy": balanced_accuracy_score(y, called, sample_weight=w),
+        "accuracy": accuracy_score(y, called, sample_weight=w),
     }
 
 
-def slow_sensitivity_at_specificity(y, score, w):
+def slow_best_of(y, score, w, *, kept):
+    """The greatest share of one class that is called right at a threshold where WANTED of the other, `kept`, is right too."""
     best = 0.0
     for threshold in [np.inf, *score]:
-        called = score >= threshold
-        if w[(y == 0) & ~called].sum() >= SPECIFICITY * w[y == 0].sum() - 1e-9:
-            best = max(best, w[(y == 1) & called].sum() / w[y == 1].sum())
+        right = {1: score >= threshold, 0: score < threshold}
+        share = {c: w[(y == c) & right[c]].sum() / w[y == c].sum() for c in (0, 1)}
+        if share[kept] >= WANTED - 1e-9:
+            best = max(best, share[1 - kept])
     return best
 
 
@@ -48,10 +61,18 @@ def test_every_number_equals_scikit_learn_with_ties_and_weights(ears):
         np.testing.assert_allclose(found[name], [e[name] for e in expected], atol=1e-12, err_msg=name)
 
 
-def test_sensitivity_at_95_specificity_equals_a_slow_loop_over_thresholds(ears):
+@pytest.mark.parametrize(("name", "kept"), [("sensitivity_at_95_specificity", 0), ("specificity_at_95_sensitivity", 1)])
+def test_one_at_95_percent_of_the_other_equals_a_slow_loop_over_thresholds(ears, name, kept):
     y, score, weight = ears
-    found = BinaryMeasures(y, score)(weight)["sensitivity_at_95_specificity"]
-    np.testing.assert_allclose(found, [slow_sensitivity_at_specificity(y, score, w) for w in weight], atol=1e-12)
+    found = BinaryMeasures(y, score)(weight)[name]
+    np.testing.assert_allclose(found, [slow_best_of(y, score, w, kept=kept) for w in weight], atol=1e-12)
+
+
+def test_decisions_that_are_given_are_the_ones_that_are_measured(ears):
+    y, score, weight = ears
+    found, shifted = BinaryMeasures(y, score, score >= 0.25)(weight), BinaryMeasures(y, score + 0.25)(weight)
+    for name in ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc"):
+        np.testing.assert_allclose(found[name], shifted[name], atol=1e-12, err_msg=name)
 
 
 def test_exactly_5_percent_of_false_positives_are_allowed():
@@ -83,7 +104,8 @@ def test_a_permutation_of_ears_changes_nothing_even_among_tied_scores(rng):
 @pytest.mark.parametrize("only", [0, 1])
 def test_what_one_class_leaves_undefined_is_nan_and_not_zero(only):
     found = BinaryMeasures(np.full(6, only), np.linspace(0.1, 0.9, 6))(np.ones((2, 6)))
-    undefined = {"auroc", "auprc", "sensitivity_at_95_specificity", *({"specificity"} if only else {"sensitivity", "f1"})}
+    undefined = {"auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity", "balanced_accuracy",
+                 *({"specificity"} if only else {"sensitivity", "f1"})}
     assert {name for name in NAMES if np.isnan(found[name]).all()} == undefined
     assert found["sensitivity" if only else "specificity"] == pytest.approx(0.5)
 

@@ -1,9 +1,17 @@
 """Numbers of six classes against scikit-learn."""
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, average_precision_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
-from medical_fenlei.metrics.multiclass import MulticlassMeasures
+from medical_fenlei.metrics.multiclass import EACH, MulticlassMeasures
 
 NAMES = ("a", "b", "c", "d")
 N = 150
@@ -36,6 +44,32 @@ def test_accuracy_and_the_sensitivity_of_each_class_equal_scikit_learn(ears):
         np.testing.assert_allclose(found[f"sensitivity_{name}"], recalls[:, c], atol=1e-12, err_msg=name)
 
 
+def test_each_class_against_the_rest_equals_scikit_learn(ears):
+    y, probability, weight = ears
+    found, called = MulticlassMeasures(y, probability, NAMES)(weight), probability.argmax(1)
+    for c, name in enumerate(NAMES):
+        own, yes = y == c, called == c
+        expected = {"auroc": [roc_auc_score(own, probability[:, c], sample_weight=w) for w in weight],
+                    "auprc": [average_precision_score(own, probability[:, c], sample_weight=w) for w in weight],
+                    "ppv": [precision_score(own, yes, sample_weight=w) for w in weight],
+                    "npv": [precision_score(own, yes, sample_weight=w, pos_label=0) for w in weight],
+                    "specificity": [recall_score(own, yes, sample_weight=w, pos_label=0) for w in weight],
+                    "f1": [f1_score(own, yes, sample_weight=w) for w in weight]}
+        for measure, values in expected.items():
+            np.testing.assert_allclose(found[f"{measure}_{name}"], values, atol=1e-12, err_msg=f"{measure}_{name}")
+
+
+def test_the_brier_score_equals_scikit_learn_and_for_two_classes_the_binary_one(ears):
+    y, probability, weight = ears
+    probability = probability / probability.sum(1, keepdims=True)
+    found = MulticlassMeasures(y, probability, NAMES)(weight)["brier"]
+    expected = [brier_score_loss(y, probability, sample_weight=w, scale_by_half=True, labels=range(4)) for w in weight]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    two = np.column_stack([1 - probability[:, 0], probability[:, 0]])
+    assert MulticlassMeasures(y == 0, two, NAMES[:2])(weight[:1])["brier"][0] == pytest.approx(
+        brier_score_loss(y == 0, probability[:, 0]), abs=1e-12)
+
+
 def test_a_class_without_ears_is_left_out_of_the_means_and_has_no_sensitivity(ears):
     y, probability, _ = ears
     there = y != 2
@@ -55,7 +89,8 @@ def test_a_row_of_weights_that_leaves_out_a_class_has_no_mean_but_an_accuracy(ea
 
 def test_no_ears_at_all_is_nan():
     found = MulticlassMeasures(np.zeros(0, int), np.zeros((0, 4)), NAMES)(np.ones((2, 0)))
-    assert set(found) == {"auroc", "auprc", "macro_f1", "macro_recall", "accuracy", *(f"sensitivity_{name}" for name in NAMES)}
+    assert set(found) == {"auroc", "auprc", "macro_f1", "macro_recall", "accuracy", "brier", "calibration_error",
+                          *(f"{measure}_{name}" for measure in EACH for name in NAMES)}
     assert all(value.shape == (2,) and np.isnan(value).all() for value in found.values())
 
 

@@ -10,6 +10,7 @@ from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Intervals, Measures, patient_intervals
 from medical_fenlei.metrics.confusion import class_report
 from medical_fenlei.metrics.multiclass import MulticlassMeasures
+from medical_fenlei.metrics.reliability import ReliabilityMeasures
 from medical_fenlei.tasks import OUTSIDE, Task
 
 SEED = 42
@@ -32,18 +33,46 @@ def measures_of(predictions: pd.DataFrame, task: Task) -> Measures:
     """The numbers of these predictions as a function of the ears' weights. Rows outside the task weigh nothing."""
     valid = (predictions.y_true != OUTSIDE).to_numpy()
     known = predictions[valid]
-    if task.binary:
-        measures: Measures = BinaryMeasures(known.y_true.to_numpy(), known.y_prob.to_numpy())
-    else:
-        measures = MulticlassMeasures(known.y_true.to_numpy(), probabilities(known, task), class_codes(task))
-    return lambda weight: measures(weight[:, valid])
+    truth, score = known.y_true.to_numpy(), known.y_prob.to_numpy()
+    if not task.binary:
+        several = MulticlassMeasures(truth, probabilities(known, task), class_codes(task))
+        return lambda weight: several(weight[:, valid])
+    ranking, reliability = BinaryMeasures(truth, score, known.y_pred.to_numpy() == 1), ReliabilityMeasures(truth, score)
+
+    def both(weight: np.ndarray) -> dict[str, np.ndarray]:
+        own = weight[:, valid]
+        return {**ranking(own), **reliability(own)}
+
+    return both
 
 
 def intervals_of(predictions: pd.DataFrame, task: Task, *, draws: int) -> Intervals:
     """Each of the measures with its interval, patients resampled."""
-    content = np.column_stack([predictions.y_true, probabilities(predictions, task)])
-    patient = predictions.patient_key.to_numpy()
-    return patient_intervals(measures_of(predictions, task), patient, content, seed=SEED, draws=draws)
+    known = predictions[predictions.y_true != OUTSIDE]
+    content = np.column_stack([known.y_true, probabilities(known, task), known.y_pred])
+    return patient_intervals(measures_of(known, task), known.patient_key.to_numpy(), content, seed=SEED, draws=draws,
+                             classes=known.y_true.to_numpy())
+
+
+def differences_of(one: pd.DataFrame, other: pd.DataFrame, task: Task, *, draws: int) -> Intervals:
+    """How much more each measure is in other predictions of the same ears, in the same order: both are resampled together.
+
+    Raises ValueError if the ears are not the same.
+    """
+    names = ["exam_id", "side", "y_true"]
+    if not one[names].reset_index(drop=True).equals(other[names].reset_index(drop=True)):
+        raise ValueError("got predictions of different ears, or in another order, expected the same")
+    pair = [frame[frame.y_true != OUTSIDE] for frame in (one, other)]
+    first, second = (measures_of(frame, task) for frame in pair)
+
+    def difference(weight: np.ndarray) -> dict[str, np.ndarray]:
+        before, after = first(weight), second(weight)
+        return {name: after[name] - before[name] for name in before}
+
+    content = np.column_stack([pair[0].y_true, *(probabilities(frame, task) for frame in pair)])
+    measured = tuple(first(np.ones((1, len(content)))))
+    return patient_intervals(difference, pair[0].patient_key.to_numpy(), content, seed=SEED, draws=draws,
+                             classes=pair[0].y_true.to_numpy(), unbounded=measured)
 
 
 def report_of(predictions: pd.DataFrame, task: Task) -> dict[str, Any]:
