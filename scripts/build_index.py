@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.errors import UserError
+    from medical_fenlei.files import write_json
     from medical_fenlei.ingest.index import HARMLESS, build_index
     from medical_fenlei.ingest.label_sheet import WORKSHEET, only_sheet, read_label_sheet
     from medical_fenlei.ingest.series_choice import read_rules
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     report = args.out_csv.with_name("series_report.csv")
     tables.SERIES.write(report, index.series)
     tables.INDEX.write(args.out_csv, index.table)
+    write_json(tables.counts_path(args.out_csv), index.counts)
     for line in index.lines():
         cli.say(line)
     cli.say(f"wrote {args.out_csv}, and {report} with every series and its verdict")

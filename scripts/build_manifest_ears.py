@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.errors import UserError
+    from medical_fenlei.files import read_json, write_json
     from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, doubtful_patients
     from medical_fenlei.ingest.patients import default_key_file, read_or_make_key
 
@@ -35,11 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     manifest, rejects = build_manifest(
         index, base=args.dicom_base, scan_file=tables.scan_path(args.index_csv), key=key, workers=cli.workers(args))
     tables.MANIFEST.write(args.out_csv, manifest)
+    counted = {"exams": manifest.exam_id.nunique(), "exams left out": rejects.exam_id.nunique(), "ears": len(manifest),
+               "labelled ears": int((manifest.label_code > 0).sum()), "patients": manifest.patient_key.nunique()}
+    before = tables.counts_path(args.index_csv)
+    write_json(tables.counts_path(args.out_csv), {"index": read_json(before) if before.is_file() else {}, "manifest": counted})
     sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
     known_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"
     cli.say(f"{len(index)} exams: {manifest.exam_id.nunique()} in the manifest, {rejects.exam_id.nunique()} left out")
-    cli.say(f"{len(manifest)} ears, {int((manifest.label_code > 0).sum())} labelled")
-    cli.say(f"{manifest.patient_key.nunique()} patients ({known_by})")
+    cli.say(f"{counted['ears']} ears, {counted['labelled ears']} labelled")
+    cli.say(f"{counted['patients']} patients ({known_by})")
     for exams in doubtful_patients(manifest):
         cli.warn(f"{len(exams)} exams are said to be of one patient, and are of both sexes or more than {MANY_EXAMS}: does "
                  f"their PatientID stand for several people? {', '.join(exams[:5])}{', …' if len(exams) > 5 else ''}")

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
                 + (f" ({fitted.note})" if fitted.note else ""))
         for point, threshold in fitted.points.items():
             cli.say(f"  {point:15s} {threshold:.4f}" + ("   decides" if point == fitted.point else ""))
-    cli.say(f"wrote {found.write(args.checkpoint)}")
+    cli.say(f"wrote {found.write(args.checkpoint)}; eval_ear2d applies it")
     return cli.OK
 
 

@@ -77,6 +77,9 @@ class Run:
         """SHA-256 of each table that it read, by name."""
         return self._read("data")
 
+    def read_versions(self) -> Any:
+        return self._read("versions")
+
     def _read(self, part: str) -> Any:
         try:
             return json.loads(self.config_json.read_text(encoding="utf-8"))[part]

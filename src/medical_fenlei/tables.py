@@ -228,6 +228,16 @@ PREDICTIONS = Table("predictions, one row an ear", {
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
 }, more="float", unique=("exam_id", "side"))
 
+SUBGROUPS = Table("figures of parts of a set, one row a part and measure", {
+    "by": "key", "value": "key", "ears": "int", "patients": "int", "positive": "count", "metric": "key", "estimate": "float",
+    "low": "float", "high": "float", "note": "text",
+}, unique=("by", "value", "metric"))
+
+COMPARISON = Table("two networks on the same ears, one row a measure", {
+    "metric": "key", "one": "float", "other": "float", "difference": "float", "low": "float", "high": "float", "p": "float",
+    "note": "text",
+}, unique=("metric",))
+
 FEWSHOT = Table("few-shot scores, one row an ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int",
     "score_prototype": "float", "score_knn": "float", "score_logistic": "float",
@@ -274,6 +284,11 @@ def rejects_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_rejects.csv")
 
 
+def counts_path(output: Path) -> Path:
+    """Where the counts behind a table stand, as JSON: beside it."""
+    return output.with_name(f"{output.stem}_counts.json")
+
+
 def task_columns(label_code: pd.Series) -> pd.DataFrame:
     """`task_valid__<task>` and `task_y__<task>` (0, 1 or empty) of every binary task for these codes."""
     columns: dict[str, object] = {}
@@ -285,6 +300,8 @@ def task_columns(label_code: pd.Series) -> pd.DataFrame:
 
 
 SETS = ("train", "tune", "val", "test")
+WHOLE_MANIFEST = "manifest"
+"""A set beside them: every ear of a manifest, whatever its splits; for patients of another hospital, say."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,25 @@
-"""A trained network on one set of ears: predictions, every measure with its interval, the cases that went wrong."""
-from dataclasses import dataclass
+"""A trained network on one set of ears: predictions, every measure with its interval, subgroups, the cases that went wrong."""
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
+from medical_fenlei import tables
+from medical_fenlei.analysis.calibration import Calibration, Fitted, uncalibrated
+from medical_fenlei.analysis.subgroups import subgroups_of
 from medical_fenlei.analysis.trained import Trained
 from medical_fenlei.data.sources import find_ears
 from medical_fenlei.errors import UserError
-from medical_fenlei.metrics.bootstrap import Intervals
-from medical_fenlei.metrics.predictions import intervals_of
+from medical_fenlei.metrics.binary import BinaryMeasures
+from medical_fenlei.metrics.bootstrap import Interval, Intervals, patient_intervals
+from medical_fenlei.metrics.predictions import SEED, intervals_of
+from medical_fenlei.tables import WHOLE_MANIFEST
 from medical_fenlei.tasks import OUTSIDE, Task, named_apart
 from medical_fenlei.training.config import DataConfig
+
+AT_A_POINT = ("sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy")
+"""Measures that an operating point decides."""
 
 
 @dataclass(frozen=True)
@@ -18,19 +28,34 @@ class Evaluation:
 
     task: Task
     set_name: str
-    """train, tune, val or test, and whether only its first ears were taken."""
+    """train, tune, val, test or manifest, and whether only its first ears were taken."""
 
     label: str
     """What stands behind the stem of each file: the set, and of a network with several tasks the task."""
 
     checkpoint_epoch: int
     predictions: pd.DataFrame
-    """`tables.PREDICTIONS` of the ears that the task concerns."""
+    """`tables.PREDICTIONS` of the ears that the task concerns, calibrated."""
+
+    fitted: Fitted
+    """The temperature and the thresholds that were applied."""
+
+    calibrated: bool
+    """Whether they were fitted, or are those of a network that has none."""
 
     intervals: Intervals
+    points: dict[str, dict[str, Interval]]
+    """Of each operating point each of AT_A_POINT; none for several classes."""
+
+    subgroups: pd.DataFrame
+    """`tables.SUBGROUPS`."""
+
+    ears_in_set: pd.DataFrame
+    """Manifest rows of the ears of `predictions`, in their order."""
+
     rejects: pd.DataFrame
     warnings: tuple[str, ...]
-    hashes: dict[str, str | None]
+    hashes: Mapping[str, str | None]
 
     @property
     def ears(self) -> int:
@@ -54,31 +79,72 @@ def table_of(intervals: Intervals) -> pd.DataFrame:
 
 
 def evaluate(
-    trained: Trained, data: DataConfig, set_name: str, *, batch_size: int | None = None, draws: int = 2000
+    trained: Trained, data: DataConfig, set_name: str, *, batch_size: int | None = None, draws: int = 2000,
+    calibration: Calibration | None = None, point: str | None = None,
 ) -> list[Evaluation]:
     """Of each task that the data names. A task without an ear there, beside others that have some, has measures of NaN.
 
-    Raises UserError if it is none of the network's tasks, the split has no such set, or no ear of it takes part in any task.
+    set_name: of the split, or WHOLE_MANIFEST, of which patients that the network was fitted on are left out. calibration: is
+    applied to the probabilities; point: which of its operating points decides (its own by default). Raises UserError if it is
+    none of the network's tasks, there is no such set, no ear of it takes part in any task, or the calibration was fitted on
+    some of it.
     """
     tasks, store = trained.chosen(data), trained.store(data)
     sources = find_ears(data, store, tasks, (set_name,))
+    warnings = []
+    if set_name == WHOLE_MANIFEST:
+        mine = _fitted_on(trained, sources.ears[set_name])
+        sources = replace(sources, ears={set_name: sources.ears[set_name][~mine]})
+        if mine.any():
+            warnings.append(f"{int(mine.sum())} ears of patients that the network was fitted on are left out")
     dataset = sources.dataset(store, set_name, sources.placement(store, trained.arithmetic.device))
     if dataset is None:
         raise UserError(f"--split {set_name}: {data.splits_root} --pct {data.pct} has no ears there for "
                         + ", ".join(task.name for task in tasks))
+    if calibration is not None:
+        calibration.refuse(dataset.ears_in_order)
     predictions = trained.predict(dataset, batch_size=batch_size)
-    warnings = []
     if set_name == "train":
         warnings.append("the network was fitted on this set: these figures say nothing about new patients")
     if set_name == "tune":
         warnings.append("the epoch was chosen on this set: these figures are too good")
     if data.limit is not None:
         warnings.append(f"only the first {data.limit}: not the figures of the set")
-    name, results = set_label(set_name, data), []
+    name, results, manifest = set_label(set_name, data), [], tables.MANIFEST.read(data.manifest_csv)
+    known = uncalibrated(tasks) | (calibration.tasks if calibration else {})
     for task in tasks:
-        found = predictions[task.name]
-        own = found[found.y_true != OUTSIDE].reset_index(drop=True)
+        fitted = known[task.name] if point is None or not task.binary else known[task.name].at(point)
+        found = fitted.applied(predictions[task.name], task)
+        concerned = (found.y_true != OUTSIDE).to_numpy()
+        own = found[concerned].reset_index(drop=True)
         results.append(Evaluation(
-            task, name, named_apart(name, task, trained.tasks), trained.checkpoint.epoch, own,
-            intervals_of(own, task, draws=draws), sources.rejects, tuple(warnings), sources.hashes))
+            task, name, named_apart(name, task, trained.tasks), trained.checkpoint.epoch, own, fitted,
+            calibration is not None and task.name in calibration.tasks, intervals_of(own, task, draws=draws),
+            at_points(own, fitted, draws=draws) if task.binary else {}, subgroups_of(own, manifest, task, draws=draws),
+            dataset.ears_in_order[concerned].reset_index(drop=True), sources.rejects, tuple(warnings), sources.hashes))
     return results
+
+
+def _fitted_on(trained: Trained, ears: pd.DataFrame) -> np.ndarray:
+    """Which of these manifest rows are of a patient whom the network was fitted or chosen on, as its own tables say (N,)."""
+    own = trained.config.data
+    try:
+        split, manifest = tables.read_split(own.splits_root, own.pct), tables.MANIFEST.read(own.manifest_csv)
+    except UserError as error:
+        raise UserError(f"--split {WHOLE_MANIFEST}: who the network was fitted on cannot be told ({error})") from None
+    exams = pd.concat([split.sets[name].exam_id for name in ("train", "tune") if name in split.sets])
+    people = manifest.patient_key[manifest.exam_id.isin(exams)]
+    mine: np.ndarray = (ears.exam_id.isin(exams) | ears.patient_key.isin(people)).to_numpy()
+    return mine
+
+
+def at_points(predictions: pd.DataFrame, fitted: Fitted, *, draws: int) -> dict[str, dict[str, Interval]]:
+    """Each of AT_A_POINT with its interval at every operating point of a binary task."""
+    truth, score = predictions.y_true.to_numpy(), predictions.y_prob.to_numpy()
+    found = {}
+    for name, threshold in fitted.points.items():
+        measures = BinaryMeasures(truth, score, score >= threshold)
+        intervals = patient_intervals(measures.decided, predictions.patient_key.to_numpy(), np.column_stack([truth, score]),
+                                      seed=SEED, draws=draws, classes=truth)
+        found[name] = {measure: intervals.values[measure] for measure in AT_A_POINT}
+    return found

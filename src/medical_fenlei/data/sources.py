@@ -50,24 +50,26 @@ class Sources:
 
 
 def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, sets: Sequence[str]) -> Sources:
-    """The ears of the sets that any of the tasks concerns (None: every labelled one). Sets that the split lacks are left out.
+    """The ears of the sets that any of the tasks concerns (None: every labelled one). Sets that the split lacks are left out;
+    for WHOLE_MANIFEST no split is read.
 
     Ears outside the tasks or without a label never enter. Raises UserError if a table is missing, or the DICOM that is needed.
     """
-    split = tables.read_split(data.splits_root, data.pct)
+    split = None if list(sets) == [tables.WHOLE_MANIFEST] else tables.read_split(data.splits_root, data.pct)
     manifest = tables.MANIFEST.read(data.manifest_csv)
     code = manifest.label_code.to_numpy()
     concerned = code != UNLABELLED
     if tasks is not None:
         concerned = np.any([task.targets(code) != OUTSIDE for task in tasks], axis=0)
     concerned = manifest[concerned]
-    ears = {name: _first(concerned[concerned.exam_id.isin(split.sets[name].exam_id)], data)
-            for name in sets if name in split.sets}
+    exams = {tables.WHOLE_MANIFEST: concerned} if split is None else split.sets
+    ears = {name: _first(concerned[concerned.exam_id.isin(exams[name].exam_id)], data) for name in sets if name in exams}
     rejects = prepare_missing(data, store, pd.concat([*ears.values(), manifest[:0]]))
     if len(rejects):
         ears = {name: frame.drop(missing_ears(store, frame).index) for name, frame in ears.items()}
-    csvs = {"manifest": data.manifest_csv, **{name: split.folder / f"{name}.csv" for name in split.sets},
-            "cache_index": store.folder / "index.csv"}
+    csvs = {"manifest": data.manifest_csv, "cache_index": store.folder / "index.csv"}
+    if split is not None:
+        csvs |= {name: split.folder / f"{name}.csv" for name in split.sets}
     hashes = {name: sha256(path) if path.is_file() else None for name, path in csvs.items()}
     return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data)
 

@@ -226,6 +226,7 @@ def _train(run: "Run", config: RunConfig, arithmetic: "Arithmetic", ranks: "Rank
     from medical_fenlei.data.sources import find_ears
     from medical_fenlei.ears.store import EarStore
     from medical_fenlei.models.build import build_model
+    from medical_fenlei.report.page import write_page
     from medical_fenlei.report.plots import plot_training
     from medical_fenlei.runs import LOG, versions
     from medical_fenlei.tasks import OUTSIDE, find_tasks
@@ -266,6 +267,7 @@ def _train(run: "Run", config: RunConfig, arithmetic: "Arithmetic", ranks: "Rank
     done = trainer.fit()
     if ranks.first:
         plot_training(run.reports / "curves.png", list(run.read_metrics()), best_epoch=done.best_epoch)
+        write_page(run)
     measured = f"{plan.early_stop_metric} {done.best_value:.3f} on the tune set" if tune is not None else "no tune set"
     LOG.info("best epoch %d (%s): %s", done.best_epoch, measured, run.checkpoint("best"))
     return Done(run, sources.rejects, ranks.first)

@@ -160,6 +160,7 @@ def _train_and_evaluate(job: Job) -> None:
     from medical_fenlei.analysis.evaluate import evaluate
     from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.report.evaluation import write_evaluation
+    from medical_fenlei.report.page import write_page
 
     run, config = Run(job.folder), job.config
     began = time.monotonic()
@@ -172,6 +173,7 @@ def _train_and_evaluate(job: Job) -> None:
         trained = open_trained(run.checkpoint("best"), kind=config.kind, device=config.training.device)
         for result in evaluate(trained, config.data, REPORTED):
             write_evaluation(result, run.reports)
+        write_page(run)
     except (UserError, CheckFailed) as error:
         raise Rejected("not_possible" if isinstance(error, UserError) else "check_failed", str(error)) from None
     except Stopped:                                              # no failure, which `attempt` would take it for

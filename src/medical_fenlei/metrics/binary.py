@@ -49,8 +49,12 @@ class BinaryMeasures:
         return true, false
 
     def __call__(self, weight: np.ndarray) -> dict[str, np.ndarray]:
-        found = {**self._ranking(weight), **decisions(*(self._checked(weight) @ self._cells).T)}
+        found = {**self._ranking(weight), **self.decided(weight)}
         return {name: found[name] for name in NAMES}
+
+    def decided(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """Only DECISIONS."""
+        return decisions(*(self._checked(weight) @ self._cells).T)
 
     def _checked(self, weight: np.ndarray) -> np.ndarray:
         weight = np.asarray(weight, np.float64)

@@ -15,8 +15,8 @@ MEANS = {"auroc": "auroc", "auprc": "auprc", "f1": "macro_f1", "sensitivity": "m
 
 class MulticlassMeasures:
     """Called with weights (R, N) it returns `auroc`, `auprc` (one against the rest), `macro_f1`, `macro_recall`, which are
-    plain means over classes; `accuracy`; `brier` (half the squared distance between probabilities and outcome, so that two classes
-    have the binary score); `calibration_error` of the predicted class's probability; and each of EACH for every class.
+    plain means over classes; `accuracy`; `brier` (half the squared distance between probabilities and outcome, so that two
+    classes have the binary score); `calibration_error` of the predicted class's probability; and each of EACH for every class.
 
     y_true (N,) class numbers 0 to C - 1; probability (N, C); names: of the classes. Classes without any ear are left out of the
     means; a row of weights that leaves out one of the others has no mean (NaN).

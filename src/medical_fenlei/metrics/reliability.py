@@ -12,6 +12,15 @@ FARTHEST = 1e3
 """A slope or intercept beyond it is that of classes which a threshold separates: it has no value."""
 
 
+def net_benefit(y_true: np.ndarray, probability: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """(T,), of acting on every ear with a probability of at least each threshold (T,) in 0 to 1: share of hits less share of
+    false alarms × threshold / (1 − threshold) (Vickers 2006, doi:10.1177/0272989X06295361)."""
+    y, called = np.asarray(y_true) == 1, np.asarray(probability) >= np.asarray(threshold)[:, None]
+    odds = np.asarray(threshold) / (1 - np.asarray(threshold))
+    gain: np.ndarray = (called & y).mean(1) - (called & ~y).mean(1) * odds
+    return gain
+
+
 class ReliabilityMeasures:
     """Called with weights (R, N) it returns each of NAMES as (R,).
 

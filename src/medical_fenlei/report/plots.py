@@ -10,10 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from medical_fenlei.analysis.calibration import Fitted
 from medical_fenlei.files import atomic
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Intervals
+from medical_fenlei.metrics.confusion import confusion
 from medical_fenlei.metrics.predictions import class_codes, probabilities
+from medical_fenlei.metrics.reliability import net_benefit
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.vocabulary import DIAGNOSES
 
@@ -51,18 +54,22 @@ def plot_training(path: Path, lines: list[dict[str, Any]], *, best_epoch: int) -
     save(figure, path)
 
 
-def plot_evaluation(path: Path, predictions: pd.DataFrame, task: Task, intervals: Intervals) -> None:
-    """ROC, precision-recall and reliability of each class (the positive one of a binary task), and the scores of each code."""
+def plot_evaluation(path: Path, predictions: pd.DataFrame, task: Task, intervals: Intervals, fitted: Fitted) -> None:
+    """ROC, precision-recall, reliability and decision curve of each class (the positive one of a binary task), the confusion
+    matrix, and the scores of each code; operating points are marked."""
     known = predictions[predictions.y_true != OUTSIDE]
     each = probabilities(known, task)
     shown = [(1, "positive")] if task.binary else [(c, f"code {name}") for c, name in enumerate(class_codes(task))]
-    figure = Figure(figsize=(15, 4), layout="constrained")
-    roc, precision_recall, reliability, scores = figure.subplots(1, 4)
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    (roc, precision_recall, reliability), (decision, matrix, scores) = figure.subplots(2, 3)
     for c, name in shown:
         is_class = (known.y_true == c).to_numpy().astype(float)
         if 0 < is_class.sum() < len(is_class):
             _curves(roc, precision_recall, is_class, each[:, c], name)
             _reliability(reliability, is_class, each[:, c])
+            _decision(decision, is_class, each[:, c], name, alone=task.binary)
+    if task.binary:
+        _mark_points(roc, known, fitted)
     for axes, title in ((roc, "auroc"), (precision_recall, "auprc")):
         found = intervals.values[title]
         axes.set_title(f"{title.upper()} {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})")
@@ -72,8 +79,11 @@ def plot_evaluation(path: Path, predictions: pd.DataFrame, task: Task, intervals
     precision_recall.set(xlabel="sensitivity", ylabel="precision")
     reliability.plot([0, 1], [0, 1], color="0.8", linewidth=1)
     reliability.set(title="reliability", xlabel="mean predicted probability", ylabel="share of that class")
-    if not task.binary:
-        roc.legend(frameon=False)
+    decision.axhline(0, color="0.6", linewidth=1, label="act on none")
+    decision.set(title="decision curve", xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1))
+    for axes in (roc, decision):
+        axes.legend(frameon=False, fontsize=8)
+    _confusion(matrix, known, task)
     _scores_by_code(scores, known, each[:, 1] if task.binary else each.max(1))
     save(figure, path)
 
@@ -82,6 +92,62 @@ def _curves(roc: Axes, precision_recall: Axes, is_class: np.ndarray, score: np.n
     true, false = (counts[0] for counts in BinaryMeasures(is_class, score).counts(np.ones((1, len(score)))))
     roc.step(np.append(0, false / false[-1]), np.append(0, true / true[-1]), where="post", label=name)
     precision_recall.step(true / true[-1], true / (true + false), where="pre", label=name)
+
+
+def _mark_points(roc: Axes, known: pd.DataFrame, fitted: Fitted) -> None:
+    """Where each operating point lies on the curve; the one that decides is filled."""
+    y, score = known.y_true.to_numpy(), known.y_prob.to_numpy()
+    for (name, threshold), marker in zip(fitted.points.items(), "osD^", strict=False):
+        at = BinaryMeasures(y, score, score >= threshold).decided(np.ones((1, len(y))))
+        roc.plot(1 - at["specificity"], at["sensitivity"], marker, color="#d1495b", label=f"{name} ({threshold:.2f})",
+                 markerfacecolor="#d1495b" if name == fitted.point else "white", linestyle="none")
+
+
+def _decision(axes: Axes, is_class: np.ndarray, probability: np.ndarray, name: str, *, alone: bool) -> None:
+    threshold = np.linspace(0, 0.99, 100)
+    gain = net_benefit(is_class, probability, threshold)
+    axes.plot(threshold, gain, label="the network" if alone else name)
+    if alone:
+        everyone = net_benefit(is_class, np.ones_like(probability), threshold)
+        axes.plot(threshold, everyone, color="0.6", linestyle="--", linewidth=1, label="act on all")
+    axes.set_ylim(min(-0.05, axes.get_ylim()[0]) if not alone else -0.05, None)
+
+
+def _confusion(axes: Axes, known: pd.DataFrame, task: Task) -> None:
+    """Rows are the truth; colours by the share of the row."""
+    names = [name.replace("_", " ") for name in task.class_names] if task.binary else class_codes(task)
+    table = confusion(np.ones((1, len(known))), known.y_true.to_numpy(), known.y_pred.to_numpy(), classes=len(names))[0]
+    axes.imshow(table / np.maximum(table.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    for (row, column), number in np.ndenumerate(table):
+        dark = number > 0.5 * table[row].sum()
+        axes.text(column, row, f"{number:.0f}", ha="center", va="center", color="white" if dark else "black")
+    axes.set(title="confusion matrix", xlabel="predicted", ylabel="label")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, rotation=90 if task.binary else 0, va="center")
+
+
+def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "") -> None:
+    """The estimate and interval of each row of `tables.SUBGROUPS`, a panel a measure, a line a part."""
+    measures = list(dict.fromkeys(rows.metric))
+    lines = rows.drop_duplicates(["by", "value"])
+    figure = Figure(figsize=(3.4 + 3.2 * len(measures), 1.2 + 0.27 * len(lines)), layout="constrained")
+    all_axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for axes, name in zip(all_axes, measures, strict=True):
+        own = lines[["by", "value"]].merge(rows[rows.metric == name], on=["by", "value"], how="left")
+        place = np.arange(len(own))
+        sure = (own.note == "").to_numpy()
+        for chosen, colour in ((sure, "#30638e"), (~sure, "0.6")):
+            axes.hlines(place[chosen], own.low[chosen], own.high[chosen], color=colour)
+            axes.plot(own.estimate[chosen], place[chosen], "s", markersize=4, color=colour)
+        axes.axvline(own.estimate.iloc[0], color="0.8", linewidth=1, zorder=0)
+        axes.set(title=name.replace("_", " "), xlim=(max(-0.02, np.nanmin(own.low, initial=1) - 0.05), 1.02))
+        axes.spines[["top", "right"]].set_visible(False)
+    names = [(f"{by}: {value}" if by != value else value) + f" ({ears})"
+             for by, value, ears in zip(lines["by"].astype(str), lines.value.astype(str), lines.ears, strict=True)]
+    all_axes[0].set_yticks(range(len(lines)), names, fontsize=8, parse_math=False)
+    all_axes[0].invert_yaxis()
+    figure.suptitle(title or "ears in brackets; grey: too few to rely on the interval", fontsize=9)
+    save(figure, path)
 
 
 def _reliability(axes: Axes, is_class: np.ndarray, probability: np.ndarray) -> None:
