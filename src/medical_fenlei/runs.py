@@ -60,6 +60,10 @@ class Run:
         return self.folder / "reports"
 
     @property
+    def answers(self) -> Path:
+        return self.folder / "answers"
+
+    @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 

@@ -228,6 +228,9 @@ PREDICTIONS = Table("predictions, one row an ear", {
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
 }, more="float", unique=("exam_id", "side"))
 
+ANSWERED = Table("training ears, one row each", {"exam_id": "key", "side": "side", "label_code": "code"},
+                 unique=("exam_id", "side"))
+
 SUBGROUPS = Table("figures of parts of a set, one row a part and measure", {
     "by": "key", "value": "key", "ears": "int", "patients": "int", "positive": "count", "metric": "key", "estimate": "float",
     "low": "float", "high": "float", "note": "text",

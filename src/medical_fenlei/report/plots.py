@@ -140,7 +140,7 @@ def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "") -> None:
             axes.hlines(place[chosen], own.low[chosen], own.high[chosen], color=colour)
             axes.plot(own.estimate[chosen], place[chosen], "s", markersize=4, color=colour)
         axes.axvline(own.estimate.iloc[0], color="0.8", linewidth=1, zorder=0)
-        axes.set(title=name.replace("_", " "), xlim=(max(-0.02, np.nanmin(own.low, initial=1) - 0.05), 1.02))
+        axes.set(title=name.replace("_", " "), xlim=(max(-0.02, np.nan_to_num(own.low, nan=1).min(initial=1) - 0.05), 1.02))
         axes.spines[["top", "right"]].set_visible(False)
     names = [(f"{by}: {value}" if by != value else value) + f" ({ears})"
              for by, value, ears in zip(lines["by"].astype(str), lines.value.astype(str), lines.ears, strict=True)]

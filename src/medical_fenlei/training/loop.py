@@ -28,6 +28,7 @@ from medical_fenlei.metrics.predictions import measures_over
 from medical_fenlei.models.output import Network
 from medical_fenlei.runs import LOG, Run
 from medical_fenlei.tasks import OUTSIDE, find_tasks
+from medical_fenlei.training.answers import Answers
 from medical_fenlei.training.checkpoint import Checkpoint, read_last, step_back, write_checkpoint
 from medical_fenlei.training.config import RunConfig
 from medical_fenlei.training.device import Arithmetic, compiled, compiling, memory_gb
@@ -90,7 +91,7 @@ class Trainer:
         self.step = Stepper(self.model, optimizer, scaler, clip_norm=plan.clip_norm, parts=plan.grad_accum,
                             average=running_mean(self.model, plan.ema), recomputes=plan.grad_checkpointing, ranks=self.ranks)
         self.network = compiled(self.model) if plan.compile else self.model
-        self.stop = Stop()
+        self.stop, self.answers = Stop(), Answers()
         self.saved_at, self.saved = (0, 0), time.monotonic()
 
     @property
@@ -141,10 +142,11 @@ class Trainer:
         with (closing(self.train.batches(own, self.device)) as batches, closing(ahead(self._draws(epoch, own, turns))) as draws,
               tqdm(total=len(cuts), initial=at.step, desc=f"epoch {epoch}", unit="batch", leave=False,
                    disable=None if self.ranks.first else True) as bar):
-            for batch, drawn in zip(waiting.over(batches), draws, strict=True):
+            for samples, batch, drawn in zip(own, waiting.over(batches), draws, strict=True):
                 for group in self.step.optimizer.param_groups:
                     group["lr"] = rate_of(plan, epoch, at.step, len(cuts))
-                loss = self._step(batch, drawn, epoch=epoch, drop=drop, record=record)
+                kept = self.answers.step(self.train.groups[samples][self.train.present[samples]])
+                loss = self._step(batch, drawn, kept, epoch=epoch, drop=drop, record=record)
                 at.step += 1
                 if math.isfinite(loss):
                     at.loss, at.taken = at.loss + loss, at.taken + 1
@@ -156,6 +158,7 @@ class Trainer:
                         self._save(improved=False)
         if not at.taken:
             raise CheckFailed(f"epoch {epoch}: no step had a finite loss; a lower --lr or --precision fp32 may help")
+        self.answers.end_epoch(epoch, self.run, self.train.ears, self.ranks)
         seconds, (ears, waited) = time.monotonic() - began, np.sum(self.ranks.gather((ears, waiting.seconds)), axis=0)
         return {"lr": rate_of(plan, epoch, len(cuts) - 1, len(cuts)), "train_loss": at.loss / at.taken,
                 "ears_per_s": round(ears / seconds, 2), "waited": round(waited / self.ranks.world / seconds, 4),
@@ -169,8 +172,8 @@ class Trainer:
             row = self.train.row[samples[place]]
             yield draw(self.config.augment, seed=seed, epoch=epoch, row=row, ear=ear, turn=turn[place])
 
-    def _step(self, batch: Batch, drawn: Draw, *, epoch: int, drop: float, record: Record) -> float:
-        """The mean loss of a step on these samples."""
+    def _step(self, batch: Batch, drawn: Draw, kept: list[torch.Tensor], *, epoch: int, drop: float, record: Record) -> float:
+        """The mean loss of a step on these samples. kept: gets the network's outputs, part by part."""
         target = self.loss.targets(batch.code[batch.present].to(self.device, non_blocking=True))
 
         def sums(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,6 +182,9 @@ class Trainer:
             with self.arithmetic.autocast():
                 output = self.network(seen)
             record.seen(epoch, seen, output.attention)
+            if part.start == 0:                                  # the first try, or one in smaller parts
+                kept.clear()
+            kept.append(output.logits.detach().clone())
             return self.loss.parts(output.logits, target[part], drop=drop)
 
         key = self.config.training.seed, epoch, self.progress.step, self.ranks.rank
