@@ -228,6 +228,19 @@ PREDICTIONS = Table("predictions, one row an ear", {
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
 }, more="float", unique=("exam_id", "side"))
 
+ONE_SIDED = Table("exams whose ears differ, one row each, the most suspicious first", {
+    "exam_id": "key", "positive_side": "side", "score_positive": "float", "score_other": "float", "lead": "float",
+}, unique=("exam_id",))
+
+SUSPECTS = Table("labels to be read again, one row an ear, the most doubtful first", {
+    "exam_id": "key", "side": "side", "label_code": "code", "set": "key", "rank": "int", "doubt": "float", "agreement": "float",
+    "epochs": "count", "first_agreed": "count", "date_match": "flag",
+}, unique=("exam_id", "side"))
+
+AUDITS = Table("audits of a run, one row a question", {
+    "question": "key", "figure": "key", "estimate": "float", "low": "float", "high": "float", "verdict": "key", "words": "text",
+}, unique=("question", "figure"))
+
 ANSWERED = Table("training ears, one row each", {"exam_id": "key", "side": "side", "label_code": "code"},
                  unique=("exam_id", "side"))
 

@@ -1,8 +1,10 @@
 """A trained network as it comes out of a checkpoint: with its settings, its tasks and its run."""
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import nn
 
 from medical_fenlei.data.dataset import EarDataset
@@ -45,15 +47,18 @@ class Trained:
         first = sum(before.outputs for before in self.tasks[: self.tasks.index(task)])
         return slice(first, first + task.outputs)
 
-    def infer(self, dataset: EarDataset, *, batch_size: int | None = None) -> Inferred:
-        """What the network returns for every ear; batch_size: the run's by default. Raises ValueError if there is none."""
+    def infer(self, dataset: EarDataset, *, batch_size: int | None = None,
+              change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> Inferred:
+        """What the network returns for every ear; batch_size: the run's by default; change: of the ears first, as in
+        `predict.infer`. Raises ValueError if there is none."""
         found = infer(self.model, dataset, augment=self.config.augment, arithmetic=self.arithmetic,
-                      batch_size=batch_size or self.config.training.batch_size)
+                      batch_size=batch_size or self.config.training.batch_size, change=change)
         return Inferred.joined([found])
 
-    def predict(self, dataset: EarDataset, *, batch_size: int | None = None) -> dict[str, pd.DataFrame]:
+    def predict(self, dataset: EarDataset, *, batch_size: int | None = None,
+                change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> dict[str, pd.DataFrame]:
         """`tables.PREDICTIONS` for each of its tasks, by name."""
-        return tables_of(self.infer(dataset, batch_size=batch_size), dataset.ears_in_order, self.tasks)
+        return tables_of(self.infer(dataset, batch_size=batch_size, change=change), dataset.ears_in_order, self.tasks)
 
 
 def open_trained(path: Path, *, kind: str, device: str, precision: str | None = None) -> Trained:

@@ -69,10 +69,12 @@ def look(model: nn.Module, volume: torch.Tensor, augment: AugmentConfig) -> Outp
 def infer(
     model: nn.Module, dataset: EarDataset, *, augment: AugmentConfig, arithmetic: Arithmetic, batch_size: int,
     samples: np.ndarray | None = None, until: Callable[[], bool] = lambda: False,
+    change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears,
 ) -> Inferred | None:
     """One row for each ear that is present, in the order of `dataset.ears_in_order`. The model is left in eval mode.
 
-    samples: int64 (B,), only these; until: asked after each batch, True ends it. None if no ear was looked at.
+    samples: int64 (B,), only these; until: asked after each batch, True ends it; change: what is done to the ears of each batch
+    first, int16 HU (N, K, H, W), to see how the answer depends on it. None if no ear was looked at.
     """
     model.eval()
     outputs = []
@@ -80,7 +82,7 @@ def infer(
     with contextlib.closing(dataset.batches(cut(samples, batch_size), arithmetic.device)) as batches:
         for batch in batches:
             with arithmetic.autocast():
-                outputs.append(look(model, batch.ears, augment))
+                outputs.append(look(model, change(batch.ears), augment))
             if until():
                 break
     if not outputs:

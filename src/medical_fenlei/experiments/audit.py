@@ -1,0 +1,126 @@
+"""All audits of a run, and their files."""
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from medical_fenlei import cli, tables
+from medical_fenlei.analysis import audits, doubtful_labels
+from medical_fenlei.analysis.audits import Audit, binary_view
+from medical_fenlei.analysis.evaluate import evaluate
+from medical_fenlei.analysis.robustness import Change, robustness
+from medical_fenlei.analysis.trained import Trained, open_trained
+from medical_fenlei.data.sources import find_ears
+from medical_fenlei.errors import UserError
+from medical_fenlei.experiments.route import start_run
+from medical_fenlei.files import write_json
+from medical_fenlei.metrics.predictions import SEED
+from medical_fenlei.report.plots import plot_forest
+from medical_fenlei.tasks import Task
+from medical_fenlei.training.answers import read_answers
+from medical_fenlei.training.config import DataConfig
+from medical_fenlei.vocabulary import UNLABELLED
+
+Wrong = Literal["shuffled", "exchanged"]
+
+
+@dataclass(frozen=True)
+class Audited:
+    audits: list[Audit]
+    files: list[Path]
+
+
+def audit_run(
+    trained: Trained, data: DataConfig, set_name: str, *, batch_size: int | None = None, draws: int = 2000,
+    retrain: bool = False,
+) -> Audited:
+    """Of the network's first task that the data names. Raises UserError as `find_ears` does."""
+    task, store, reports = trained.chosen(data)[0], trained.store(data), trained.run.reports
+    sources = find_ears(data, store, (task,), (set_name,))
+    dataset = sources.dataset(store, set_name, sources.placement(store, trained.arithmetic.device))
+    if dataset is None:
+        raise UserError(f"--split {set_name}: {data.splits_root} --pct {data.pct} has no ears there for {task.name}")
+    manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.read_split(data.splits_root, data.pct)
+    predictions = trained.predict(dataset, batch_size=batch_size)[task.name]
+    ears = binary_view(predictions, task)
+    sides, one_sided = audits.exchanged_sides(ears, draws=draws)
+    found = [
+        sides, *audits.metadata_baseline(ears, manifest, task, list(split.sets["train"].exam_id), draws=draws),
+        audits.other_ear(ears, draws=draws), audits.shuffled_labels(ears), audits.leakage(data, store.folder.name),
+    ]
+    held, changed = robustness(trained, dataset, task, draws=draws, batch_size=batch_size, progress=_progress)
+    found += held
+    list_of_labels = doubtful(trained, data, task, {set_name: predictions}, manifest)
+    patient_of = manifest.drop_duplicates("exam_id").set_index("exam_id").patient_key
+    found.append(doubtful_labels.by_date(list_of_labels, patient_of, draws=draws))
+    if retrain:
+        found.append(trained_wrongly(trained, data, set_name, task, "shuffled", draws=draws))
+    names = "audits.json", "audits.csv", "audits.png", "one_sided_exams.csv", "labels_to_read_again.csv"
+    files = [reports / name for name in names]
+    write_json(files[0], [asdict(audit) for audit in found])
+    tables.AUDITS.write(files[1], tables.AUDITS.frame([asdict(audit) for audit in found]))
+    plot_forest(files[2], changed, title=f"{task.name}, {set_name}: AUROC when the scans are changed")
+    tables.ONE_SIDED.write(files[3], one_sided)
+    tables.SUSPECTS.write(files[4], list_of_labels)
+    return Audited(found, files)
+
+
+def _progress(changes: dict[str, Change]) -> list[tuple[str, Change]]:
+    from tqdm import tqdm
+
+    return tqdm(changes.items(), desc="changed scans", unit="", disable=None, leave=False)  # type: ignore[return-value]
+
+
+def doubtful(
+    trained: Trained, data: DataConfig, task: Task, predictions: dict[str, pd.DataFrame], manifest: pd.DataFrame
+) -> pd.DataFrame:
+    """`tables.SUSPECTS` of the training set, where the run kept its answers, and of other sets by their predictions."""
+    doubts = {name: doubtful_labels.doubts_elsewhere(own, task) for name, own in predictions.items()}
+    try:
+        ears, answers = read_answers(trained.run)
+    except UserError as error:
+        cli.warn(f"{error}; the training labels are left out of the list")
+    else:
+        if answers.shape[2] != sum(own.outputs for own in trained.tasks):
+            raise UserError(f"{trained.run.answers}: got {answers.shape[2]} outputs, the checkpoint has other tasks")
+        doubts = {"train": doubtful_labels.doubts_in_training(ears, answers[:, :, trained.columns(task)], task), **doubts}
+    return doubtful_labels.suspects(doubts, manifest)
+
+
+def wrong_labels(manifest: pd.DataFrame, exams: set[str], how: Wrong) -> pd.DataFrame:
+    """The manifest with the labels of these exams shuffled among their ears, or exchanged between left and right."""
+    changed = manifest.copy()
+    mine = changed.exam_id.isin(exams) & (changed.label_code > UNLABELLED)
+    if how == "shuffled":
+        changed.loc[mine, "label_code"] = np.random.default_rng(SEED).permutation(changed.label_code[mine])
+    else:
+        other = changed.set_index(["exam_id", "side"]).label_code
+        opposite = changed.side.map({"left": "right", "right": "left"})
+        there = [other.get(key, UNLABELLED) for key in zip(changed.exam_id, opposite, strict=True)]
+        changed.loc[mine, "label_code"] = pd.Series(there, index=changed.index, dtype="int8")[mine]
+    return tables.MANIFEST.frame(changed.assign(**tables.task_columns(changed.label_code)))
+
+
+def trained_wrongly(trained: Trained, data: DataConfig, set_name: str, task: Task, how: Wrong, *, draws: int) -> Audit:
+    """AUROC against the true labels of a set, of a network with the run's settings that was fitted to wrong ones.
+
+    It is trained beside the run, `<run>_<how>`, unless it is there already.
+    """
+    folder = trained.run.folder.with_name(f"{trained.run.folder.name}_{how}")
+    split, manifest = tables.read_split(data.splits_root, data.pct), tables.MANIFEST.read(data.manifest_csv)
+    exams = {exam for name in ("train", "tune") if name in split.sets for exam in split.sets[name].exam_id}
+    best = folder / "checkpoints/best.pt"
+    if not best.is_file():
+        csv = folder / f"manifest_{how}.csv"
+        tables.MANIFEST.write(csv, wrong_labels(manifest, exams, how))
+        start_run(replace(trained.config, data=replace(data, manifest_csv=csv)), folder)
+    other = open_trained(best, kind=trained.config.kind, device=trained.arithmetic.device.type)
+    (result,) = evaluate(other, replace(data, label_task=task.name), set_name, draws=draws)
+    i = result.intervals.values["auroc"]
+    learnt = i.low > 0.5
+    question = f"Can anything be learnt from {how} labels?"
+    words = "more than chance, though its labels were not true: something else is learnt, or leaks" if learnt else "chance"
+    verdict: audits.Verdict = "undecided" if np.isnan(i.low) else "wrong" if learnt else "ok"
+    return Audit(question, "AUROC against the true ones", *i[:3], verdict, i.reason or words)
