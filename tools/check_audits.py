@@ -3,8 +3,8 @@
     python tools/check_audits.py --hospital data/demo --run outputs/demo_seed0     # some 15 minutes on two cores
 
 None: no verdict is "wrong". A kernel that gives the label away; a patient of the validation set again in the training set,
-under another id: planted in the tables and the cache, and audited with the demo's network. Sides exchanged in half of the exams;
-10 % of the labels wrong: planted before training, with the demo's settings. Leaves with status 1 if one is not found.
+under another id: planted in the tables and the cache, and audited with the demo's network. Sides exchanged in half of the
+exams; 10 % of the labels wrong: planted before training, with the demo's settings. Leaves with status 1 if one is not found.
 Synthetic, not clinical evidence.
 """
 import os
