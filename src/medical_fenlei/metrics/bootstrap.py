@@ -4,10 +4,10 @@ Two ears of one patient are not two independent observations, so patients are wh
 (how often each patient was drawn): nothing is copied, a patient drawn twice counts twice, and every number comes from the
 same draws.
 
-Percentiles of the draws hold what they promise only from some 300 patients on: at 40 they held the truth in 89 to 95 of 100
-studies, at 20 in 78 to 90. What the draws do tell well is a number's spread. So an interval is that of Student's t around the
-estimate with the spread of the draws, on the scale of the logit for numbers between 0 and 1, where it cannot leave them.
-docs/benchmarks.md has its coverage (tools/check_intervals.py).
+Percentiles of the draws hold what they promise only from some 300 patients on; of 20 or 40 they are too narrow. What the draws
+do tell well is a number's spread. So an interval is that of Student's t around the estimate with the spread of the draws, on
+the scale of the logit for numbers between 0 and 1, where it cannot leave them. docs/benchmarks.md has its coverage
+(tools/check_intervals.py).
 """
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -19,10 +19,12 @@ from scipy.stats import t as student
 Measures = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Weights (R, N) to named numbers (R,), NaN where undefined."""
 
-ENOUGH_PATIENTS, ENOUGH_OF_A_CLASS = 40, 15
+ENOUGH_PATIENTS, ENOUGH_OF_A_CLASS = 50, 20
 FEW = f"fewer than {ENOUGH_PATIENTS} patients, or than {ENOUGH_OF_A_CLASS} with an ear of one class: do not rely on the 95 %"
 UNBOUNDED = ("calibration_slope", "calibration_intercept")
 """Numbers that may be below 0 or above 1."""
+RATIOS = ("calibration_slope",)
+"""Of these, numbers that are compared by their ratio to 1: their spread is that of the logarithm, if it has one."""
 ONE_SIDED = ("calibration_error",)
 """Numbers that chance can only raise: no interval around them holds the truth, so the draws' own spread is given."""
 RAISED = "chance only raises it: the interval says how the estimate would vary, not where the truth is"
@@ -49,6 +51,7 @@ class Intervals(NamedTuple):
 def patient_intervals(
     measures: Measures, patient: np.ndarray, content: np.ndarray, *, seed: int, draws: int = 2000, level: float = 0.95,
     classes: np.ndarray | None = None, unbounded: Collection[str] = UNBOUNDED,
+    ratios: Collection[str] = RATIOS,
 ) -> Intervals:
     """An interval of every number, patients drawn with replacement.
 
@@ -56,7 +59,7 @@ def patient_intervals(
     in order by it, so neither the value of a key nor the order of the ears changes a draw. classes: (N,), of each ear; how many
     patients have an ear of the rarest one decides whether a warning is due, and how wide the interval of a number at its limit
     is (Clopper 1934, exact, every patient of that class counted as one observation). unbounded: names of the numbers that are
-    not between 0 and 1. Draws in which a number is undefined are left out. At most CHUNK weights are held at a time.
+    not between 0 and 1; ratios: of these, whose interval is one of the logarithm where no draw is negative. Draws in which a number is undefined are left out. At most CHUNK weights are held at a time.
     """
     patient, content = np.asarray(patient), np.asarray(content, np.float64)
     if len(patient) != len(content):
@@ -75,7 +78,8 @@ def patient_intervals(
     values = {}
     for name, value in estimate.items():
         drawn = np.concatenate([p[name] for p in parts]) if parts else np.empty(0)
-        kind = "one_sided" if name in ONE_SIDED else "unbounded" if name in unbounded else "share"
+        kind = "share" if name not in unbounded else "ratio" if name in ratios else "plain"
+        kind = "one_sided" if name in ONE_SIDED else kind
         values[name] = _interval(value, drawn, level, kind, number, rarest)
     few = number < ENOUGH_PATIENTS or (classes is not None and rarest < ENOUGH_OF_A_CLASS)
     said = f"{FEW}; there are {number}" + (f", {rarest} with the rarest class" if classes is not None else "")
@@ -95,9 +99,12 @@ def _interval(estimate: float, drawn: np.ndarray, level: float, kind: str, patie
     if kind == "one_sided":
         low, high = np.quantile(defined, [tail, 1 - tail])
         return Interval(estimate, float(low), float(high), RAISED)
-    spread = float(defined.std(ddof=1)) * np.sqrt(patients / (patients - 1))
-    reach = float(student.ppf(1 - tail, patients - 1)) * spread
-    if kind == "unbounded":
+    scale = float(student.ppf(1 - tail, patients - 1)) * np.sqrt(patients / (patients - 1))
+    if kind == "ratio" and estimate > 0 and np.quantile(defined, tail / 2) > 0:
+        reach = scale * np.log(defined[defined > 0]).std(ddof=1)
+        return Interval(estimate, float(estimate * np.exp(-reach)), float(estimate * np.exp(reach)), reason)
+    reach = scale * float(defined.std(ddof=1))
+    if kind in ("ratio", "plain"):
         return Interval(estimate, estimate - reach, estimate + reach, reason)
     if not 0 < estimate < 1:
         edge = float(tail ** (1 / max(rarest, 1)))

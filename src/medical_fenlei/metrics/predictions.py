@@ -72,7 +72,7 @@ def differences_of(one: pd.DataFrame, other: pd.DataFrame, task: Task, *, draws:
     content = np.column_stack([pair[0].y_true, *(probabilities(frame, task) for frame in pair)])
     measured = tuple(first(np.ones((1, len(content)))))
     return patient_intervals(difference, pair[0].patient_key.to_numpy(), content, seed=SEED, draws=draws,
-                             classes=pair[0].y_true.to_numpy(), unbounded=measured)
+                             classes=pair[0].y_true.to_numpy(), unbounded=measured, ratios=())
 
 
 def report_of(predictions: pd.DataFrame, task: Task) -> dict[str, Any]:
