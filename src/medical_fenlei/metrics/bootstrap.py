@@ -59,7 +59,8 @@ def patient_intervals(
     in order by it, so neither the value of a key nor the order of the ears changes a draw. classes: (N,), of each ear; how many
     patients have an ear of the rarest one decides whether a warning is due, and how wide the interval of a number at its limit
     is (Clopper 1934, exact, every patient of that class counted as one observation). unbounded: names of the numbers that are
-    not between 0 and 1; ratios: of these, whose interval is one of the logarithm where no draw is negative. Draws in which a number is undefined are left out. At most CHUNK weights are held at a time.
+    not between 0 and 1; ratios: of these, whose interval is one of the logarithm where no draw is negative. Draws in which a
+    number is undefined are left out. At most CHUNK weights are held at a time.
     """
     patient, content = np.asarray(patient), np.asarray(content, np.float64)
     if len(patient) != len(content):
