@@ -4,9 +4,10 @@
         --label-task normal_vs_abnormal --seeds 0,1,2
 
 Takes every flag of train_ear2d. Writes outputs/ear2d_seeds/<task>_<pct>pct_<backbone>/ with a run a seed, state.json, runs.csv,
-and summary.csv and summary.md: mean ± standard deviation over seeds, and the interval of the mean when patients are resampled,
-of each task where there are several (<task>+<task>_<pct>pct_<backbone>/).
-Seeds that are done are not run again; run it again after a stop.
+and summary.csv, summary.md and index.html, the page: mean ± standard deviation over seeds, the interval of the mean when
+patients are resampled, and the same of the networks' mean probability (the ensemble), of each task where there are several
+(<task>+<task>_<pct>pct_<backbone>/). --jobs N runs N seeds at once. Seeds that are done are not run again; run it again after a
+stop.
 """
 from medical_fenlei import cli, settings
 from medical_fenlei.experiments.study import add_study_flags, run_study, study_name, study_settings

@@ -206,3 +206,42 @@ def test_the_mean_over_seeds_has_the_interval_of_new_patients_and_the_deviation_
 def test_the_models_of_the_matrix_are_those_of_the_training_script():
     assert set(script("run_experiments_dual").MODELS) < set(settings.choices(type(DUAL_ROUTE.model), "model"))
     assert len(script("run_experiments_dual").MODELS) == 10
+
+
+def test_seeds_at_once_give_the_runs_of_seeds_in_turn_and_a_page_with_the_ensemble(here):
+    words = ("run_seeds_ear2d", *SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100, "--cache-dir",
+             "cache/dual_volumes", "--seeds", "3,4", "--epochs", 1, "--device", "cpu")
+    folders = []
+    for name, jobs in (("in_turn", 1), ("at_once", 2)):
+        done = subprocess.run(command(*words, "--output-dir", name, "--jobs", jobs), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        folders.append(next((here / name).glob("*")))
+    in_turn, at_once = (tables.RUNS.read(folder / "runs.csv") for folder in folders)
+    assert (at_once.status == "done").all() and "epoch 1/" not in done.stdout and "tail -f" in done.stdout
+    np.testing.assert_allclose(at_once.auroc, in_turn.auroc, atol=1e-6)
+    frames = [tables.PREDICTIONS.read(folders[1] / f"seed_{seed}/reports/predictions_val.csv") for seed in (3, 4)]
+    mean = np.mean([frame.y_prob for frame in frames], axis=0)
+    summary = tables.SUMMARY.read(folders[1] / "summary.csv").set_index("metric")
+    expected = BinaryMeasures(frames[0].y_true.to_numpy(), mean)(np.ones((1, len(mean))))
+    for name in ("auroc", "sensitivity", "f1"):
+        assert summary.ensemble[name] == pytest.approx(expected[name][0])
+        assert summary.ensemble_low[name] <= summary.ensemble[name] <= summary.ensemble_high[name]
+    page = (folders[1] / "index.html").read_text(encoding="utf-8")
+    assert 'href="seed_3/reports/report.html"' in page and (folders[1] / "seed_3/reports/report.html").is_file()
+    assert "ensemble of 2" in (folders[1] / "summary.md").read_text(encoding="utf-8")
+
+
+def test_stopped_seeds_that_run_at_once_are_all_saved_and_go_on(here):
+    words = command("run_seeds_ear2d", *SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100,
+                    "--cache-dir", "cache/dual_volumes", "--seeds", "3,4", "--epochs", 400, "--patience", 0, "--jobs", 2)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    logs = "outputs/ear2d_seeds/*/seed_*/train.log"
+    while sum("epoch 2/" in path.read_text() for path in here.glob(logs)) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == cli.STOPPED and "Traceback" not in said, said
+    state = json.loads(next((here / "outputs/ear2d_seeds").glob("*/state.json")).read_text())
+    assert [own["status"] for own in state.values()] == ["running"] * 2
+    assert len(list((here / "outputs/ear2d_seeds").glob("*/seed_*/checkpoints/last.pt"))) == 2

@@ -1,4 +1,4 @@
-"""Several runs, one after the other, as one study that can be killed at any moment and started again.
+"""Several runs, in turn or some at once, as one study that can be killed at any moment and started again.
 
 Each run has a process of its own, so that what ends one (no memory, a broken driver) does not end the others. `state.json` says
 what became of each; the folder of a run is the run's own.
@@ -13,10 +13,12 @@ import shutil
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from medical_fenlei import cli, settings
 from medical_fenlei.errors import CheckFailed, Rejected, Stopped, UserError
 from medical_fenlei.experiments.route import add_run_flags, deciding, resume_run, start_run, with_cache
 from medical_fenlei.files import write_json
-from medical_fenlei.parallel import Outcome, attempt
+from medical_fenlei.parallel import Outcome, attempt, default_workers
 from medical_fenlei.runs import Run
 from medical_fenlei.training.config import DUAL, EAR2D, EarSpec, RunConfig
 
@@ -73,8 +75,8 @@ class Study:
         state: dict[str, dict[str, Any]] = json.loads(self.state_json.read_text(encoding="utf-8"))
         return state
 
-    def run(self) -> None:
-        """Run what is not done. A failed run is noted and passed over, and tried again the next time.
+    def run(self, *, at_once: int = 1) -> None:
+        """Run what is not done, so many at once. A failed run is noted and passed over, and tried again the next time.
 
         Raises UserError if the folder holds a job of that name with other settings, or another process works on it; Stopped on
         a signal.
@@ -86,16 +88,25 @@ class Study:
                 known = state.get(job.name)
                 if known and known["settings"] != job.settings:
                     raise UserError(f"--output-dir {self.folder}: holds {job.name} with other settings; name another folder")
+            todo = deque[Job]()
             for number, job in enumerate(self.jobs, 1):
                 if state.get(job.name, {}).get("status") == "done":
                     cli.say(f"[{number}/{len(self.jobs)}] {job.name}: done before")
-                    continue
-                cli.say(f"[{number}/{len(self.jobs)}] {job.name}")
-                self._note(state, job, "running")
-                outcome = _run_apart(job)
-                self._note(state, job, "done" if outcome.ok else "failed", f"{outcome.reason}: {outcome.detail}")
-                if not outcome.ok:
-                    cli.warn(f"{job.name} failed: {outcome.reason}: {outcome.detail}")
+                else:
+                    todo.append(job)
+            with _Apart(quiet=at_once > 1, threads=max(1, default_workers() // at_once) if at_once > 1 else None) as apart:
+                while todo or apart.jobs:
+                    while todo and len(apart.jobs) < at_once:
+                        job = todo.popleft()
+                        cli.say(f"[{self.jobs.index(job) + 1}/{len(self.jobs)}] {job.name}"
+                                + (f"; tail -f {Run(job.folder).folder / 'train.log'}" if at_once > 1 else ""))
+                        self._note(state, job, "running")
+                        apart.start(job)
+                    outcome = apart.next_outcome()
+                    job = outcome.item
+                    self._note(state, job, "done" if outcome.ok else "failed", f"{outcome.reason}: {outcome.detail}")
+                    if not outcome.ok:
+                        cli.warn(f"{job.name} failed: {outcome.reason}: {outcome.detail}")
 
     def _note(self, state: dict[str, dict[str, Any]], job: Job, status: str, reason: str = "") -> None:
         state[job.name] = {"status": status, "reason": reason if status == "failed" else "",
@@ -114,33 +125,60 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run_apart(job: Job) -> Outcome[Job, None]:
-    """Train and evaluate in a process of its own; it does not outlive this one. Raises Stopped where a signal ended it."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, sender), name=job.name)
-    process.start()
-    sender.close()
-    try:
-        outcome: Outcome[Job, None] = receiver.recv()
-    except EOFError:
+class _Apart:
+    """Jobs that train and evaluate in processes of their own, which do not outlive this one: left early, it stops them, and
+    each saves what it has."""
+
+    def __init__(self, *, quiet: bool, threads: int | None) -> None:
+        """quiet: they say nothing but in their logs; threads: of each on the processor (default: the library's own)."""
+        self.jobs: dict[Connection, tuple[Job, SpawnProcess]] = {}
+        self._quiet, self._threads = quiet, threads
+
+    def __enter__(self) -> "_Apart":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for _, process in self.jobs.values():
+            process.terminate()
+        for _, process in self.jobs.values():
+            process.join()
+
+    def start(self, job: Job) -> None:
+        context = multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(job, sender, self._quiet, self._threads), name=job.name)
+        process.start()
+        sender.close()
+        self.jobs[receiver] = job, process
+
+    def next_outcome(self) -> Outcome[Job, None]:
+        """Of the first that ends. Raises Stopped where a signal ended it."""
+        receiver = next(ready for ready in wait(list(self.jobs)) if isinstance(ready, Connection))
+        job, process = self.jobs.pop(receiver)
+        try:
+            outcome: Outcome[Job, None] = receiver.recv()
+        except EOFError:
+            process.join()
+            if process.exitcode == cli.STOPPED:
+                raise Stopped(f"{job.name} is saved; the same command goes on") from None
+            code = process.exitcode or 0
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+            how += "; killed for its memory?" if code == -signal.SIGKILL else ""
+            return Outcome(job, reason="process_died", detail=how)
         process.join()
-        if process.exitcode == cli.STOPPED:
-            raise Stopped(f"{job.name} is saved; the same command goes on") from None
-        code = process.exitcode or 0
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return Outcome(job, reason="process_died", detail=f"{how}; killed for its memory?" if code == -signal.SIGKILL else how)
-    except KeyboardInterrupt:
-        process.terminate()
-        process.join()
-        raise
-    process.join()
-    return outcome
+        return outcome
 
 
-def _work(job: Job, answer: Connection) -> None:
+def _work(job: Job, answer: Connection, quiet: bool, threads: int | None) -> None:
     """What the process of a job does."""
     cli.stop_on_signals()
+    if quiet:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         answer.send(attempt(_train_and_evaluate, job))
@@ -187,6 +225,8 @@ def add_study_flags(
     """What every study takes: seeds, where to, whether only to show; and the settings of its runs."""
     parser.add_argument("--seeds", type=cli.numbers, default=seeds, help=f"default: {seeds}")
     parser.add_argument("--output-dir", type=Path, default=Path(default_dir), help=f"of all studies (default: {default_dir})")
+    parser.add_argument("--jobs", type=cli.at_least(1), default=1, metavar="N",
+                        help="runs at once, each with its share of the processors (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="only print the command line of each run")
     parser.add_argument("--summarize", action="store_true", help="only write the tables of what is done")
     add_run_flags(parser, route, leave_out=leave_out)
@@ -213,7 +253,7 @@ def run_study(folder: Path, runs: Mapping[str, RunConfig], args: argparse.Namesp
             cli.say(shlex.join(job.command(route)))
         return cli.OK
     if not args.summarize:
-        study.run()
+        study.run(at_once=args.jobs)
 
     from medical_fenlei.experiments.summary import summarize
 

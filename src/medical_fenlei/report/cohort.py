@@ -1,6 +1,4 @@
 """The page about a manifest: what its labelled ears are, set by set, and what deserves a look."""
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from medical_fenlei import tables
 from medical_fenlei.analysis import cohort
 from medical_fenlei.analysis.cohort import Finding, Grouping
 from medical_fenlei.files import write_text
+from medical_fenlei.report.page import as_png
 from medical_fenlei.tables import Split
 from medical_fenlei.vocabulary import DIAGNOSES, NORMAL
 
@@ -60,7 +59,7 @@ def write_cohort(folder: Path, manifest: pd.DataFrame, roots: Sequence[Sequence[
     templates = jinja2.Environment(loader=jinja2.PackageLoader("medical_fenlei.report"), autoescape=True,
                                    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     write_text(folder / "index.html", templates.get_template("cohort.html").render(
-        counts=counts, findings=found, pictures=[(title, _embedded(figure)) for title, figure in pictures],
+        counts=counts, findings=found, pictures=[(title, as_png(figure)) for title, figure in pictures],
         shown=_tables(classes, numbers, names, people, missing), few=cohort.FEW, splits=[grouping.name for grouping in splits],
     ))
     return found
@@ -89,12 +88,6 @@ def _tables(classes: pd.DataFrame, numbers: pd.DataFrame, names: pd.DataFrame, p
 
 def _named(by: str, group: str) -> str:
     return by if by == group else f"{by}: {group}"
-
-
-def _embedded(figure: Figure) -> str:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
 
 
 def _draw_classes(classes: pd.DataFrame, groupings: Sequence[Grouping]) -> Figure:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from matplotlib.figure import Figure
 from PIL import Image
 
 from medical_fenlei import settings, tables
@@ -147,6 +148,13 @@ def _pictures(run: Run, told: Mapping[str, Any]) -> dict[str, str]:
     own = [f"{stem}_{label}.png" for label in told["evaluations"] for stem in ("curves", "subgroups")]
     names = ["curves.png", "audits.png", *own]
     return {name: embedded(run.reports / name) for name in names if (run.reports / name).is_file()}
+
+
+def as_png(figure: Figure) -> str:
+    """A figure as a data URL."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
 
 
 def embedded(path: Path, *, width: int | None = None) -> str:
