@@ -1,0 +1,182 @@
+"""What audits say of predictions in which something is wrong, and in which nothing is."""
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from medical_fenlei import tables
+from medical_fenlei.analysis.audits import (
+    binary_view,
+    exchanged_sides,
+    metadata_baseline,
+    other_ear,
+    shuffled_labels,
+)
+from medical_fenlei.analysis.doubtful_labels import (
+    agreement_over_epochs,
+    by_date,
+    doubts_elsewhere,
+    doubts_in_training,
+    suspects,
+)
+from medical_fenlei.tasks import find_task
+
+TASK, SIX = find_task("normal_vs_abnormal"), find_task("six_class")
+EXAMS = 120
+
+
+def drawn(seed=0, *, skill=2.5, shared=0.0, exams=EXAMS):
+    """`binary_view` of exams with two ears each, a third of them one-sided; and the true labels."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, exams).repeat(2).reshape(-1, 2)
+    y[rng.random(exams) < 0.35, 1] ^= 1
+    logit = skill * (y - 0.5) + shared * (y[:, ::-1] - 0.5) + rng.normal(size=y.shape)
+    frame = pd.DataFrame({"exam_id": np.arange(exams).astype(str).repeat(2), "side": ["left", "right"] * exams})
+    return frame.assign(patient_key="p" + frame.exam_id, label_code=np.where(y.ravel() == 1, 1, 5), y=y.ravel(),
+                        score=1 / (1 + np.exp(-logit.ravel())))
+
+
+def crossed(ears, share):
+    """The labels exchanged between the sides of a share of the exams."""
+    changed = ears.copy()
+    mine = changed.exam_id.astype(int) < share * EXAMS
+    for name in ("y", "label_code"):
+        both = changed[name].to_numpy().reshape(-1, 2)[:, ::-1].ravel()
+        changed[name] = np.where(mine, both, changed[name])
+    return changed
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.5, "wrong"), (1.0, "wrong")])
+def test_sides_that_are_exchanged_in_half_or_all_of_the_exams_are_found_and_their_share_told(share, verdict):
+    found, listed = exchanged_sides(crossed(drawn(), share), draws=300)
+    assert found.verdict == verdict and found.low <= share <= found.high
+    assert (listed.lead.diff().dropna() >= 0).all()
+    one_sided = crossed(drawn(), share).groupby("exam_id").y.nunique() == 2
+    assert set(listed.exam_id) == set(one_sided.index[one_sided])
+    if share == 0.5:
+        first = listed.head(15).exam_id.astype(int)
+        assert (first < share * EXAMS).mean() > 0.85                                 # what to read again stands on top
+
+
+def test_a_network_without_skill_is_not_taken_for_exchanged_sides():
+    found, _ = exchanged_sides(drawn(1, skill=0.3), draws=300)
+    assert found.verdict != "wrong"
+
+
+def test_too_few_one_sided_exams_leave_the_question_open():
+    ears = drawn(exams=12)
+    both = ears.y.to_numpy().reshape(-1, 2)[:, :1].repeat(2, axis=1).ravel()
+    found, listed = exchanged_sides(ears.assign(y=both), draws=50)
+    assert found.verdict == "undecided" and np.isnan(found.estimate) and listed.empty
+
+
+def manifest_of(ears, kernel):
+    frame = ears[["exam_id", "side", "patient_key", "label_code"]].assign(
+        date="2020-01-01", label_date="2020-01-01", date_match=True, series_relpath=ears.exam_id + "/s", n_instances=9,
+        patient_key_source="patient_id", manufacturer="SIEMENS", model="m", kernel=kernel, transfer_syntax="", rows=64,
+        columns=64, pixel_spacing_mm=0.5, slice_thickness_mm=1.0, slice_increment_mm=1.0, age_years=40, sex="F", kvp=120.0,
+        study_key="")
+    return tables.MANIFEST.frame(frame.join(tables.task_columns(frame.label_code)))
+
+
+@pytest.mark.parametrize(("told", "verdict"), [(0.0, "ok"), (0.95, "wrong")])
+def test_a_kernel_that_gives_the_label_away_is_found_and_named(told, verdict):
+    train, val = drawn(0), drawn(1).assign(exam_id=lambda f: "v" + f.exam_id, patient_key=lambda f: "v" + f.patient_key)
+    rng, both = np.random.default_rng(2), pd.concat([train, val], ignore_index=True)
+    kernel = np.where(np.where(rng.random(len(both)) < told, both.y, rng.integers(0, 2, len(both))) == 1, "H70", "B30")
+    scan, people = metadata_baseline(val, manifest_of(both, kernel), TASK, list(train.exam_id), draws=300)
+    assert scan.verdict == verdict and people.verdict == "ok" and people.estimate == 0.5
+    if told:
+        assert "most by kernel" in scan.words
+        assert scan.estimate == pytest.approx(roc_auc_score(val.y, kernel[len(train):] == "H70"))
+
+
+def test_a_score_that_follows_the_other_ear_deserves_a_look_and_one_that_does_not_passes():
+    assert other_ear(drawn(), draws=300).verdict == "ok"
+    found = other_ear(drawn(shared=2.5), draws=300)
+    assert found.verdict == "look" and found.low > 0.5
+
+
+def test_shuffled_labels_give_chance_and_a_network_that_gives_no_more_is_told():
+    found = shuffled_labels(drawn(), permutations=200)
+    assert found.verdict == "ok" and found.low < 0.5 < found.high and found.estimate == pytest.approx(0.5, abs=0.02)
+    assert shuffled_labels(drawn(3, skill=0.0), permutations=200).verdict == "wrong"
+
+
+def test_shuffling_keeps_the_ears_of_a_patient_together():
+    """Both ears of each patient agree in label and score: then chance spreads as that of so many patients, not ears."""
+    rng = np.random.default_rng(0)
+    y, score = rng.integers(0, 2, 40).repeat(2), rng.random(40).repeat(2)
+    ears = drawn(exams=40).assign(y=y, score=score)
+    by_patient, by_ear = shuffled_labels(ears), shuffled_labels(ears.assign(patient_key=np.arange(80)))
+    assert by_patient.high - by_patient.low == pytest.approx(np.sqrt(2) * (by_ear.high - by_ear.low), rel=0.15)
+
+
+def test_of_six_classes_normal_against_the_others_is_audited():
+    ears = drawn(exams=20)
+    each = np.full((40, 6), 0.02)
+    each[:, 4] = 0.9
+    frame = ears.assign(y_true=ears.label_code - 1, y_pred=4, y_prob=0.9, **{f"prob_{c}": each[:, c - 1] for c in range(1, 7)})
+    found = binary_view(frame, SIX)
+    assert (found.y == ears.y).all() and np.allclose(found.score, 0.1)
+
+
+def answered(wrong, epochs=8, ears=200, seed=0):
+    """Training ears whose network learns the true label; those of `wrong` are labelled otherwise."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, ears)
+    label = np.where(np.isin(np.arange(ears), wrong), 1 - truth, truth)
+    skill = np.linspace(0, 3, epochs)[:, None]
+    logits = skill * (2 * truth - 1) + rng.normal(size=(epochs, ears))
+    frame = pd.DataFrame({"exam_id": [f"e{n}" for n in range(ears)], "side": "left", "label_code": np.where(label == 1, 1, 5)})
+    return tables.ANSWERED.frame(frame), logits[:, :, None].astype(np.float32)
+
+
+def test_wrong_labels_stand_at_the_top_of_what_is_to_be_read_again():
+    wrong = np.random.default_rng(1).choice(200, 20, replace=False)
+    ears, answers = answered(wrong)
+    manifest = manifest_of(ears.assign(patient_key=ears.exam_id), "k")
+    table = suspects({"train": doubts_in_training(ears, answers, TASK)}, manifest)
+    assert list(table["rank"]) == list(range(1, 201))
+    top = set(table.exam_id[:30])
+    assert sum(f"e{n}" in top for n in wrong) >= 18
+    right = table[~table.exam_id.isin([f"e{n}" for n in wrong])]
+    assert right.agreement.mean() > 0.8 > table[table.exam_id.isin([f"e{n}" for n in wrong])].agreement.mean()
+
+
+def test_ears_that_an_epoch_did_not_show_are_judged_by_the_others():
+    ears, answers = answered([0])
+    answers[1:, 5] = np.nan
+    answers[:, 6] = np.nan
+    found = doubts_in_training(ears, answers, TASK)
+    target = TASK.targets(ears.label_code.to_numpy())
+    given = agreement_over_epochs(answers, target, TASK)
+    assert found.epochs[5] == 1 and found.doubt[5] == pytest.approx(-np.log(given[0, 5]))
+    assert found.epochs[6] == 0 and np.isnan(found.doubt[6])
+    listed = suspects({"train": found}, manifest_of(ears.assign(patient_key=ears.exam_id), "k"))
+    assert listed.exam_id.iloc[-1] == "e6"
+
+
+def test_sets_are_interleaved_by_their_own_ranks():
+    ears, answers = answered([1, 2])
+    predictions = drawn(exams=25)
+    called = (predictions.score > 0.5).astype(int)
+    predictions = predictions.assign(y_true=predictions.y, y_prob=predictions.score, y_pred=called,
+                                     exam_id="v" + predictions.exam_id)
+    everyone = pd.concat([ears.assign(patient_key=ears.exam_id), predictions], ignore_index=True)
+    table = suspects({"train": doubts_in_training(ears, answers, TASK), "val": doubts_elsewhere(predictions, TASK)},
+                     manifest_of(everyone, "k"))
+    assert table.set[:50].value_counts()["val"] == 10                                # a fifth of the ears, a fifth of any part
+    assert table[table.set == "val"].doubt.is_monotonic_decreasing
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.6, "look"), (0.0, "ok")])
+def test_doubtful_labels_where_dates_differ_are_told(share, verdict):
+    rng, number = np.random.default_rng(0), 200
+    differs = rng.random(number) < 0.3
+    doubt = rng.random(number) + share * differs
+    frame = pd.DataFrame({"exam_id": [f"e{n}" for n in range(number)], "side": "left", "label_code": 1, "set": "val",
+                          "doubt": doubt, "agreement": 1.0, "epochs": pd.NA, "first_agreed": pd.NA, "date_match": ~differs})
+    frame = frame.sort_values("doubt", ascending=False).assign(rank=np.arange(1, number + 1))
+    found = by_date(tables.SUSPECTS.frame(frame), pd.Series({e: e for e in frame.exam_id}), draws=300)
+    assert found.verdict == verdict
