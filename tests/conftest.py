@@ -1,10 +1,11 @@
 """What the test command says at its end: the checks that were left out, and what they need."""
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from browser import Browser
 
-TOOLS = {"dciodvfy": "dicom3tools", "dcmdump": "dcmtk", "7z": "7zip"}
+TOOLS = {"dciodvfy": "dicom3tools", "dcmdump": "dcmtk", "7z": "7zip", "chromium": "chromium"}
 """Commands that some checks use, and Debian's package of each."""
 
 
@@ -18,6 +19,13 @@ def tool() -> Callable[..., str]:
         return path
 
     return find
+
+
+@pytest.fixture
+def browser(tool, tmp_path) -> Iterator[Browser]:
+    """A headless Chromium with an empty profile, which must not reach the network."""
+    with Browser(tool("chromium", "chromium-browser", "google-chrome"), tmp_path / "profile") as opened:
+        yield opened
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

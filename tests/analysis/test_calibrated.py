@@ -1,0 +1,156 @@
+"""A run's temperature and operating points: where they come from, whom they may be applied to, what they do."""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import run
+from sklearn.metrics import roc_auc_score
+from small_study import MANIFEST, SPLITS, codes_in_turn, write_study
+
+from medical_fenlei import tables
+from medical_fenlei.ears.spec import EarSpec
+
+WORDS = ("--splits-root", SPLITS, "--pct", 100, "--cache-dir", "cache/dual_volumes", "--device", "cpu")
+BEST, REPORTS = "outputs/a/checkpoints/best.pt", Path("outputs/a/reports")
+STORED = Path("outputs/a/checkpoints/best.calibration.json")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    here = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        codes = codes_in_turn("abcdefghijklmnopqrstuvwxyz")
+        names = list(codes)
+        write_study(here, {name: {exam: codes[exam] for exam in names[part]} for name, part in
+                           {"train": slice(0, 9), "tune": slice(9, 17), "val": slice(17, 23), "test": slice(23, 26)}.items()},
+                    EarSpec(num_slices=8, image_size=32))
+        assert run("train_ear2d", *WORDS, "--backbone", "test_resnet", "--epochs", 2, "--batch-size", 4, "--warmup-epochs", 0.5,
+                   "--output-dir", "outputs/a") == 0
+    return here
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def calibrate(*words):
+    return run("calibrate_ear2d", "--checkpoint", BEST, *words)
+
+
+def evaluate(*words):
+    return run("eval_ear2d", "--checkpoint", BEST, "--draws", 50, *words)
+
+
+def stored():
+    return json.loads(STORED.read_text())["tasks"]
+
+
+def relabel(exams, seed=0):
+    """Other labels for the ears of these exams."""
+    manifest = tables.MANIFEST.read(Path(MANIFEST))
+    mine = manifest.exam_id.isin(exams)
+    code = manifest.label_code.copy()
+    code[mine] = np.random.default_rng(seed).permutation(code[mine])
+    tables.MANIFEST.write(Path(MANIFEST), tables.MANIFEST.frame(manifest.assign(label_code=code, **tables.task_columns(code))))
+    assert (code != manifest.label_code).any()
+
+
+def test_shuffling_the_labels_of_what_is_reported_leaves_temperature_and_thresholds_unchanged(here):
+    assert calibrate() == 0
+    before, split = stored(), tables.read_split(Path(SPLITS), 100)
+    relabel([*split.sets["val"].exam_id, *split.sets["test"].exam_id])
+    assert calibrate() == 0
+    assert stored() == before
+    relabel(split.sets["tune"].exam_id)                                      # and it would have been seen
+    assert calibrate() == 0
+    assert stored() != before
+
+
+def test_evaluation_applies_what_was_fitted_and_says_so(here, capsys):
+    assert evaluate() == 0
+    plain = tables.PREDICTIONS.read(REPORTS / "predictions_val.csv")
+    assert calibrate("--point", "specificity_95") == 0
+    assert evaluate() == 0
+    found, fitted = tables.PREDICTIONS.read(REPORTS / "predictions_val.csv"), stored()["normal_vs_abnormal"]
+    logit = np.log(plain.y_prob / (1 - plain.y_prob)) / fitted["temperature"]
+    np.testing.assert_allclose(found.y_prob, 1 / (1 + np.exp(-logit)), atol=1e-9)
+    assert (found.y_pred == (found.y_prob >= fitted["points"]["specificity_95"])).all()
+    said = json.loads((REPORTS / "metrics_val.json").read_text())
+    assert said["calibrated"] and said["calibration"]["point"] == "specificity_95"
+    assert said["metrics"]["auroc"]["estimate"] == pytest.approx(roc_auc_score(plain.y_true, plain.y_prob))
+    for name, point in said["operating_points"].items():
+        assert point["threshold"] == fitted["points"][name]
+        called = found.y_prob >= point["threshold"]
+        assert point["sensitivity"]["estimate"] == pytest.approx(called[found.y_true == 1].mean())
+    assert "specificity_95" in capsys.readouterr().out
+    assert evaluate("--point", "half") == 0
+    half = tables.PREDICTIONS.read(REPORTS / "predictions_val.csv")
+    assert (half.y_pred == (half.y_prob >= 0.5)).all()
+    assert evaluate("--uncalibrated") == 0
+    pd.testing.assert_frame_equal(tables.PREDICTIONS.read(REPORTS / "predictions_val.csv"), plain)
+
+
+def test_what_was_fitted_on_a_set_is_not_reported_on_it(here, capfd):
+    assert calibrate() == 0
+    assert evaluate("--split", "tune") == 2
+    said = capfd.readouterr().err.strip()
+    assert "fitted on 8 of these patients" in said and "--uncalibrated" in said and len(said.splitlines()) == 1
+    assert evaluate("--split", "tune", "--uncalibrated") == 0
+    manifest = tables.MANIFEST.read(Path(MANIFEST))                          # a tune patient's other exam, in another manifest
+    split = tables.read_split(Path(SPLITS), 100)
+    twin = manifest.exam_id.isin(split.sets["val"].exam_id[:1])
+    key = manifest.patient_key[manifest.exam_id == split.sets["tune"].exam_id.iloc[0]].iloc[0]
+    tables.MANIFEST.write(Path("other.csv"), manifest.assign(patient_key=manifest.patient_key.where(~twin, key)))
+    assert evaluate("--manifest-csv", "other.csv") == 2
+
+
+def test_a_split_that_shares_patients_with_what_is_reported_is_refused(here, capfd):
+    manifest = tables.MANIFEST.read(Path(MANIFEST))
+    tables.MANIFEST.write(Path(MANIFEST), manifest.assign(patient_key="everyone"))
+    capfd.readouterr()
+    assert calibrate() == 2
+    said = capfd.readouterr().err
+    assert "tune.csv and" in said and "--patient-split" in said and not STORED.exists()
+
+
+def test_a_calibration_of_another_checkpoint_is_refused(here, capfd):
+    assert calibrate() == 0
+    shutil.copyfile("outputs/a/checkpoints/last.pt", BEST)
+    assert evaluate() == 2
+    assert "belongs to another checkpoint" in capfd.readouterr().err
+    STORED.write_text("{}")
+    assert evaluate() == 2
+    assert "calibrate_ear2d writes it anew" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("--point", "best"), "expected one of half"), (("--sensitivity", "0"), "--sensitivity"),
+    (("--sensitivity", "1.5"), "--sensitivity")])
+def test_what_cannot_be_asked_for_is_refused_in_one_line(here, capfd, words, says):
+    capfd.readouterr()
+    assert calibrate(*words) == 2
+    said = capfd.readouterr().err
+    assert says in said and len(said.splitlines()) == 1 and not STORED.exists()
+
+
+def test_without_a_tune_set_there_is_nothing_to_fit_on(here, capfd):
+    Path(SPLITS, "100pct/tune.csv").unlink()
+    assert calibrate() == 2 and "no tune set" in capfd.readouterr().err
+
+
+def test_of_another_manifest_only_new_patients_are_evaluated(here, capfd):
+    assert evaluate("--split", "manifest", "--uncalibrated") == 0
+    split = tables.read_split(Path(SPLITS), 100)
+    found = tables.PREDICTIONS.read(REPORTS / "predictions_manifest.csv")
+    assert set(found.exam_id) == set(split.sets["val"].exam_id) | set(split.sets["test"].exam_id)
+    assert "34 ears of patients that the network was fitted on are left out" in capfd.readouterr().err
+    shutil.rmtree(SPLITS)
+    assert evaluate("--split", "manifest", "--uncalibrated") == 2
+    assert "cannot be told" in capfd.readouterr().err

@@ -1,0 +1,132 @@
+"""The page of a run: the figures of its files, in one file, and in a real browser."""
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import run
+from PIL import Image
+from small_study import codes_in_turn, write_study
+
+from medical_fenlei import tables
+from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.report.page import write_page
+from medical_fenlei.runs import Run
+
+SPEC = EarSpec(num_slices=8, image_size=32)
+WORDS = ("--splits-root", "artifacts/splits_dual", "--pct", 100, "--cache-dir", "cache/dual_volumes", "--device", "cpu")
+BEST = "outputs/a/checkpoints/best.pt"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two epochs, calibrated and evaluated, with a picture of two of its cases."""
+    here = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        codes = codes_in_turn("abcdefghijklmnopqrstuvwx")
+        names = list(codes)
+        write_study(here, {name: {exam: codes[exam] for exam in names[part]} for name, part in
+                           {"train": slice(0, 10), "tune": slice(10, 16), "val": slice(16, 24)}.items()}, SPEC)
+        assert run("train_ear2d", *WORDS, "--backbone", "test_resnet", "--epochs", 2, "--batch-size", 4, "--warmup-epochs", 0.5,
+                   "--output-dir", "outputs/a") == 0
+        assert (here / "outputs/a/reports/report.html").is_file()            # every run ends with one
+        assert run("calibrate_ear2d", "--checkpoint", BEST) == 0
+        assert run("eval_ear2d", "--checkpoint", BEST, "--draws", 100) == 0
+        assert run("audit_run", "--checkpoint", BEST, "--draws", 100) in (0, 1)
+        found = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv")
+        for case in found[:2].itertuples():
+            path = here / f"outputs/a/reports/explanations_val/{case.exam_id}_{case.side}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (300, 200), (40, 90, 160)).save(path)
+        write_page(Run(here / "outputs/a"))
+    return here
+
+
+@pytest.fixture
+def here(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def test_the_page_needs_no_other_file_and_holds_the_figures_of_the_reports(here, tmp_path):
+    text = (here / "outputs/a/reports/report.html").read_text(encoding="utf-8")
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text) and "http" not in re.sub(r"data:[^\"]*", "", text)
+    told = json.loads((here / "outputs/a/reports/report.json").read_text())
+    metrics = json.loads((here / "outputs/a/reports/metrics_val.json").read_text())
+    assert told["evaluations"]["val"]["metrics"] == metrics["metrics"] and metrics["calibrated"]
+    assert f"{metrics['metrics']['auroc']['estimate']:.3f}" in text
+    predictions = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv")
+    cases = pd.DataFrame(told["evaluations"]["val"]["cases"])
+    assert set(zip(cases.exam_id, cases.side, strict=True)) == set(zip(predictions.exam_id, predictions.side, strict=True))
+    assert cases.surprise.is_monotonic_decreasing
+    sets = {own["set"]: own for own in told["sets"]}
+    split = tables.read_split(here / "artifacts/splits_dual", 100)
+    assert {name: own["exams"] for name, own in sets.items()} == {name: len(frame) for name, frame in split.sets.items()}
+    assert told["audits"] and told["settings"]["training"]["epochs"] == 2
+
+
+def test_no_patient_key_stands_in_the_page(here):
+    for name in ("report.html", "report.json"):
+        assert "patient_of_" not in (here / "outputs/a/reports" / name).read_text(encoding="utf-8")
+
+
+def test_what_the_run_lacks_is_left_out_or_said(here, tmp_path, monkeypatch):
+    folder = tmp_path / "b"
+    shutil.copytree(here / "outputs/a", folder)
+    for path in folder.glob("reports/*"):
+        if path.name != "curves.png":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    monkeypatch.chdir(tmp_path)                                              # where there are no tables
+    text = write_page(Run(folder)).read_text(encoding="utf-8")
+    assert "Not evaluated yet" in text and "cannot be read from here" in text
+
+
+def shown(browser):
+    return browser.run("[...document.querySelectorAll('#table-val tbody tr')].filter(r => !r.hidden)"
+                       ".map(r => [r.cells[0].textContent, r.cells[1].textContent, r.classList.contains('wrong')])")
+
+
+def column(browser, number):
+    return browser.run(f"[...document.querySelectorAll('#table-val tbody tr')].map(r => r.cells[{number}].dataset.n"
+                       f" ?? r.cells[{number}].textContent)")
+
+
+def test_in_a_browser_the_page_loads_sorts_filters_and_shows_pictures(here, browser, tmp_path):
+    browser.open(here / "outputs/a/reports/report.html")
+    found = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv")
+    assert len(shown(browser)) == len(found)
+
+    head = "document.querySelectorAll('#table-val th')[5]"                   # probability
+    for sign in (1, -1):
+        browser.run(f"{head}.click()")
+        values = np.array(column(browser, 5), float)
+        assert (np.diff(sign * values) >= 0).all() and np.allclose(np.sort(values), np.sort(found.y_prob))
+    browser.run("document.querySelectorAll('#table-val th')[0].click()")
+    exams = column(browser, 0)
+    assert exams == sorted(exams)
+
+    browser.run("(() => { const box = document.querySelector('input[data-wrong]'); box.click(); })()")
+    wrong = found[found.y_true != found.y_pred]
+    assert {(exam, side) for exam, side, _ in shown(browser)} == set(zip(wrong.exam_id, wrong.side, strict=True))
+    browser.run("document.querySelector('input[data-wrong]').click()")
+    exam = found.exam_id.iloc[0]
+    browser.run(f"(() => {{ const s = document.querySelector('input[type=search]'); s.value = '{exam}';"
+                "s.dispatchEvent(new Event('input')); })()")
+    assert {row[0] for row in shown(browser)} == {exam}
+    browser.run("(() => { const s = document.querySelector('select'); s.value = 'left';"
+                "s.dispatchEvent(new Event('input')); })()")
+    assert [row[:2] for row in shown(browser)] == [[exam, "left"]]
+    assert browser.run("document.querySelector('[data-shown]').textContent") == f"1 of {len(found)}"
+
+    pictures = browser.run("[...document.images].map(i => i.loading = 'eager') && Promise.all([...document.images]"
+                           ".filter(i => i.getAttribute('src')).map(i => i.decode().then(() => i.naturalWidth)))")
+    assert len(pictures) >= 5 and min(pictures) > 100
+    assert browser.run("document.querySelector('dialog').open") is False
+    browser.run("document.querySelector('.cases img').click()")
+    assert browser.run("document.querySelector('dialog').open && document.querySelector('dialog img').naturalWidth") == 300
+    browser.screenshot(tmp_path / "page.png")
+    assert Image.open(tmp_path / "page.png").size[1] > 1500
+    assert browser.errors == []
