@@ -150,6 +150,22 @@ def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "") -> None:
     save(figure, path)
 
 
+def plot_differences(path: Path, rows: pd.DataFrame, *, title: str) -> None:
+    """The difference and interval of each row of `tables.COMPARISON`; what lies right of 0 is higher in the second."""
+    shown = rows[rows.difference.notna()].reset_index(drop=True)
+    figure = Figure(figsize=(8, 1.4 + 0.28 * len(shown)), layout="constrained")
+    axes, place = figure.subplots(), np.arange(len(shown))
+    axes.axvline(0, color="0.8", zorder=0)
+    axes.hlines(place, shown.low, shown.high, color="#30638e")
+    axes.plot(shown.difference, place, "s", color="#30638e", markersize=4)
+    axes.set_yticks(place, [name.replace("_", " ") for name in shown.metric], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlabel="difference (95 %, patients resampled)")
+    axes.set_title(title, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
 def _reliability(axes: Axes, is_class: np.ndarray, probability: np.ndarray) -> None:
     bins = np.array_split(np.argsort(probability, kind="stable"), min(BINS, max(1, len(probability) // 5)))
     axes.plot([probability[b].mean() for b in bins], [is_class[b].mean() for b in bins], marker="o")
