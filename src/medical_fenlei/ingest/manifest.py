@@ -70,7 +70,7 @@ def build_manifest(
             continue
         exam = rows_of[exam_id]
         shared = {name: exam[name] for name in ("date", "label_date", "date_match")}
-        rows += [{"exam_id": exam_id, "side": str(side), **shared, **outcome.value, **_facts(found[exam_id][side]),
+        rows += [{"exam_id": exam_id, "side": str(side), **shared, **outcome.value, **header_facts(found[exam_id][side]),
                   "label_code": exam[f"{side}_code"]} for side in SIDES]
     if not rows:
         return tables.MANIFEST.empty(), tables.REJECTS.frame(rejects)
@@ -116,7 +116,7 @@ def _person(base: Path, key: bytes, exam: tuple[str, tuple[str, ...]]) -> dict[s
             "study_key": study_key(facts.study_uid, exam_id, key)}
 
 
-def _facts(series: SeriesScan) -> dict[str, Any]:
+def header_facts(series: SeriesScan) -> dict[str, Any]:
     """Which series, how many images, and its `tables.HEADER_FACTS`."""
     return {
         "series_relpath": series.relpath, "n_instances": series.images, "manufacturer": vendor(series.manufacturer),

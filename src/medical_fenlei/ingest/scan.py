@@ -187,9 +187,9 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers
             pass
 
 
-def scan_exam(base: Path, relpath: str) -> ExamScan:
-    """Read every header of an exam."""
-    listing = list_exam(base, relpath)
+def scan_exam(base: Path, relpath: str, listing: Listing | None = None) -> ExamScan:
+    """Read every header of an exam; of the listed folders alone, where a listing is given."""
+    listing = listing or list_exam(base, relpath)
     series: list[SeriesScan] = []
     problems = list(listing.problems)
     known: dict[tuple[object, ...], tuple[str, set[str]]] = {}

@@ -88,8 +88,12 @@ class SeriesRules:
 
     def is_bone(self, facts: SeriesScan) -> bool:
         """Whether its kernel keeps the edges of bone."""
-        known = self.bone_kernels.get(vendor(facts.manufacturer), self.bone_kernels.get(OTHER, "(?!)"))
-        return bool(re.search(known, facts.kernel, re.IGNORECASE))
+        return self.keeps_bone(facts.manufacturer, facts.kernel)
+
+    def keeps_bone(self, manufacturer: str, kernel: str) -> bool:
+        """Whether this maker's kernel keeps the edges of bone."""
+        known = self.bone_kernels.get(vendor(manufacturer), self.bone_kernels.get(OTHER, "(?!)"))
+        return bool(re.search(known, kernel, re.IGNORECASE))
 
 
 def read_rules(path: Path | None) -> SeriesRules:

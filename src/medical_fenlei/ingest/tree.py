@@ -47,7 +47,7 @@ def find_exams(base: Path) -> Tree:
     tree.exams.sort(key=lambda exam: (exam.date, exam.exam_id, exam.relpath))
     if not tree.exams:
         there = sorted(path.name for path in base.iterdir() if not path.name.startswith("."))
-        what = ("it is a date folder itself: name the folder above it" if _date(base.resolve().name) else
+        what = ("it is a date folder itself: name the folder above it" if date_of(base.resolve().name) else
                 f"found there: {', '.join(there[:3])}{', …' if len(there) > 3 else ''}" if there else "it is empty")
         raise UserError(f"--dicom-base {base}: holds no <YYYY-MM-DD>/<exam_id>/ folder; {what}")
     return tree
@@ -63,7 +63,7 @@ def called_alike(exam_ids: Iterable[str], places: Iterable[tuple[str, str]]) -> 
     for folder, below in places:
         parts = below.split("/")
         for nth, part in enumerate(parts, 1):
-            for number in set() if _date(part) else _numbers(part):
+            for number in set() if date_of(part) else _numbers(part):
                 holding.setdefault(number, []).append("/".join([folder, *parts[:nth]] if folder else parts[:nth]))
     found = {exam_id: [place for number in sorted(_numbers(exam_id)) for place in holding.get(number, [])]
              for exam_id in exam_ids}
@@ -74,7 +74,7 @@ def _numbers(name: str) -> set[str]:
     return {run.lstrip("0") for run in _RUN.findall(name)} - {""}
 
 
-def _date(name: str) -> str:
+def date_of(name: str) -> str:
     """YYYY-MM-DD of a date folder's name, "" of any other."""
     if _DATE_FOLDER.fullmatch(name):
         return name
@@ -104,7 +104,7 @@ def _holds_dates(folder: Path) -> bool:
 
 def _walk(base: Path, relpath: str, tree: Tree) -> None:
     """Of date folders in one another the innermost counts: the outer may be the day of an export."""
-    date = _date(relpath.rpartition("/")[2])
+    date = date_of(relpath.rpartition("/")[2])
     strays: list[str] = []
     try:
         with os.scandir(base / relpath) as entries:

@@ -17,10 +17,12 @@ from medical_fenlei import settings
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
 from medical_fenlei.runs import LOG
-from medical_fenlei.training.config import RunConfig
+from medical_fenlei.training.config import DUAL, EAR2D, RunConfig
 
 MARK = b"medical_fenlei checkpoint, sha256 "
 FOOTER = len(MARK) + 64
+READ_BY = {EAR2D: "predict_ear2d", DUAL: "predict_dual"}
+"""Which command predicts with a checkpoint of this kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,9 @@ class Checkpoint:
     """What `value` is, on the tune set; "" where there was none."""
 
     value: float
+    trained_on: dict[str, Any] | None = None
+    """`TrainedOn.plain()` of the training set; None in checkpoints of an earlier version."""
+
     state: dict[str, Any] | None = None
     """Of optimizer, scaler and early stopping, in `last.pt`."""
 
@@ -107,5 +112,6 @@ def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
         raise UserError(f"--checkpoint {path}: is damaged: its content does not match its checksum; copy it again")
     plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if plain["kind"] != kind:
-        raise UserError(f"--checkpoint {path}: holds a network of kind {plain['kind']}, expected {kind}")
+        raise UserError(f"--checkpoint {path}: holds a network of kind {plain['kind']}, expected {kind}; "
+                        f"{READ_BY.get(plain['kind'], 'nothing here')} reads it")
     return Checkpoint(**{**plain, "config": settings.from_json(RunConfig, plain["config"], where=f"--checkpoint {path}")})

@@ -38,6 +38,7 @@ from medical_fenlei.training.predict import Inferred, infer, tables_of
 from medical_fenlei.training.record import Record
 from medical_fenlei.training.schedule import drop_share, rate_of
 from medical_fenlei.training.step import Stepper, running_mean
+from medical_fenlei.training.trained_on import TrainedOn
 
 FALLING = {"loss", "val_loss"}
 """Measures of which less is better."""
@@ -244,7 +245,7 @@ class Trainer:
         plan, last = self.config.training, self.run.checkpoint("last")
         best = Checkpoint(kind=self.config.kind, config=self.config, weights=self.measured.state_dict(),
                           epoch=self.progress.epoch, metric=plan.early_stop_metric if self.tune is not None else "",
-                          value=self.progress.best_value)
+                          value=self.progress.best_value, trained_on=TrainedOn.of(self.train.ears).plain())
         if improved:
             write_checkpoint(self.run.checkpoint("best"), best)
         step_back(last, plan.keep_last)
