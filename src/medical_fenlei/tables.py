@@ -278,6 +278,16 @@ DUAL_PREDICTIONS = Table("predictions, one row an exam", {
     **{f"{side}_{name}": kind for side in SIDES for name, kind in _OF_A_SIDE.items()},
 }, more="float", unique=("exam_id",))
 
+ANSWERS = Table("answers for new exams, one row an ear, task and class", {
+    "exam_id": "key", "side": "side", "task": "text", "class": "text", "probability": "float", "threshold": "float",
+    "decision": "text", "calibrated": "flag", "forced": "text", "refused": "text", "refused_why": "text",
+    "quality_flags": "text", "confidence": "float", "method": "text", "padded_share": "float", "manufacturer": "text",
+    "kernel": "text",
+    "bone_kernel": "text", "slice_increment_mm": "float", "slice_thickness_mm": "float", "pixel_spacing_mm": "float",
+    "tilt_deg": "float", "slices": "count", "picture": "text",
+}, unique=("exam_id", "side", "task", "class"))
+"""task, class, decision and probability are empty of an ear that was refused."""
+
 RUNS = Table("runs of a study, one row a run and task", {
     "run": "key", "pct": "int", "model": "key", "seed": "int", "task": "key", "status": "key", "reason": "text",
 }, optional={"best_epoch": "count", "ears": "count", "patients": "count"}, more="float", unique=("run", "task"))

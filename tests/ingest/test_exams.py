@@ -1,0 +1,148 @@
+"""Exams in a folder of any layout: what belongs together, what it is called, and that nobody is named."""
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import Form, axial, write_volume
+
+from medical_fenlei.dicom.header import Identity
+from medical_fenlei.errors import UserError
+from medical_fenlei.ingest.exams import Private, find_loose_exams, refuse_several_patients
+from medical_fenlei.ingest.series_choice import SeriesRules
+
+SHAPE, SPACING = (10, 24, 24), (1.0, 8.0, 8.0)
+
+
+def write(folder, study, patient="P123", **more):
+    """A series that can be used, of this study and patient."""
+    header = {"StudyInstanceUID": f"1.2.{study}", "SeriesInstanceUID": f"1.2.{study}.{more.pop('series', 1)}",
+              "PatientID": patient, "PatientName": f"Somebody^{patient}", "PatientBirthDate": "19340217",
+              "StudyDate": "20200102", **more}
+    files = write_volume(folder, np.zeros(SHAPE, int), axial(SHAPE, SPACING), Form(more=header))
+    for path in files:                                           # flat layouts hold files of several exams side by side
+        path.rename(path.with_name(f"{study}_{more.get('ConvolutionKernel', '')}_{path.name}"))
+
+
+def found(base):
+    exams, strays = find_loose_exams(base, rules=SeriesRules(), workers=1)
+    return {exam.exam_id: exam for exam in exams}, strays
+
+
+def chosen(exam):
+    return [series.relpath for series in exam.choice.chosen.series]
+
+
+@pytest.mark.parametrize("layout", [
+    "2020-01-02/{0}/bone", "export/2020-01-02/{0}/bone", "{0}", "a/b/{0}/1/2", "export/{0}/series"])
+def test_an_exam_is_called_by_its_own_folder_wherever_its_files_lie(tmp_path, layout):
+    for exam in ("0017", "0018"):
+        write(tmp_path / layout.format(exam), exam.lstrip("0"), patient=f"P{exam}7")
+    exams, strays = found(tmp_path)
+    above = layout.partition("{0}")[0].replace("/", "_") if "2020" not in layout else ""
+    assert list(exams) == [f"{above}0017", f"{above}0018"]
+    assert strays == []
+
+
+def test_a_folder_of_files_alone_is_an_exam_called_by_it(tmp_path):
+    write(tmp_path / "case 7", 1)
+    exams, _ = found(tmp_path / "case 7")
+    assert list(exams) == ["case_7"] and chosen(exams["case_7"]) == ["."]
+
+
+def test_series_of_a_study_go_together_and_the_bone_kernel_is_chosen(tmp_path):
+    write(tmp_path / "e/soft", 1, series=1, ConvolutionKernel="H31s")
+    write(tmp_path / "e/bone", 1, series=2)
+    exams, _ = found(tmp_path)
+    assert list(exams) == ["e"] and chosen(exams["e"]) == ["e/bone"] and len(exams["e"].choice.verdicts) == 2
+
+
+def test_studies_in_one_folder_are_exams_of_their_own(tmp_path):
+    write(tmp_path / "all", 1)
+    write(tmp_path / "all", 2)
+    exams, _ = found(tmp_path)
+    assert list(exams) == ["all", "all_2"] and chosen(exams["all"]) != chosen(exams["all_2"])
+
+
+def test_two_patients_under_one_study_are_two_exams(tmp_path):
+    write(tmp_path / "x/one", 1, patient="P123", series=1)
+    write(tmp_path / "x/two", 1, patient="P456", series=2)
+    assert list(found(tmp_path)[0]) == ["x_one", "x_two"]
+
+
+def test_two_patients_within_one_series_are_noticed(tmp_path):
+    write(tmp_path / "x", 1)
+    files = sorted((tmp_path / "x").iterdir())
+    ds = pydicom.dcmread(files[-1])
+    ds.PatientID = "P999"
+    ds.save_as(files[-1])
+    assert found(tmp_path)[0]["x"].several_patients
+    for path, patient in ((files[-1], "P123"), (files[4], "P999")):            # hidden in its middle: seen when it is read
+        ds = pydicom.dcmread(path)
+        ds.PatientID = patient
+        ds.save_as(path)
+    assert not found(tmp_path)[0]["x"].several_patients
+    with pytest.raises(Exception, match="several_patients"):
+        refuse_several_patients(files)
+
+
+def test_without_a_study_s_name_folders_tell_exams_apart(tmp_path):
+    for folder in ("a/s1", "a/s2", "b/s1"):
+        write(tmp_path / folder, 1, StudyInstanceUID="", SeriesInstanceUID=f"1.2.{folder[-1]}{ord(folder[0])}")
+    assert list(found(tmp_path)[0]) == ["a", "b"]
+
+
+def test_a_series_that_goes_on_in_another_folder_is_told(tmp_path):
+    write(tmp_path / "e/one", 1)
+    (tmp_path / "e/two").mkdir()
+    for path in sorted((tmp_path / "e/one").iterdir())[5:]:
+        path.rename(tmp_path / "e/two" / path.name)
+    assert [reason for _, reason, _ in found(tmp_path)[0]["e"].problems] == ["split_series"]
+    shutil.rmtree(tmp_path / "e/two")
+    shutil.copytree(tmp_path / "e/one", tmp_path / "e/copy")
+    assert found(tmp_path)[0]["e"].problems == ()
+
+
+def test_what_is_no_image_is_told_with_the_exam_it_lies_in(tmp_path):
+    write(tmp_path / "e", 1)
+    (tmp_path / "e/notes.txt").write_text("x")
+    (tmp_path / "README").write_text("x")
+    exams, strays = found(tmp_path)
+    assert exams["e"].problems[0][:2] == ("e/notes.txt", "not_dicom")
+    assert [stray[:2] for stray in strays] == [("README", "not_dicom")]
+
+
+@pytest.mark.parametrize("folder", ["P12345", "somebody_else", "MEIER^ANNA", "born 1934-02-17", "scan_20200102", "17.02.1934"])
+def test_a_folder_that_names_its_patient_or_a_day_does_not_name_the_exam(tmp_path, folder):
+    write(tmp_path / folder / "bone", 1, patient="P12345", PatientName="Meier^Anna=Somebody")
+    (tmp_path / folder / "bone/P12345.txt").write_text("x")
+    exams, strays = found(tmp_path)
+    exam, = exams.values()
+    told = repr((exam.exam_id, exam.problems, strays, exam.told(exam.choice.verdicts[0][0])))
+    for word in ("12345", "somebody", "meier", "anna", "1934", "20200102"):
+        assert word not in told.lower()
+
+
+def test_a_short_name_is_hidden_by_itself_and_not_within_words():
+    private = Private([Identity("", "", "Li^Wu", "")])
+    assert private.hide("li/slices_of_li, wuhan") == "…/slices_of_…, wuhan" and "Li" not in repr(private)
+    assert Private([Identity("", "", "金丝雀^李", "")]).hide("x金丝雀y") == "x…y"
+
+
+def test_the_stamp_changes_with_the_files_and_with_nothing_else(tmp_path):
+    write(tmp_path / "e", 1)
+    before = found(tmp_path)[0]["e"].stamp
+    write(tmp_path / "other", 2)
+    assert found(tmp_path)[0]["e"].stamp == before
+    next((tmp_path / "e").iterdir()).touch()
+    assert found(tmp_path)[0]["e"].stamp != before
+
+
+def test_a_folder_without_an_image_is_one_line_that_says_what_is_there(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        found(tmp_path)
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(UserError, match="not_dicom"):
+        found(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        found(tmp_path / "none")
