@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.errors import UserError
     from medical_fenlei.ingest.exams import find_loose_exams
     from medical_fenlei.ingest.series_choice import read_rules
-    from medical_fenlei.report.new_exams import PASSED_OVER, write_answers
+    from medical_fenlei.report.new_exams import write_answers
     from medical_fenlei.tasks import find_tasks
 
     if args.out.resolve().is_relative_to(args.dicom.resolve()):
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{sum(1 for ear in ears if ear.tasks)} ears answered, {sum(1 for ear in ears if ear.flags)} of them with a flag, "
             f"{sum(1 for ear in ears if ear.refused)} refused")
     cli.say(f"wrote predictions.csv, predictions.json and page.html to {args.out}")
-    return cli.report_rejects(done.rejects, args.out / "predictions.csv", faults=done.faults, harmless=PASSED_OVER)
+    return cli.report_rejects(done.rejects, args.out / "predictions.csv", faults=done.faults, harmless=done.harmless)
 
 
 if __name__ == "__main__":

@@ -190,6 +190,7 @@ def test_the_whole_route_lets_no_canary_out(here, capfd):
     checkpoint = ("--checkpoint", "outputs/a/checkpoints/best.pt")
     assert run("eval_ear2d", *checkpoint, "--draws", 20) == 0
     assert run("extract_embeddings_ear2d", *checkpoint, "--split", "val", "--out-npz", "artifacts/emb.npz") == 0
+    assert run("predict_ear2d", *checkpoint, "--dicom", "data/medical_data_2", "--out", "answers", "--num-workers", 1) == 3
     assert said(capfd) == [] and found_below(here) == []
     written = {path.suffix for path in here.rglob("*") if path.is_file() and "data/" not in path.as_posix()}
     assert {".csv", ".json", ".jsonl", ".npy", ".npz", ".pt", ".png", ".html", ".log", ".key"} <= written

@@ -183,6 +183,41 @@ def test_one_ear_cut_off_leaves_the_other_answered(here):
     assert (rejects.reason == "ear_not_in_scan").sum() == 1 and (found.exam_id != "half").sum() == 4
 
 
+def test_two_series_that_show_an_ear_each_answer_for_both(here):
+    row = validation().iloc[0]
+
+    def part(first, uid):
+        def change(ds):
+            columns = ds.Columns // 2
+            ds.PixelData = np.ascontiguousarray(ds.pixel_array[:, first * columns:(first + 1) * columns]).tobytes()
+            step = np.array(ds.ImageOrientationPatient[:3], float) * float(ds.PixelSpacing[1])
+            ds.ImagePositionPatient = [*(np.array(ds.ImagePositionPatient, float) + first * columns * step)]
+            ds.Columns, ds.StudyInstanceUID, ds.SeriesInstanceUID = columns, "1.2.77", f"1.2.77.{uid}"
+        return change
+
+    for number, folder in enumerate(("one", "two")):
+        alter(here, row, folder, part(number, number))
+        shutil.move(here / "new" / folder, here / "new/pair" / folder)
+    assert predict() == 0
+    exam, = json.loads((here / "answers/predictions.json").read_text())["exams"]
+    assert exam["exam_id"] == "pair"
+    for ear in exam["ears"]:
+        assert ear["tasks"] and "series_of_one_ear" in [flag["code"] for flag in ear["flags"]]
+        assert np.sign(ear["facts"]["ear_centre_lps_mm"][0]) == (1 if ear["side"] == "left" else -1)
+
+
+def test_a_slice_that_cannot_be_decoded_refuses_its_exam_and_no_other(here):
+    bring(here, validation()[:1])
+    (here / "new/short").mkdir()
+    for path in (here / DATA / validation().series_relpath.iloc[1]).iterdir():
+        (here / "new/short" / path.name).write_bytes(path.read_bytes()[:-2000])
+    assert predict("--top", 0) == 3
+    found = answers(here)
+    own = found[found.exam_id == "short"]
+    assert len(own) == 2 and (own.refused != "").all() and own.refused_why.str.contains("IM00").all()
+    assert (found[found.exam_id != "short"].decision != "").all()
+
+
 def scaled(attribute, factor):
     def change(ds):
         if attribute == "PixelSpacing":

@@ -367,7 +367,8 @@ def model_facts(predictor: Predictor, checkpoint: Path) -> dict[str, Any]:
         "tasks": {task.name: {"classes": dict(zip(task.class_names, map(list, task.classes), strict=True)),
                               "calibrated": task.name in predictor.calibrated,
                               "temperature": predictor.fitted[task.name].temperature,
-                              "points": predictor.fitted[task.name].points, "point": predictor.fitted[task.name].point}
+                              "points": predictor.fitted[task.name].points,
+                              "point": predictor.fitted[task.name].point if task.binary else ""}
                   for task in predictor.tasks},
         "trained_on": predictor.scope.plain(),
     }

@@ -215,8 +215,9 @@ def _halves(group: Sequence[_Owned]) -> list[Problem]:
         key = (one.series_uid, one.facts.plane, one.facts.kernel, one.facts.rows)
         before = known.setdefault(key, one)
         if before.folder != one.folder and one.series_uid and before.ends != one.ends:
-            found.append((one.facts.relpath, "split_series", f"goes on with the series in {before.folder}: put both into one "
-                                                             "folder, else each is a series"))
+            other = PurePosixPath(before.folder).name
+            found.append((one.facts.relpath, "split_series",
+                          f"goes on with the series in {other}: put both into one folder, else each is a series"))
     return found
 
 

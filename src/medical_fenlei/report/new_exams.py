@@ -26,7 +26,7 @@ from medical_fenlei.ingest.index import HARMLESS
 from medical_fenlei.ingest.scan import Problem
 from medical_fenlei.parallel import Workers
 from medical_fenlei.runs import versions
-from medical_fenlei.vocabulary import SIDES, Side
+from medical_fenlei.vocabulary import DIAGNOSES, NORMAL, SIDES, Side
 
 NOTICE = "Research use only; not a medical device. These are a network's answers, not a diagnosis."
 PASSED_OVER = HARMLESS | {"not_dicom"}
@@ -59,7 +59,10 @@ class Written:
     """`tables.REJECTS`."""
 
     faults: int
-    """Those of them that are faults of the input."""
+    """Those of them that are faults of the input, refused ears among them."""
+
+    harmless: frozenset[str]
+    """Reasons of the others."""
 
 
 def write_answers(
@@ -82,9 +85,11 @@ def write_answers(
     model = model_facts(predictor, checkpoint)
     write_json(out / "predictions.json", {
         "notice": NOTICE, "model": model, "versions": versions(), "exams": [answer.plain() for answer in answers]})
-    rejects = _rejects(answers, exams, strays)
-    _write_page(out, answers, model, rejects)
-    return Written(answers, len(todo), rejects, int((~rejects.reason.isin(PASSED_OVER)).sum()))
+    refused, others = _refused(answers), _passed(exams, strays)
+    harmless = frozenset(PASSED_OVER) - set(refused.reason)
+    _write_page(out, answers, model, others)
+    rejects = tables.REJECTS.frame(pd.concat([refused, others], ignore_index=True))
+    return Written(answers, len(todo), rejects, len(refused) + int((~others.reason.isin(PASSED_OVER)).sum()), harmless)
 
 
 def _read(folder: Path, key: str) -> ExamAnswer | None:
@@ -222,20 +227,26 @@ def _rows(answer: ExamAnswer, ear: EarAnswer) -> Iterator[dict[str, Any]]:
                    "picture": f"{answer.exam_id}/{task.picture}" if task.picture else ""}
 
 
-def _rejects(answers: Sequence[ExamAnswer], exams: Sequence[LooseExam], strays: Sequence[Problem]) -> pd.DataFrame:
-    """Ears that were refused; then series, files and folders that were passed over or could not be read."""
-    rows = [{"exam_id": answer.exam_id, "file": "", "reason": ear.refused.code, "detail": f"{ear.side}: {ear.refused.text}"}
-            for answer in answers for ear in answer.ears if ear.refused]
+def _refused(answers: Sequence[ExamAnswer]) -> pd.DataFrame:
+    """`tables.REJECTS` of the ears without an answer."""
+    return tables.REJECTS.frame([
+        {"exam_id": answer.exam_id, "file": "", "reason": ear.refused.code, "detail": f"{ear.side}: {ear.refused.text}"}
+        for answer in answers for ear in answer.ears if ear.refused])
+
+
+def _passed(exams: Sequence[LooseExam], strays: Sequence[Problem]) -> pd.DataFrame:
+    """`tables.REJECTS` of series, files and folders that were passed over or could not be read."""
+    rows = []
     for exam in exams:
-        verdicts = [(exam.told(facts), reason, exam.private.hide(detail)) for facts, reason, detail in exam.choice.verdicts
-                    if reason != "chosen" and exam.choice.chosen]
-        rows += [{"exam_id": exam.exam_id, "file": file, "reason": reason, "detail": detail}
-                 for file, reason, detail in (*verdicts, *exam.problems)]
-    rows += [{"exam_id": "", "file": file, "reason": reason, "detail": detail} for file, reason, detail in strays]
-    return tables.REJECTS.frame(rows)
+        lost = [(exam.told(facts), reason, exam.private.hide(detail)) for facts, reason, detail in exam.choice.verdicts
+                if reason != "chosen" and exam.choice.chosen]
+        rows += [(exam.exam_id, *problem) for problem in (*lost, *exam.problems)]
+    rows += [("", *problem) for problem in strays]
+    return tables.REJECTS.frame([dict(zip(tables.REJECTS.columns, row, strict=True)) for row in rows])
 
 
-def _write_page(out: Path, answers: Sequence[ExamAnswer], model: dict[str, Any], rejects: pd.DataFrame) -> None:
+def _write_page(out: Path, answers: Sequence[ExamAnswer], model: dict[str, Any], others: pd.DataFrame) -> None:
+    """others: what is no refused ear, `tables.REJECTS`."""
     ears = [ear for answer in answers for ear in answer.ears]
     decisions = Counter((task.task, task.decision) for ear in ears for task in ear.tasks)
     counts = {
@@ -250,12 +261,13 @@ def _write_page(out: Path, answers: Sequence[ExamAnswer], model: dict[str, Any],
                                    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"words": words, "flag_words": flag_words}
     embed = len(answers) <= EMBEDDED
-    passed = rejects[rejects.reason.isin(PASSED_OVER)].reason.value_counts()
+    passed = others[others.reason.isin(PASSED_OVER)].reason.value_counts()
     stream = templates.get_template("new_exams.html").stream(
         notice=NOTICE, model=model, counts=counts, answers=answers, as_seen=AS_SEEN, colours=COLOURS, embed=embed,
+        normal=NORMAL, codes=len(DIAGNOSES),
         source=functools.partial(_source, out, embed), rejects_csv=tables.rejects_path(Path("predictions.csv")).name,
         passed={str(reason): int(number) for reason, number in passed.items()},
-        damaged=rejects[~rejects.reason.isin(PASSED_OVER) & (rejects.file != "")].to_dict("records"))
+        damaged=others[~others.reason.isin(PASSED_OVER)].to_dict("records"))
     with atomic(out / "page.html", "w") as file:
         file.writelines(stream)                                  # pictures are read as they are written
 
