@@ -44,7 +44,7 @@ from medical_fenlei.vocabulary import SIDES, UNLABELLED, Side
 ANSWER_VERSION = 1
 """Raised whenever the code answers otherwise: answers that were written before are then made anew."""
 
-AT_ONCE = 4
+AT_ONCE = 2
 """So many exams a process are cut ahead of the network: what is in memory does not grow with their number."""
 
 LOW_CONFIDENCE, PADDED, NEAR = 0.5, 0.05, 0.05
