@@ -4,8 +4,8 @@
         outputs/<other>/reports/predictions_val.csv --label-task normal_vs_abnormal --out-dir artifacts/comparison
 
 Every measure of either, the difference (the second minus the first) with its 95 % interval, patients resampled for both at
-once, and a p of no difference; that of the AUROC of a binary task by its variance over patients (DeLong, Obuchowski). Ears that only
-one of them has are left out, and counted. Writes comparison.csv and comparison.png.
+once, and a p of no difference; that of the AUROC of a binary task by its variance over patients (DeLong, Obuchowski). Ears that
+only one of them has are left out, and counted. Writes comparison.csv and comparison.png.
 """
 from pathlib import Path
 

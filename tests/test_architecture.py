@@ -18,7 +18,6 @@ MAY_IMPORT = {
     "data": {"ears.store", "ears.spec", "ears.build", "training.config"},
     "training": {"ears.spec", "data", "models", "metrics"},
     "analysis": {"dicom", "ears", "ingest", "data", "models", "metrics", "training"},
-    "analysis": {"dicom", "ears", "ingest", "data", "models", "metrics", "training"},
     "report": {"ears.store", "ingest", "analysis", "metrics", "training.config"},
     "experiments": {"ears", "data", "models", "metrics", "training", "analysis", "report"},
 }

@@ -23,7 +23,8 @@ SMALL = {
     "train_ear2d": ("--backbone", "test_resnet", *FIT, "--output-dir", "outputs/ear"),
     "run_seeds_ear2d": ("--backbone", "test_resnet", *FIT),
     "build_cache_dual": ("--num-slices", 16, "--image-size", 48, "--num-workers", 1),
-    "train_dual": FIT,
+    "train_dual": FIT, "predict_ear2d": ("--limit", 1), "audit_run": ("--draws", 50), "eval_ear2d": ("--draws", 50),
+    "compare_predictions": ("--draws", 50),
 }
 """What is added to the command lines of a script."""
 APART = {"run_seeds_ear2d"}
@@ -45,10 +46,13 @@ def ran(tmp_path_factory):
         patch.setenv("PYTHONPATH", str(ROOT / "src"))
         hospital = ("--out-dir", ".", "--num-exams", 30, "--slices", 24, "--num-workers", 1, "--seed", 2)
         assert run("make_demo_dataset", *hospital) == 0
+        (here / "data/new_exams").symlink_to(here / "data/medical_data_2")
         statuses = {}
         for line in readme_commands():
             script = re.match(r"python scripts/(\w+)\.py", line)[1]
-            words = shlex.split(line.replace("<run>", "dual_1" if "dual" in script else "ear"))[2:]
+            line_here = line.replace("pct_resnet18", "pct_test_resnet")
+            line_here = line_here.replace("<run>", "dual_1" if "dual" in script else "ear")
+            words = shlex.split(line_here)[2:]
             more = [str(word) for word in SMALL.get(script, ())]
             if script == "train_dual":
                 more += ["--output-dir", f"outputs/dual_{words[words.index('--pct') + 1]}"]

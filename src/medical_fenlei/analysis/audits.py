@@ -271,7 +271,7 @@ def shuffled_labels(ears: pd.DataFrame, *, permutations: int = PERMUTATIONS) -> 
         found.append(float(BinaryMeasures(label, score)(np.ones((1, len(y))))["auroc"][0]))
     low, high = np.quantile(found, [0.025, 0.975])
     p = (1 + sum(value >= seen for value in found)) / (1 + permutations)
-    return Audit(question, figure, float(np.mean(found)), float(low), float(high), "ok" if p < 0.05 else "wrong",
+    return Audit(question, figure, float(np.mean(found)), float(low), float(high), "ok" if p < 0.05 else "look",
                  f"the true labels give {seen:.3f}; p = {p:.3f} of {permutations} permutations")
 
 
