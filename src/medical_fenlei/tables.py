@@ -254,6 +254,14 @@ COMPARISON = Table("two networks on the same ears, one row a measure", {
     "note": "text",
 }, unique=("metric",))
 
+EXPLANATIONS = Table("explained ears, one row an ear, method and slice", {
+    "exam_id": "key", "side": "side", "label_code": "code", "class_name": "key", "probability": "float", "method": "key",
+    "layer": "key", "rank": "int", "slice": "int", "z_mm": "float", "weight": "float", "ranked_by": "key", "peak_k": "count",
+    "peak_row": "count", "peak_column": "count", "peak_x_mm": "float", "peak_y_mm": "float", "peak_z_mm": "float",
+    "picture": "relpath",
+}, unique=("exam_id", "side", "method", "rank"))
+"""The peak is that of the method in the whole volume, LPS mm; empty where no voxel speaks for the class."""
+
 FEWSHOT = Table("few-shot scores, one row an ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int",
     "score_prototype": "float", "score_knn": "float", "score_logistic": "float",

@@ -98,7 +98,8 @@ def test_a_run_of_several_channels_and_blocks_is_evaluated_embedded_and_explaine
     logit = found.embedding @ trained.model.head.weight.detach().numpy().T + trained.model.head.bias.detach().numpy()
     store = trained.store(DataConfig(cache_dir=here / "cache/dual_volumes"))
     for n, (exam, side) in enumerate(zip(found.exam_id, found.side, strict=True)):
-        told = explain(trained, np.array(store.read(exam, side)), trained.tasks[0], target="abnormal", top=6)
+        volume, task = np.array(store.read(exam, side)), trained.tasks[0]
+        told = explain(trained, volume, np.eye(4), task, target="abnormal", methods=(), top=6)
         assert told.probability == pytest.approx(1 / (1 + np.exp(-logit[n, 0])), abs=1e-5)
         assert told.weights.sum() == pytest.approx(1, abs=1e-5)
 

@@ -1,4 +1,5 @@
 """A trained network as it comes out of a checkpoint: with its settings, its tasks and its run."""
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class Trained:
         """Which of its outputs are those of this task."""
         first = sum(before.outputs for before in self.tasks[: self.tasks.index(task)])
         return slice(first, first + task.outputs)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights: equal for networks that answer alike, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def infer(self, dataset: EarDataset, *, batch_size: int | None = None,
               change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> Inferred:
