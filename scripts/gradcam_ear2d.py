@@ -6,9 +6,9 @@
 One ear: grey slice, heat map and overlay of its top slices (PNG, in the network's bone window), all of them together by every
 method (overview.png) and gradcam.json, with the place of each slice and of each map's peak in the patient, in
 outputs/<run>/reports/gradcam/<id>_<side>/; of a network with several tasks in a folder in it for each, <id>_<side>/<task>/.
---all: the overview of each labelled ear of the set as reports/explanations_<set>/<id>_<side>.png, and explanations_<set>.csv; it
-may be stopped, and goes on where it was. Methods: integrated (integrated gradients from air to the ear, which points best), and
-by class activation gradcam, gradcam++, hirescam, layercam, xgradcam. Any backbone of timm, convolutional or transformer.
+--all: the overview of each labelled ear of the set as reports/explanations_<set>/<id>_<side>.png, and explanations_<set>.csv;
+it may be stopped, and goes on where it was. Methods: integrated (integrated gradients from air to the ear, which points best),
+and class activation: gradcam, gradcam++, hirescam, layercam, xgradcam. Any backbone of timm, convolutional or transformer.
 """
 import argparse
 from pathlib import Path
@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SETS, help="which set, with --all (default: val)")
     parser.add_argument("--top", type=cli.at_least(1), default=5, help="slices to show (default: 5)")
     parser.add_argument("--target", default="predicted", help="the class to explain, by its name (default: the predicted one)")
-    parser.add_argument("--method", default="integrated,gradcam", help="commas between several; the first is shown most "
-                        "(default: integrated,gradcam)")
+    parser.add_argument("--method", default="integrated,hirescam", help="commas between several; the first is shown most "
+                        "(default: integrated,hirescam)")
     parser.add_argument("--layer", help="of class activation: a stage of the backbone (default: the last; hirescam and "
                         "layercam: that of stride 4)")
     parser.add_argument("--out-dir", type=Path, help="default: see above")

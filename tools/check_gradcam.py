@@ -4,10 +4,10 @@
 
 For every abnormal ear of the set that has a lesion, the map of the whole volume for the abnormal class: does its hottest voxel
 lie in the lesion, how much of the attention lies on slices that cut it, how much of the heat within it. Chance is what the same
-map earns with the lesions of all other patients, so that pointing at the middle earns nothing. Each map also with random weights
-in the same network, which has to fall to chance. Two maps that see no network show what can be had: `lesion` points at the depth
-of the true lesion, `place` at where the lesions of the others mostly are. Mean over ears, 95 % interval by patient. Some 10
-minutes on a CPU. Synthetic, not clinical evidence.
+map earns with the lesions of all other patients, so that pointing at the middle earns nothing. Each map also with random
+weights in the same network, which has to fall to chance. Two maps that see no network show what can be had: `lesion` points at
+the depth of the true lesion, `place` at where the lesions of the others mostly are. Mean over ears, 95 % interval by patient.
+Some 10 minutes on a CPU. Synthetic, not clinical evidence.
 """
 import os
 from pathlib import Path

@@ -24,8 +24,8 @@ the lesion; heat: the share of the map's heat that lies in it."""
 def pointing(
     heat: Sequence[np.ndarray], weight: np.ndarray, lesion: np.ndarray, patient: np.ndarray, code: np.ndarray
 ) -> pd.DataFrame:
-    """Of each ear every one of MEASURES, and what the same map and weights earn in the mean over the lesions of all other patients
-    (`hit_chance`, …) and over those of them that have the same code (`hit_same_code`, …).
+    """Of each ear every one of MEASURES, and what the same map and weights earn in the mean over the lesions of all other
+    patients (`hit_chance`, …) and over those of them that have the same code (`hit_same_code`, …).
 
     heat: N maps (K, H, W), at least 0. weight: (N, K); negative ones count as 0. lesion: bool (N, K, H, W), none empty.
     patient, code: (N,). A share of nothing, and a chance without another patient, is NaN. Raises ValueError for lengths that

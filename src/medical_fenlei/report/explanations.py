@@ -29,8 +29,8 @@ from medical_fenlei.tasks import Task
 from medical_fenlei.vocabulary import DIAGNOSES, UNLABELLED, Side
 
 KINDS = ("grey", "heat", "overlay")
-DEFAULT_METHODS = (INTEGRATED, "gradcam")
-"""The one that points best (docs/explanations.md), and beside it the one that most papers show."""
+DEFAULT_METHODS = (INTEGRATED, "hirescam")
+"""The one that points best, and of class activation the one that points better than chance (docs/explanations.md)."""
 WARM = LinearSegmentedColormap.from_list("warm", ["#e01818", "#ff7a10", "#ffe14a"])
 """Of heat over a grey slice: from faint to the hottest voxel."""
 OPACITY = 0.75
@@ -45,7 +45,7 @@ TILE = 1.62
 """Edge of a slice in a montage, inches at 100 pixels each."""
 NAMES = {INTEGRATED: "integrated\ngradients", "gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM",
          "layercam": "LayerCAM", "xgradcam": "XGradCAM"}
-LAYOUT = 3
+LAYOUT = 1
 """Raised when pictures change, so that those of earlier versions are made anew."""
 
 
@@ -125,13 +125,14 @@ def rows_of(found: Explanation, *, exam_id: str, side: Side, affine: np.ndarray,
     """The ear's rows of `tables.EXPLANATIONS`."""
     rows = []
     for one in found.maps:
-        peak, place = one.peak, _place(one, affine) or [None] * 3
+        peak: Sequence[int | None] = one.peak or [None] * 3
+        place: Sequence[float | None] = _place(one, affine) or [None] * 3
         for rank, k in enumerate(found.slices, start=1):
             rows.append({
                 "exam_id": exam_id, "side": str(side), "label_code": label_code, "class_name": found.class_name,
                 "probability": found.probability, "method": one.method, "layer": one.layer, "rank": rank, "slice": int(k),
                 "z_mm": round(_z(found, affine, k), 2), "weight": float(found.weights[k]), "ranked_by": found.ranked_by,
-                **dict(zip(("peak_k", "peak_row", "peak_column"), peak or [None] * 3, strict=True)),
+                **dict(zip(("peak_k", "peak_row", "peak_column"), peak, strict=True)),
                 **dict(zip(("peak_x_mm", "peak_y_mm", "peak_z_mm"), place, strict=True)), "picture": picture,
             })
     return rows
@@ -179,17 +180,17 @@ def write_montage(found: Explanation, path: Path, *, exam_id: str, side: Side, a
             axes = figure.add_axes((x / width, 1 - (y + TILE) / height, TILE / width, TILE / height))
             _overlay(axes, found, int(k), one)
             if rank == 0 and line == 0:
-                _marks(axes, affine)
+                draw_marks(axes, affine)
     for line, one in enumerate((None, *found.maps)):
         y = head + strip + line * (TILE + gap) + TILE / 2
         write(0.1, y, "bone\nwindow" if one is None else _said(one), va="center", fontsize=7.5, linespacing=1.4)
     write(0.1, height - 0.2, f"slices by {found.ranked_by}, most first; ring: hottest voxel of the volume; "
           f"colour: above {FAINT:.0%} of it", color=DIM, fontsize=7)
-    save(figure, path, palette=_palette())
+    save(figure, path, palette=palette())
 
 
 @functools.cache
-def _palette() -> Image.Image:
+def palette() -> Image.Image:
     """Greys, heat as it is laid over them, and the texts' colours in steps from black."""
     greys = [(level,) * 3 for level in np.linspace(0, 1, GREYS)]
     heats = [tuple((1 - OPACITY * share**0.5) * level + OPACITY * share**0.5 * np.array(WARM(share)[:3]))
@@ -218,7 +219,7 @@ def _overlay(axes: Axes, found: Explanation, k: int, one: Map | None) -> None:
                   markeredgewidth=1.2)
 
 
-def _marks(axes: Axes, affine: np.ndarray) -> None:
+def draw_marks(axes: Axes, affine: np.ndarray) -> None:
     """Which way is which, and a bar of SCALE_MM."""
     rows, columns = axes.images[0].get_array().shape[:2]  # type: ignore[union-attr]
     across = float(np.linalg.norm(affine[:3, 2]))
