@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from medical_fenlei import tables
 from medical_fenlei.analysis.embeddings import Embeddings
 from medical_fenlei.analysis.trained import Trained
+from medical_fenlei.data.augment import window
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.data.sources import Sources, find_ears, prepare_missing
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.bootstrap import Intervals, patient_intervals
-from medical_fenlei.training.config import DataConfig
-from medical_fenlei.training.predict import Inferred, infer
+from medical_fenlei.training.config import BONE, DataConfig
+from medical_fenlei.training.predict import Inferred, infer, look
 from medical_fenlei.vocabulary import UNLABELLED
 
 PART = 256
@@ -79,6 +81,18 @@ def _part(trained: Trained, dataset: EarDataset, samples: np.ndarray, path: Path
     found = embed(trained, dataset, batch_size=batch_size, samples=samples)
     found.write(path)
     return found
+
+
+@torch.inference_mode()
+def most_attended(trained: Trained, volume: np.ndarray) -> tuple[int, np.ndarray]:
+    """The slice k of int16 HU (K, H, W) that the network attends to most, the middle one where it has no attention; and the
+    slice in the network's bone window, float32 (H, W), 0 to 1."""
+    config, hu = trained.config.augment, torch.from_numpy(volume)[None].to(trained.arithmetic.device)
+    with trained.arithmetic.autocast():
+        attention = look(trained.model, hu, config).attention
+    k = len(volume) // 2 if attention is None else int(attention[0].argmax())
+    grey: np.ndarray = window(hu[:, k:k + 1], replace(config, windows=(BONE,), slice_context=0))[0, 0, 0].cpu().numpy()
+    return k, (grey + 1) / 2
 
 
 def agreement(near: pd.DataFrame, train: Embeddings, asked: Embeddings, *, draws: int = 2000, seed: int = 0

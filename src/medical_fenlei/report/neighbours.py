@@ -3,31 +3,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
+from medical_fenlei.analysis.retrieval import most_attended
 from medical_fenlei.analysis.trained import Trained
-from medical_fenlei.data.augment import window
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.report.explanations import DIM, INK, PAPER, draw_marks, palette
 from medical_fenlei.report.plots import save
-from medical_fenlei.training.config import BONE, AugmentConfig
-from medical_fenlei.training.predict import look
 from medical_fenlei.vocabulary import DIAGNOSES, Side
 
 SAME = "#6fe07a"
 """Frames a neighbour with the label of the ear in question."""
 TILE, GAP = 1.9, 0.08
 """Edge of a slice and the space between two, inches at 100 pixels each."""
-
-
-@torch.inference_mode()
-def top_slice(trained: Trained, volume: np.ndarray) -> int:
-    """The slice k that the network attends to most, of int16 HU (K, H, W); the middle one where it has no attention."""
-    with trained.arithmetic.autocast():
-        attention = look(trained.model, torch.from_numpy(volume)[None].to(trained.arithmetic.device),
-                         trained.config.augment).attention
-    return len(volume) // 2 if attention is None else int(attention[0].argmax())
 
 
 def draw_neighbours(path: Path, trained: Trained, store: EarStore, near: pd.DataFrame) -> None:
@@ -60,10 +48,8 @@ def draw_neighbours(path: Path, trained: Trained, store: EarStore, near: pd.Data
             axes.text(0.5, 0.5, "not in the cache", color=DIM, fontsize=7, ha="center", transform=axes.transAxes)
             continue
         volume, affine = np.array(store.read(exam_id, side)), np.array(store.read_facts(exam_id, side)["affine_lps"])
-        k = top_slice(trained, volume)
-        bone = AugmentConfig(wl=trained.config.augment.wl, ww=trained.config.augment.ww, windows=(BONE,))
-        grey = (window(torch.from_numpy(volume[None, k:k + 1]), bone)[0, 0, 0] + 1) / 2
-        axes.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
+        k, grey = most_attended(trained, volume)
+        axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
         axes.text(0.03, 0.97, f"slice {k}", color=INK, fontsize=6.5, va="top", transform=axes.transAxes,
                   bbox={"facecolor": "black", "alpha": 0.45, "linewidth": 0, "pad": 0.8})
         if number == 0:
