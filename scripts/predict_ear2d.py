@@ -26,8 +26,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--series-rules", type=Path, metavar="FILE", help="TOML, as for build_index")
     parser.add_argument("--force", action="store_true", help="answer for scans beyond what the network was trained on, too")
     parser.add_argument("--top", type=cli.at_least(0), default=4, help="slices to show of an ear, 0 for none (default: 4)")
+    parser.add_argument("--method", default="hirescam", help="of the overlays, as for gradcam_ear2d; integrated points better, "
+                        "and takes some ten times as long (default: hirescam)")
     args = parser.parse_args(argv)
 
+    from medical_fenlei.analysis.gradcam import METHODS
     from medical_fenlei.analysis.new_exams import Predictor
     from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.errors import UserError
@@ -41,8 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     trained = open_trained(args.checkpoint, kind=EAR2D, device=args.device)
     tasks = find_tasks(args.label_task, among=trained.tasks) if args.label_task else trained.tasks
     rules = read_rules(args.series_rules)
+    if args.method not in METHODS:
+        raise UserError(f"--method: got {args.method!r}, expected one of {', '.join(METHODS)}")
     predictor = Predictor.of(trained, args.checkpoint, tasks=tasks, rules=rules, point=args.point, top=args.top,
-                             force=args.force)
+                             force=args.force, method=args.method)
     for name, fitted in predictor.fitted.items():
         at = f", decided at {fitted.threshold:.4f} ({fitted.point})" if fitted.points else ""
         cli.say(f"{name}: {'calibrated' if name in predictor.calibrated else 'not calibrated'}{at}")

@@ -124,7 +124,7 @@ def bare(base: Path, trained: Trained, *, explained: bool) -> dict[str, float]:
 
         def maps(volume: np.ndarray = volume) -> None:
             for ear in volume:
-                explain(trained, ear, trained.tasks[0], top=TOP)
+                explain(trained, ear, np.eye(4), trained.tasks[0], methods=("hirescam",), top=TOP)
 
         timed("network", forward)
         if explained:

@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
 
     fall = falls(logit, lesions, patient)
     air = patient_intervals(lambda w: {"lesion": w @ fall[:, 0] / w.sum(1), "elsewhere": w @ fall[:, 1] / w.sum(1)},
-                            patient, fall, seed=args.seed, draws=args.draws)
+                            patient, fall, seed=args.seed, draws=args.draws, unbounded=("lesion", "elsewhere"))
     confident = {}
     for name, network in (("", trained), (", random weights", random_twin(trained, seed=args.seed))):
         found = []

@@ -150,11 +150,14 @@ class Predictor:
     """Slices to explain; 0 for no explanation."""
 
     force: bool
+    method: str = "hirescam"
+    """Of the overlays; `integrated` points better, and takes some ten times as long."""
+
     explains: bool = True
 
     @classmethod
     def of(cls, trained: Trained, checkpoint: Path, *, tasks: tuple[Task, ...], rules: SeriesRules, point: str | None, top: int,
-           force: bool) -> "Predictor":
+           force: bool, method: str = "hirescam") -> "Predictor":
         """Raises UserError: a calibration of another checkpoint, or an operating point that a task does not have."""
         found = Calibration.of(checkpoint)
         known = found.tasks if found else {}
@@ -162,14 +165,15 @@ class Predictor:
         if point is not None:
             fitted = {task.name: fitted[task.name].at(point) if task.binary else fitted[task.name] for task in tasks}
         return cls(trained, found.checkpoint if found else sha256(checkpoint), scope_of(trained, rules), tasks, fitted,
-                   frozenset(known), top, force)
+                   frozenset(known), top, force, method)
 
     def key(self, exam: LooseExam) -> str:
         """Of the answer to come."""
         chosen = exam.choice.chosen
         all_that_counts = (
             ANSWER_VERSION, PREPROCESSING_VERSION, self.digest, [task.name for task in self.tasks],
-            sorted((name, asdict(own)) for name, own in self.fitted.items()), sorted(self.calibrated), self.top, self.force,
+            sorted((name, asdict(own)) for name, own in self.fitted.items()), sorted(self.calibrated), self.top, self.method,
+            self.force,
             self.scope.plain(), asdict(self.scope.rules), exam.exam_id, exam.stamp,
             [series.relpath for series in chosen.series] if chosen else exam.choice.verdicts, exam.problems)
         return hashlib.sha256(repr(all_that_counts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
@@ -247,7 +251,7 @@ class Predictor:
                     codes=dict(zip(task.class_names, map(list, task.classes), strict=True)),
                     decision=task.class_names[int(decided)], threshold=fitted.threshold if task.binary else None,
                     point=fitted.point if task.binary else "", calibrated=task.name in self.calibrated)
-                own = self._explain(ear.volume, task, answer.decision)
+                own = self._explain(ear, task, answer.decision)
                 if own is not None:
                     explained[side, task.name] = own
                     answer = replace(answer, ranked_by=own.ranked_by, slices=_slices(own, ear), picture=(
@@ -255,11 +259,12 @@ class Predictor:
                 answers[side].append(answer)
         return answers, explained
 
-    def _explain(self, volume: np.ndarray, task: Task, decision: str) -> Explanation | None:
+    def _explain(self, ear: EarVolume, task: Task, decision: str) -> Explanation | None:
         if not self.top or not self.explains:
             return None
         try:
-            return explain(self.trained, volume, task, target=decision, top=self.top)
+            return explain(self.trained, ear.volume, np.array(ear.facts["affine_lps"]), task, methods=(self.method,),
+                           top=self.top, target=decision)
         except UserError as error:                               # the same for every ear of this network
             self.explains = False
             cli.warn(f"no overlays: {error}")
@@ -339,7 +344,8 @@ def _sentence(code: str, detail: str) -> str:
 
 def _slices(found: Explanation, ear: EarVolume) -> list[Slice]:
     affine, shown = np.array(ear.facts["affine_lps"]), []
-    for k, weight, heat in zip(found.slices, found.weights, found.heat, strict=True):
+    for k in found.slices:
+        heat, weight = found.maps[0].heat[k], found.weights[k]
         row, column = np.unravel_index(heat.argmax(), heat.shape)
         middle, peak = (affine[:3] @ [k, *at, 1.0] for at in ((np.array(heat.shape) - 1) / 2, (row, column)))
         shown.append(Slice(k=int(k), z_mm=round(float(middle[2]), 2), weight=round(float(weight), 6),

@@ -81,7 +81,9 @@ def pointing_intervals(measured: pd.DataFrame, patient: np.ndarray, *, seed: int
                     found[name + ratio] = np.where(by_chance > 0, mean(weight, own, known) / by_chance, np.nan)
         return found
 
-    return patient_intervals(measures, patient, measured.fillna(-1).to_numpy(float), seed=seed, draws=draws)
+    ratios = [name + ratio for name in MEASURES for ratio in ("_ratio", "_ratio_same_code")]
+    return patient_intervals(measures, patient, measured.fillna(-1).to_numpy(float), seed=seed, draws=draws, unbounded=ratios,
+                             ratios=ratios)
 
 
 def random_twin(trained: Trained, *, seed: int) -> Trained:

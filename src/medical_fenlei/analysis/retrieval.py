@@ -120,7 +120,8 @@ def agreement(near: pd.DataFrame, train: Embeddings, asked: Embeddings, *, draws
             share, first, chance = (weight @ numbers / weight.sum(1, keepdims=True)).T
             return {"share": share, "first": first, "chance": chance, "ratio": share / chance}
 
-    return table, patient_intervals(measures, table.patient_key.to_numpy(), numbers, seed=seed, draws=draws)
+    return table, patient_intervals(measures, table.patient_key.to_numpy(), numbers, seed=seed, draws=draws,
+                                    unbounded=("ratio",), ratios=("ratio",))
 
 
 def ears_to_ask(trained: Trained, data: DataConfig, *, split: str | None, exam_id: str | None, side: str | None

@@ -176,7 +176,8 @@ def draw_ear(found: Explanation, ear: EarAnswer, task: TaskAnswer) -> Image.Imag
     mirrored = ear.side is Side.LEFT
     centre = ear.facts["ear_centre_lps_mm"][2]
     heat_colours = matplotlib.colormaps["inferno"]
-    for n, (grey, heat, shown) in enumerate(zip(found.grey, found.heat, task.slices, strict=True)):
+    for n, (k, shown) in enumerate(zip(found.slices, task.slices, strict=True)):
+        grey, heat = found.grey[k], found.maps[0].heat[k]
         plain = np.repeat(255 * grey[..., None], 3, axis=2)
         opacity = OPACITY * np.clip((heat[..., None] - COLD) / (1 - COLD), 0, 1)
         overlay = (1 - opacity) * plain + opacity * 255 * heat_colours(heat)[..., :3]
