@@ -21,13 +21,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=(*SETS, WHOLE_MANIFEST), default="val",
                         help="which set; manifest: all of --manifest-csv but whom the network was fitted on (default: val)")
     parser.add_argument("--point", help="the operating point that decides (default: the one that calibrate_ear2d was given)")
+    parser.add_argument("--pictures", type=cli.at_least(0), default=20,
+                        help="hardest cases that the page shows with pictures (default: 20); gradcam_ear2d --all draws all")
     parser.add_argument("--uncalibrated", action="store_true", help="leave aside what calibrate_ear2d fitted")
     cli.add(parser, "draws")
     args = parser.parse_args(argv)
 
+    import numpy as np
+
     from medical_fenlei.analysis.calibration import Calibration
     from medical_fenlei.analysis.evaluate import evaluate, table_of
+    from medical_fenlei.metrics.predictions import surprise
     from medical_fenlei.report.evaluation import write_evaluation
+    from medical_fenlei.report.explanations import explain_ears
     from medical_fenlei.report.page import write_page
 
     trained, data = open_checkpoint(args, kind=EAR2D)
@@ -44,6 +50,13 @@ def main(argv: list[str] | None = None) -> int:
         for text in (*result.intervals.warnings, *result.warnings):
             cli.warn(text)
         cli.say("wrote " + ", ".join(map(str, written)))
+        if args.pictures:
+            hardest = result.predictions.iloc[np.argsort(-surprise(result.predictions, result.task))[:args.pictures]]
+            folder = trained.run.reports / f"explanations_{result.label}"
+            drawn = explain_ears(trained, trained.store(data), hardest, result.task, folder, label="pictures",
+                                 fitted=result.fitted)
+            if len(drawn.rejects):
+                cli.warn(f"{len(drawn.rejects)} cases could not be drawn: {drawn.rejects.detail.iloc[0]}")
     cli.say(f"look at {write_page(trained.run)}")
     return cli.report_rejects(results[0].rejects, trained.run.reports / f"eval_{results[0].set_name}.csv")
 

@@ -57,6 +57,7 @@ def of_one(args: argparse.Namespace, trained: "Trained", data: "DataConfig") -> 
     import numpy as np
 
     from medical_fenlei import tables
+    from medical_fenlei.analysis.calibration import Calibration
     from medical_fenlei.analysis.gradcam import explain
     from medical_fenlei.data.sources import prepare_missing
     from medical_fenlei.report.explanations import write_explanation
@@ -75,6 +76,9 @@ def of_one(args: argparse.Namespace, trained: "Trained", data: "DataConfig") -> 
     volume, affine = np.array(store.read(args.exam_id, side)), np.array(store.read_facts(args.exam_id, side)["affine_lps"])
     explained = [explain(trained, volume, affine, task, target=args.target, methods=args.method, top=args.top, layer=args.layer)
                  for task in tasks]
+    if calibration := Calibration.of(args.checkpoint):
+        explained = [calibration.tasks[task.name].explained(found) if task.name in calibration.tasks else found
+                     for task, found in zip(tasks, explained, strict=True)]
     code = int(ear.label_code.iloc[0])
     label = f"labelled {code} ({DIAGNOSES[code].english})" if code else "without a label"
     out = args.out_dir or trained.run.reports / "gradcam" / f"{args.exam_id}_{side}"
@@ -92,9 +96,11 @@ def of_all(args: argparse.Namespace, trained: "Trained", data: "DataConfig") -> 
     import pandas as pd
 
     from medical_fenlei import tables
+    from medical_fenlei.analysis.calibration import Calibration
     from medical_fenlei.analysis.evaluate import set_label
     from medical_fenlei.data.sources import find_ears
     from medical_fenlei.report.explanations import explain_ears
+    from medical_fenlei.report.page import write_page
     from medical_fenlei.tasks import OUTSIDE, named_apart
 
     split, tasks, store = args.split or "val", trained.chosen(data), trained.store(data)
@@ -103,16 +109,18 @@ def of_all(args: argparse.Namespace, trained: "Trained", data: "DataConfig") -> 
         raise UserError(f"--split {split}: {data.splits_root} --pct {data.pct} has no ears there for "
                         + ", ".join(task.name for task in tasks))
     ears, rejects, reports = sources.ears[split], [sources.rejects], args.out_dir or trained.run.reports
-    name = f"explanations_{set_label(split, data)}"
+    name, calibration = f"explanations_{set_label(split, data)}", Calibration.of(args.checkpoint)
     for task in tasks:
         own, label = ears[task.targets(ears.label_code.to_numpy()) != OUTSIDE], named_apart(name, task, trained.tasks)
         done = explain_ears(trained, store, own, task, reports / label, methods=args.method, top=args.top, target=args.target,
-                            layer=args.layer, label=task.name)
+                            layer=args.layer, label=task.name, fitted=calibration.tasks.get(task.name) if calibration else None)
         tables.EXPLANATIONS.write(reports / f"{label}.csv", done.table)
         rejects.append(done.rejects)
         cli.say(f"{task.name}, {split}: {len(own)} ears: {done.made} explained, {done.kept} were there, "
                 f"{len(done.rejects)} could not be")
         cli.say(f"wrote {reports / f'{label}.csv'}; look into {reports / label}")
+    if args.out_dir is None:
+        cli.say(f"the page has them: {write_page(trained.run)}")
     return cli.report_rejects(tables.REJECTS.frame(pd.concat(rejects, ignore_index=True)), reports / f"{name}.csv")
 
 

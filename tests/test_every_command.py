@@ -23,8 +23,8 @@ SMALL = {
     "train_ear2d": ("--backbone", "test_resnet", *FIT, "--output-dir", "outputs/ear"),
     "run_seeds_ear2d": ("--backbone", "test_resnet", *FIT),
     "build_cache_dual": ("--num-slices", 16, "--image-size", 48, "--num-workers", 1),
-    "train_dual": FIT, "predict_ear2d": ("--limit", 1), "audit_run": ("--draws", 50), "eval_ear2d": ("--draws", 50),
-    "compare_predictions": ("--draws", 50),
+    "train_dual": FIT, "predict_ear2d": ("--limit", 1), "audit_run": ("--draws", 50),
+    "eval_ear2d": ("--draws", 50, "--pictures", 2), "compare_predictions": ("--draws", 50),
 }
 """What is added to the command lines of a script."""
 APART = {"run_seeds_ear2d"}

@@ -33,7 +33,7 @@ def hospital(tmp_path_factory):
         assert run("check_patient_leakage") == 0
         assert run("build_cache_ears", "--splits-root", SPLITS, "--num-slices", 6, "--image-size", 48, "--crop-mm", 64) == 0
         assert run(*TRAIN, "--epochs", 3, "--output-dir", "outputs/a") == 0
-        assert run("eval_ear2d", "--checkpoint", "outputs/a/checkpoints/best.pt") == 0
+        assert run("eval_ear2d", "--pictures", 0, "--checkpoint", "outputs/a/checkpoints/best.pt") == 0
     return here
 
 
@@ -103,7 +103,7 @@ def test_several_classes_and_a_narrow_task_train_and_evaluate(here):
     kinds = {"six_class": ("--pooling", "transformer"), "正常vs慢性化脓性中耳炎": ("--pooling", "mean", "--balance", "loss")}
     for task, more in kinds.items():
         assert run(*TRAIN, "--epochs", 1, "--label-task", task, *more, "--output-dir", f"outputs/{task}") == 0
-        assert run("eval_ear2d", "--checkpoint", f"outputs/{task}/checkpoints/best.pt") == 0
+        assert run("eval_ear2d", "--pictures", 0, "--checkpoint", f"outputs/{task}/checkpoints/best.pt") == 0
         found = tables.PREDICTIONS.read(here / f"outputs/{task}/reports/predictions_val.csv")
         if task == "six_class":
             each = found[[f"prob_{code}" for code in range(1, 7)]].to_numpy()
@@ -114,7 +114,7 @@ def test_several_classes_and_a_narrow_task_train_and_evaluate(here):
 
 
 def test_ears_that_the_cache_lacks_are_prepared_at_first_use(here, capsys):
-    arguments = ("eval_ear2d", "--checkpoint", "outputs/a/checkpoints/best.pt", "--limit", 4)
+    arguments = ("eval_ear2d", "--pictures", 0, "--checkpoint", "outputs/a/checkpoints/best.pt", "--limit", 4)
     whole, first = (here / f"outputs/a/reports/predictions_{name}.csv" for name in ("val", "val_first4"))
     before = whole.read_bytes()
     assert run(*arguments) == 0

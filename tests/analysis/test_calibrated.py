@@ -45,7 +45,7 @@ def calibrate(*words):
 
 
 def evaluate(*words):
-    return run("eval_ear2d", "--checkpoint", BEST, "--draws", 50, *words)
+    return run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--draws", 50, *words)
 
 
 def stored():

@@ -110,7 +110,7 @@ def test_commands_on_a_trained_network_may_put_the_ears_elsewhere(runs, study, m
     common = ("--checkpoint", folders["disk"] / "checkpoints/last.pt", "--device", "cpu")
     assert run("extract_embeddings_ear2d", *common, "--out-npz", study / "e.npz") == 0
     assert run("extract_embeddings_ear2d", *common, "--out-npz", study / "e.npz", "--data-on", "memory") == 0
-    assert run("eval_ear2d", *common, "--split", "tune", "--data-on", "device", "--draws", 20) == 0
+    assert run("eval_ear2d", "--pictures", 0, *common, "--split", "tune", "--data-on", "device", "--draws", 20) == 0
     assert [where.on for where in chosen] == ["disk", "memory", "device"]
 
 

@@ -78,7 +78,7 @@ def predictions(set_name, task):
 
 
 def test_each_task_is_measured_on_its_own_ears_by_its_own_outputs(here, capsys):
-    assert run("eval_ear2d", "--checkpoint", BEST) == 0
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST) == 0
     said = capsys.readouterr().out
     assert written(REPORTS) == {f"{stem}_val_{task}.{ending}" for task in TASKS for stem, ending in FILES} | {
         "eval_val_rejects.csv", *PAGE}
@@ -101,11 +101,11 @@ def test_each_task_is_measured_on_its_own_ears_by_its_own_outputs(here, capsys):
 
 
 def test_a_task_by_itself_gives_the_files_that_it_has_beside_the_others(here):
-    assert run("eval_ear2d", "--checkpoint", BEST) == 0
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST) == 0
     before = predictions("val", NARROW)
     for name in written(REPORTS):
         (REPORTS / name).unlink()
-    assert run("eval_ear2d", "--checkpoint", BEST, "--label-task", "中耳胆脂瘤vs慢性化脓性中耳炎") == 0
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--label-task", "中耳胆脂瘤vs慢性化脓性中耳炎") == 0
     assert written(REPORTS) == {f"{stem}_val_{NARROW}.{ending}" for stem, ending in FILES} | {"eval_val_rejects.csv", *PAGE}
     after = predictions("val", NARROW)
     assert after.drop(columns="y_prob").equals(before.drop(columns="y_prob"))
@@ -115,7 +115,7 @@ def test_a_task_by_itself_gives_the_files_that_it_has_beside_the_others(here):
 def test_a_network_with_one_task_names_its_files_by_the_set_alone(here):
     exam = next(iter(ears_of("val", "normal_vs_abnormal")))[0]
     best, reports = "outputs/alone/checkpoints/best.pt", here / "outputs/alone/reports"
-    assert run("eval_ear2d", "--checkpoint", best, "--label-task", "normal_vs_abnormal") == 0
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", best, "--label-task", "normal_vs_abnormal") == 0
     assert written(reports) == {f"{stem}_val.{ending}" for stem, ending in FILES} | {"eval_val_rejects.csv", *PAGE}
     assert run("gradcam_ear2d", "--checkpoint", best, "--exam-id", exam, "--side", "left", "--top", 1) == 0
     assert f"gradcam/{exam}_left/gradcam.json" in written(reports)
@@ -123,7 +123,7 @@ def test_a_network_with_one_task_names_its_files_by_the_set_alone(here):
 
 def test_measures_of_the_tune_set_are_the_mean_over_tasks_and_choose_the_epoch(here):
     lines = list(Run(here / "outputs/ear").read_metrics())
-    assert run("eval_ear2d", "--checkpoint", "outputs/ear/checkpoints/last.pt", "--split", "tune") == 0
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", "outputs/ear/checkpoints/last.pt", "--split", "tune") == 0
     surprises = []
     for task in TASKS:
         report = json.loads((REPORTS / f"metrics_tune_{task}.json").read_text())
@@ -155,7 +155,7 @@ def test_the_report_of_an_epoch_has_the_classes_of_each_task(here):
 
 
 def test_a_task_without_an_ear_in_a_set_has_no_figures_beside_others_and_is_refused_alone(here, capfd):
-    assert run("eval_ear2d", "--checkpoint", BEST, "--split", "test") == 0
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--split", "test") == 0
     report = json.loads((REPORTS / f"metrics_test_{NARROW}.json").read_text())
     assert report["ears"] == 0 and predictions("test", NARROW).empty
     assert all(m["estimate"] is None and "undefined" in m["reason"] for m in report["metrics"].values())
@@ -167,13 +167,13 @@ def test_a_task_without_an_ear_in_a_set_has_no_figures_beside_others_and_is_refu
     assert np.isnan(measured[f"{NARROW}_auroc"])
     assert measured["auroc"] == pytest.approx(np.mean([measured[f"{task}_auroc"] for task in TASKS[:2]]))
     capfd.readouterr()
-    assert run("eval_ear2d", "--checkpoint", BEST, "--split", "test", "--label-task", NARROW) == 2
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--split", "test", "--label-task", NARROW) == 2
     said = capfd.readouterr().err
     assert f"no ears there for {NARROW}" in said and len(said.splitlines()) == 1
 
 
 def test_gradcam_explains_the_task_that_is_asked_and_else_each_in_a_folder_of_its_own(here):
-    assert run("eval_ear2d", "--checkpoint", BEST) == 0
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST) == 0
     (exam, side), _ = next(iter(ears_of("val", NARROW).items()))
     words = ("gradcam_ear2d", "--checkpoint", BEST, "--exam-id", exam, "--side", side, "--top", 1)
     folder = REPORTS / f"gradcam/{exam}_{side}"

@@ -284,7 +284,7 @@ def test_a_study_that_is_stopped_goes_on_with_the_run_it_was_at(study, whole, re
 
 
 def test_an_evaluation_that_is_stopped_can_be_run_again(study, whole):
-    words = "eval_ear2d", "--checkpoint", whole() / "checkpoints/best.pt", "--split", "val", "--draws", 20
+    words = "eval_ear2d", "--pictures", 0, "--checkpoint", whole() / "checkpoints/best.pt", "--split", "val", "--draws", 20
     stopped(study, start(study, *words, fates=[Fate(MEASURE, (signal.SIGTERM,))]))
     assert not (whole() / "reports/predictions_val.csv").exists()
     assert end(start(study, *words)) == 0, said(study)

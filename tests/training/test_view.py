@@ -89,7 +89,7 @@ def test_a_run_of_several_channels_and_blocks_is_evaluated_embedded_and_explaine
     monkeypatch.chdir(here)
     assert run("train_ear2d", *PLAIN, *VIEW, "--auto-batch", "--output-dir", "outputs/ear") == 0
     checkpoint = here / "outputs/ear/checkpoints/best.pt"
-    assert run("eval_ear2d", "--checkpoint", checkpoint, "--device", "cpu") == 0
+    assert run("eval_ear2d", "--pictures", 0, "--checkpoint", checkpoint, "--device", "cpu") == 0
     assert run("extract_embeddings_ear2d", "--checkpoint", checkpoint, "--split", "val", "--pct", 100, "--out-npz", "e.npz",
                "--device", "cpu") == 0
     trained = open_trained(checkpoint, kind=EAR2D, device="cpu")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
+from medical_fenlei.analysis.gradcam import Explanation
 from medical_fenlei.analysis.trained import Trained
 from medical_fenlei.data.sources import find_ears
 from medical_fenlei.errors import UserError
@@ -51,6 +52,11 @@ class Fitted:
             return predictions.assign(y_prob=each[:, 1], y_pred=(each[:, 1] >= self.threshold).astype(np.int64))
         names = {f"prob_{name}": own for name, own in zip(class_codes(task), each.T, strict=True)}
         return predictions.assign(y_prob=each.max(1), **names)
+
+    def explained(self, found: Explanation) -> Explanation:
+        """With the probabilities after the temperature."""
+        each = tempered(np.array([list(found.probabilities.values())]), self.temperature)[0]
+        return replace(found, probabilities=dict(zip(found.probabilities, map(float, each), strict=True)))
 
     def at(self, point: str) -> "Fitted":
         """The same, decided at another of its points. Raises UserError if it has none of that name."""

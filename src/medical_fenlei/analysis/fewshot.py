@@ -204,4 +204,5 @@ def _intervals(truth: np.ndarray, score: np.ndarray, patient: np.ndarray, draws:
         values = measures(weight)
         return {name: values[name] for name in RANKING}
 
-    return patient_intervals(ranking, patient, np.column_stack([truth, score]), seed=SEED, draws=draws)
+    return patient_intervals(ranking, patient, np.column_stack([truth, score]), seed=SEED, draws=draws,
+                             classes=truth)

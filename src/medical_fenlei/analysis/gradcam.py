@@ -66,8 +66,8 @@ class Explanation:
     """One ear, one class. K slices, H rows, W columns."""
 
     class_name: str
-    probability: float
-    """Of that class."""
+    probabilities: dict[str, float]
+    """Of every class."""
 
     weights: np.ndarray
     """float32 (K,), what ranks the slices."""
@@ -83,6 +83,11 @@ class Explanation:
 
     maps: tuple[Map, ...]
     """One a method, in the order asked for."""
+
+    @property
+    def probability(self) -> float:
+        """Of the class."""
+        return self.probabilities[self.class_name]
 
 
 def explain(
@@ -116,8 +121,8 @@ def explain(
     weights = over_slices(weights, starts, len(volume))
     if attention is not None and len(starts) > 1:
         weights = weights / weights.sum()
-    # of a binary task the two numbers are -l and l, and the class's probability is σ(±l)
-    probability = torch.sigmoid(logits[wanted]) if task.binary else logits.softmax(0)[wanted]
+    # of a binary task the two numbers are -l and l, and the classes' probabilities are σ(±l)
+    each = (torch.sigmoid(logits) if task.binary else logits.softmax(0)).detach().double().cpu().tolist()
     maps = []
     for method in methods:
         if method == INTEGRATED:
@@ -131,7 +136,7 @@ def explain(
         maps.append(Map(method, name, (heat / scale if scale else heat).astype(np.float32), scale))
     grey = (window(hu, replace(config, windows=(BONE,), slice_context=0))[0, :, 0] + 1) / 2
     return Explanation(
-        names[wanted], float(probability.detach()), weights.float().cpu().numpy(),
+        names[wanted], dict(zip(names, each, strict=True)), weights.float().cpu().numpy(),
         "attention" if attention is not None else "gradient × features",
         torch.argsort(weights, descending=True, stable=True)[:top].cpu().numpy(), grey.cpu().numpy(), tuple(maps),
     )

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from medical_fenlei import tables
+from medical_fenlei.analysis.calibration import Fitted
 from medical_fenlei.analysis.gradcam import INTEGRATED, Explanation, Map, check_request, explain
 from medical_fenlei.analysis.trained import Trained
 from medical_fenlei.ears.store import EarStore
@@ -67,18 +68,18 @@ class ExplainedEars:
 def explain_ears(
     trained: Trained, store: EarStore, ears: pd.DataFrame, task: Task, folder: Path, *,
     methods: Sequence[str] = DEFAULT_METHODS, top: int = 5, target: str = "predicted", layer: str | None = None,
-    label: str = "ears",
+    label: str = "ears", fitted: Fitted | None = None,
 ) -> ExplainedEars:
     """One montage `<exam_id>_<side>.png` in `folder` for each of these ears, which are in the store, and beside it its rows.
 
     ears: columns exam_id and side, and where it is known label_code. An ear that cannot be explained is a reject, and the
-    others go on; one that was explained before in the same way is kept. Raises UserError where none could be explained: an
-    unknown method, class or layer.
+    others go on; one that was explained before in the same way is kept. fitted: whose temperature the probabilities have.
+    Raises UserError where none could be explained: an unknown method, class or layer.
     """
     methods = tuple(methods)
     check_request(trained, task, methods=methods, target=target, layer=layer)
-    asked = [trained.fingerprint(), task.name, methods, top, target, layer, LAYOUT]
-    work = functools.partial(_explain_one, trained, store, task, folder, methods, top, target, layer, asked)
+    asked = [trained.fingerprint(), task.name, methods, top, target, layer, LAYOUT, fitted.temperature if fitted else 1.0]
+    work = functools.partial(_explain_one, trained, store, task, folder, methods, top, target, layer, asked, fitted)
     codes = ears.label_code if "label_code" in ears else [UNLABELLED] * len(ears)
     items = [(str(exam), Side(side), int(code)) for exam, side, code in zip(ears.exam_id, ears.side, codes, strict=True)]
     rows, kept, made, faults = [], 0, 0, []
@@ -95,7 +96,7 @@ def explain_ears(
 
 def _explain_one(
     trained: Trained, store: EarStore, task: Task, folder: Path, methods: tuple[str, ...], top: int, target: str,
-    layer: str | None, asked: list[Any], ear: tuple[str, Side, int],
+    layer: str | None, asked: list[Any], fitted: Fitted | None, ear: tuple[str, Side, int],
 ) -> tuple[list[dict[str, Any]], bool]:
     """The rows of one ear, and whether they were there."""
     exam_id, side, code = ear
@@ -114,6 +115,7 @@ def _explain_one(
         except (ValueError, KeyError, TypeError):
             pass                                                 # cut short, or of another program: made anew
     found = explain(trained, volume, affine, task, methods=methods, top=top, target=target, layer=layer)
+    found = fitted.explained(found) if fitted else found
     write_montage(found, picture, exam_id=exam_id, side=side, affine=affine, label_code=code)
     rows = rows_of(found, exam_id=exam_id, side=side, affine=affine, label_code=code, picture=f"{folder.name}/{picture.name}")
     write_json(beside, {"key": key, "rows": rows})
