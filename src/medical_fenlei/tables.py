@@ -233,8 +233,8 @@ ONE_SIDED = Table("exams whose ears differ, one row each, the most suspicious fi
 }, unique=("exam_id",))
 
 SUSPECTS = Table("labels to be read again, one row an ear, the most doubtful first", {
-    "exam_id": "key", "side": "side", "label_code": "code", "set": "key", "rank": "int", "doubt": "float", "agreement": "float",
-    "epochs": "count", "first_agreed": "count", "date_match": "flag",
+    "exam_id": "key", "side": "side", "label_code": "code", "set": "key", "rank": "int", "doubt": "float",
+    "surprise": "float", "agreement": "float", "epochs": "count", "first_agreed": "count", "date_match": "flag",
 }, unique=("exam_id", "side"))
 
 AUDITS = Table("audits of a run, one row a question", {

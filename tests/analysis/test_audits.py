@@ -15,8 +15,8 @@ from medical_fenlei.analysis.audits import (
 from medical_fenlei.analysis.doubtful_labels import (
     agreement_over_epochs,
     by_date,
-    doubts_elsewhere,
-    doubts_in_training,
+    out_of_sample,
+    over_epochs,
     suspects,
 )
 from medical_fenlei.tasks import find_task
@@ -136,7 +136,7 @@ def test_wrong_labels_stand_at_the_top_of_what_is_to_be_read_again():
     wrong = np.random.default_rng(1).choice(200, 20, replace=False)
     ears, answers = answered(wrong)
     manifest = manifest_of(ears.assign(patient_key=ears.exam_id), "k")
-    table = suspects({"train": doubts_in_training(ears, answers, TASK)}, manifest)
+    table = suspects({"train": ears.assign(doubt=1.0)}, over_epochs(ears, answers, TASK), manifest)
     assert list(table["rank"]) == list(range(1, 201))
     top = set(table.exam_id[:30])
     assert sum(f"e{n}" in top for n in wrong) >= 18
@@ -148,26 +148,40 @@ def test_ears_that_an_epoch_did_not_show_are_judged_by_the_others():
     ears, answers = answered([0])
     answers[1:, 5] = np.nan
     answers[:, 6] = np.nan
-    found = doubts_in_training(ears, answers, TASK)
+    found = over_epochs(ears, answers, TASK)
     target = TASK.targets(ears.label_code.to_numpy())
     given = agreement_over_epochs(answers, target, TASK)
-    assert found.epochs[5] == 1 and found.doubt[5] == pytest.approx(-np.log(given[0, 5]))
-    assert found.epochs[6] == 0 and np.isnan(found.doubt[6])
-    listed = suspects({"train": found}, manifest_of(ears.assign(patient_key=ears.exam_id), "k"))
+    assert found.epochs[5] == 1 and found.surprise[5] == pytest.approx(-np.log(given[0, 5]))
+    assert found.epochs[6] == 0 and np.isnan(found.surprise[6])
+    listed = suspects({"train": ears.assign(doubt=1.0)}, found, manifest_of(ears.assign(patient_key=ears.exam_id), "k"))
     assert listed.exam_id.iloc[-1] == "e6"
 
 
+def test_a_label_that_the_embeddings_of_other_patients_contradict_is_doubted():
+    """Two clusters; some ears are labelled as the other one, and the twin ear of each as wrongly."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 60).repeat(2)
+    wrong = np.isin(np.arange(60), rng.choice(60, 6, replace=False)).repeat(2)
+    embedding = rng.normal(size=(120, 16)) + 3 * (2 * truth[:, None] - 1) * (np.arange(16) < 4)
+    doubt = out_of_sample(embedding, np.where(wrong, 1 - truth, truth), np.arange(60).repeat(2))
+    assert set(np.argsort(-doubt)[:12]) == set(np.flatnonzero(wrong))
+    assert (doubt[wrong] > np.log(2)).all() and (doubt[~wrong] < np.log(2)).mean() > 0.95
+
+
+def test_a_label_that_no_other_patient_has_cannot_be_doubted():
+    rng, target = np.random.default_rng(0), np.repeat([0, 1, 2], [20, 19, 1])
+    doubt = out_of_sample(rng.normal(size=(40, 4)), target, np.arange(40))
+    assert np.isnan(doubt[39]) and np.isfinite(doubt[:39]).all()
+    assert np.isnan(out_of_sample(rng.normal(size=(4, 2)), np.array([0, 1, 0, 1]), np.arange(4))).all()
+
+
 def test_sets_are_interleaved_by_their_own_ranks():
-    ears, answers = answered([1, 2])
-    predictions = drawn(exams=25)
-    called = (predictions.score > 0.5).astype(int)
-    predictions = predictions.assign(y_true=predictions.y, y_prob=predictions.score, y_pred=called,
-                                     exam_id="v" + predictions.exam_id)
-    everyone = pd.concat([ears.assign(patient_key=ears.exam_id), predictions], ignore_index=True)
-    table = suspects({"train": doubts_in_training(ears, answers, TASK), "val": doubts_elsewhere(predictions, TASK)},
-                     manifest_of(everyone, "k"))
+    rng, ears = np.random.default_rng(0), drawn(exams=125)
+    frame = ears.assign(doubt=rng.random(250))[["exam_id", "side", "label_code", "doubt"]]
+    sets = {"train": frame[:200].reset_index(drop=True), "val": frame[200:].assign(doubt=lambda f: f.doubt / 100)}
+    table = suspects(sets, None, manifest_of(ears, "k"))
     assert table.set[:50].value_counts()["val"] == 10                                # a fifth of the ears, a fifth of any part
-    assert table[table.set == "val"].doubt.is_monotonic_decreasing
+    assert all(own.doubt.is_monotonic_decreasing for _, own in table.groupby("set"))
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.6, "look"), (0.0, "ok")])
@@ -176,7 +190,8 @@ def test_doubtful_labels_where_dates_differ_are_told(share, verdict):
     differs = rng.random(number) < 0.3
     doubt = rng.random(number) + share * differs
     frame = pd.DataFrame({"exam_id": [f"e{n}" for n in range(number)], "side": "left", "label_code": 1, "set": "val",
-                          "doubt": doubt, "agreement": 1.0, "epochs": pd.NA, "first_agreed": pd.NA, "date_match": ~differs})
+                          "doubt": doubt, "surprise": 1.0, "agreement": 1.0, "epochs": pd.NA, "first_agreed": pd.NA,
+                          "date_match": ~differs})
     frame = frame.sort_values("doubt", ascending=False).assign(rank=np.arange(1, number + 1))
     found = by_date(tables.SUSPECTS.frame(frame), pd.Series({e: e for e in frame.exam_id}), draws=300)
     assert found.verdict == verdict

@@ -1,17 +1,24 @@
 """Which labels should be read again: those that a network, trained on or beside them, never came to believe.
 
-A wrong label in the training set is learnt last, if at all (Swayamdipta 2020, arXiv:2009.10795), so what the network answered
-to each training ear is followed over the epochs; in other sets the final, confident disagreement counts (Northcutt 2021,
-arXiv:1911.00068).
+Two signs are put together. What the labels of other patients say of an ear, by its embedding: confident disagreement out of
+sample (Northcutt 2021, arXiv:1911.00068). And, in the training set, how the network came to its answer: a wrong label is learnt
+last, if at all (Swayamdipta 2020, arXiv:2009.10795).
 """
+import warnings
+
 import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.analysis.audits import ENOUGH, Audit
 from medical_fenlei.metrics.bootstrap import patient_intervals
-from medical_fenlei.metrics.predictions import SEED, surprise
+from medical_fenlei.metrics.predictions import SEED
 from medical_fenlei.tasks import OUTSIDE, Task
+
+FOLDS = 5
+STRENGTH = 0.01
+"""Of the regression: strongly regularised, as few ears have many numbers."""
+TINY = 1e-6
 
 
 def agreement_over_epochs(answers: np.ndarray, target: np.ndarray, task: Task) -> np.ndarray:
@@ -30,42 +37,67 @@ def agreement_over_epochs(answers: np.ndarray, target: np.ndarray, task: Task) -
     return own
 
 
-def doubts_in_training(ears: pd.DataFrame, answers: np.ndarray, task: Task) -> pd.DataFrame:
-    """Of the training ears: exam_id, side, label_code, `doubt` (mean surprise over the epochs), `agreement` (share of epochs in
-    which the label was the most probable class), `epochs` (how many saw it), `first_agreed` (the first of those, missing if
-    none). ears: `tables.ANSWERED`; answers (epochs, N, outputs of the task)."""
+def over_epochs(ears: pd.DataFrame, answers: np.ndarray, task: Task) -> pd.DataFrame:
+    """Of the training ears: exam_id, side, `surprise` (its mean over the epochs), `agreement` (share of epochs in which the
+    label was more likely than not, of several classes than chance), `epochs` (how many saw it), `first_agreed` (the first of
+    those, missing if none). ears: `tables.ANSWERED`; answers (epochs, N, outputs of the task)."""
     target = task.targets(ears.label_code.to_numpy())
     given = agreement_over_epochs(answers, target, task)
     known = target != OUTSIDE
-    given, ears = given[:, known], ears[known].reset_index(drop=True)
-    most = 0.5 if task.binary else 1 / len(task.classes)
-    agreed, seen = given > most, ~np.isnan(given)
+    given, ears = given[:, known], ears.loc[known, ["exam_id", "side"]].reset_index(drop=True)
+    agreed, seen = given > 1 / len(task.classes), ~np.isnan(given)
     times = seen.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        doubt = np.where(seen, -np.log(np.maximum(given, 1e-6)), 0).sum(0) / times
+        mean = np.where(seen, -np.log(np.maximum(given, TINY)), 0).sum(0) / times
         share = (agreed & seen).sum(0) / times
     first = pd.Series(agreed.argmax(0) + 1, dtype="Int64").where(np.asarray(agreed.any(axis=0)))
-    return ears.assign(doubt=doubt, agreement=share, epochs=times, first_agreed=first)
+    return ears.assign(surprise=mean, agreement=share, epochs=times, first_agreed=first)
 
 
-def doubts_elsewhere(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """The same of ears that were not trained on, from the final prediction alone."""
-    known = predictions[predictions.y_true != OUTSIDE].reset_index(drop=True)
-    none = pd.Series(pd.NA, known.index, dtype="Int64")
-    return known[["exam_id", "side", "label_code"]].assign(
-        doubt=surprise(known, task), agreement=(known.y_true == known.y_pred).astype(float), epochs=none, first_agreed=none)
+def out_of_sample(embedding: np.ndarray, target: np.ndarray, patient: np.ndarray) -> np.ndarray:
+    """(N,), -ln of the probability that a regularised logistic regression on the network's embeddings (N, D), fitted to the
+    labels of other patients, gives to each ear's label; NaN where no other patient has that label."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    doubt = np.full(len(target), np.nan)
+    if len(np.unique(patient)) < FOLDS:
+        return doubt
+    with warnings.catch_warnings():                              # of classes smaller than the number of folds
+        warnings.simplefilter("ignore", UserWarning)
+        folds = list(StratifiedGroupKFold(FOLDS).split(embedding, target, patient))
+    for fit, asked in folds:
+        if len(np.unique(target[fit])) < 2:
+            continue
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=3000, class_weight="balanced"))
+        each = model.fit(embedding[fit], target[fit]).predict_proba(embedding[asked])
+        column = {c: n for n, c in enumerate(model[-1].classes_)}
+        own = np.array([each[n, column[c]] if c in column else np.nan for n, c in enumerate(target[asked])])
+        doubt[asked] = -np.log(np.maximum(own, TINY))
+    return doubt
 
 
-def suspects(doubts: dict[str, pd.DataFrame], manifest: pd.DataFrame) -> pd.DataFrame:
-    """`tables.SUSPECTS`, by set. Sets are ranked each by itself and then interleaved by the share of the set that stands above:
-    surprise over epochs and surprise at the end have no common scale."""
+def suspects(doubts: dict[str, pd.DataFrame], training: pd.DataFrame | None, manifest: pd.DataFrame) -> pd.DataFrame:
+    """`tables.SUSPECTS`. doubts: by set `exam_id, side, label_code, doubt` (`out_of_sample`); training: `over_epochs`, if
+    known.
+
+    Sets are ranked each by itself, the training set by the mean of its two ranks (a network that learnt the wrong labels by
+    heart gives them away only in its first epochs), and interleaved by the share of the set that stands above.
+    """
     parts = []
     for name, own in doubts.items():
-        order = own.doubt.rank(ascending=False, method="first", na_option="bottom")
-        parts.append(own.assign(set=name, place=(order - 0.5) / max(len(own), 1)))
+        none = pd.Series(pd.NA, own.index, dtype="Int64")
+        found = own.assign(surprise=np.nan, agreement=np.nan, epochs=none, first_agreed=none)
+        ranks = [own.doubt.rank(ascending=False, na_option="bottom")]
+        if name == "train" and training is not None:
+            found = own.merge(training, on=["exam_id", "side"], how="left")
+            ranks.append(found.surprise.rank(ascending=False, na_option="bottom"))
+        order = pd.concat(ranks, axis=1).mean(axis=1).rank(method="first")
+        parts.append(found.assign(set=name, place=(order - 0.5) / max(len(own), 1)))
     table = pd.concat(parts, ignore_index=True).sort_values("place", kind="stable", ignore_index=True)
-    dates = manifest[["exam_id", "side", "date_match"]]
-    table = table.merge(dates, on=["exam_id", "side"], how="left")
+    table = table.merge(manifest[["exam_id", "side", "date_match"]], on=["exam_id", "side"], how="left")
     matched = table.date_match.fillna(False).astype(bool)
     return tables.SUSPECTS.frame(table.assign(rank=np.arange(1, len(table) + 1), date_match=matched).drop(columns="place"))
 

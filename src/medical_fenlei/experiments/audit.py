@@ -52,7 +52,7 @@ def audit_run(
     ]
     held, changed = robustness(trained, dataset, task, draws=draws, batch_size=batch_size, progress=_progress)
     found += held
-    list_of_labels = doubtful(trained, data, task, {set_name: predictions}, manifest)
+    list_of_labels = doubtful(trained, data, task, set_name, manifest, batch_size=batch_size)
     patient_of = manifest.drop_duplicates("exam_id").set_index("exam_id").patient_key
     found.append(doubtful_labels.by_date(list_of_labels, patient_of, draws=draws))
     if retrain:
@@ -74,19 +74,31 @@ def _progress(changes: dict[str, Change]) -> list[tuple[str, Change]]:
 
 
 def doubtful(
-    trained: Trained, data: DataConfig, task: Task, predictions: dict[str, pd.DataFrame], manifest: pd.DataFrame
+    trained: Trained, data: DataConfig, task: Task, set_name: str, manifest: pd.DataFrame, *, batch_size: int | None
 ) -> pd.DataFrame:
-    """`tables.SUSPECTS` of the training set, where the run kept its answers, and of other sets by their predictions."""
-    doubts = {name: doubtful_labels.doubts_elsewhere(own, task) for name, own in predictions.items()}
+    """`tables.SUSPECTS` of the training set and of another."""
+    store, sets = trained.store(data), ("train", set_name)
+    sources = find_ears(data, store, (task,), sets)
+    placement = sources.placement(store, trained.arithmetic.device)
+    datasets = {name: found for name in sets if (found := sources.dataset(store, name, placement)) is not None}
+    embeddings = [trained.infer(dataset, batch_size=batch_size).embedding for dataset in datasets.values()]
+    ears = pd.concat([dataset.ears_in_order.assign(set=name) for name, dataset in datasets.items()], ignore_index=True)
+    doubt = doubtful_labels.out_of_sample(np.concatenate(embeddings), task.targets(ears.label_code.to_numpy()),
+                                          ears.patient_key.to_numpy())
+    ears = ears.assign(doubt=doubt)[["exam_id", "side", "label_code", "doubt", "set"]]
+    doubts = {name: ears[ears.set == name].drop(columns="set").reset_index(drop=True) for name in datasets}
+    return doubtful_labels.suspects(doubts, _over_epochs(trained, task), manifest)
+
+
+def _over_epochs(trained: Trained, task: Task) -> pd.DataFrame | None:
     try:
         ears, answers = read_answers(trained.run)
     except UserError as error:
-        cli.warn(f"{error}; the training labels are left out of the list")
-    else:
-        if answers.shape[2] != sum(own.outputs for own in trained.tasks):
-            raise UserError(f"{trained.run.answers}: got {answers.shape[2]} outputs, the checkpoint has other tasks")
-        doubts = {"train": doubtful_labels.doubts_in_training(ears, answers[:, :, trained.columns(task)], task), **doubts}
-    return doubtful_labels.suspects(doubts, manifest)
+        cli.warn(f"{error}; labels are judged without what was answered in training")
+        return None
+    if answers.shape[2] != sum(own.outputs for own in trained.tasks):
+        raise UserError(f"{trained.run.answers}: got {answers.shape[2]} outputs, the checkpoint has other tasks")
+    return doubtful_labels.over_epochs(ears, answers[:, :, trained.columns(task)], task)
 
 
 def wrong_labels(manifest: pd.DataFrame, exams: set[str], how: Wrong) -> pd.DataFrame:
