@@ -98,12 +98,15 @@ def of_all(args: argparse.Namespace, trained: "Trained", data: "DataConfig") -> 
     from medical_fenlei import tables
     from medical_fenlei.analysis.calibration import Calibration
     from medical_fenlei.analysis.evaluate import set_label
+    from medical_fenlei.analysis.gradcam import check_request
     from medical_fenlei.data.sources import find_ears
     from medical_fenlei.report.explanations import explain_ears
     from medical_fenlei.report.page import write_page
     from medical_fenlei.tasks import OUTSIDE, named_apart
 
     split, tasks, store = args.split or "val", trained.chosen(data), trained.store(data)
+    for task in tasks:                                           # before anything is written
+        check_request(trained, task, methods=args.method, target=args.target, layer=args.layer)
     sources = find_ears(data, store, tasks, (split,))
     if split not in sources.ears or sources.ears[split].empty:
         raise UserError(f"--split {split}: {data.splits_root} --pct {data.pct} has no ears there for "
