@@ -7,7 +7,7 @@ One ear: grey slice, heat map and overlay of its top slices (PNG, in the network
 method (overview.png) and gradcam.json, with the place of each slice and of each map's peak in the patient, in
 outputs/<run>/reports/gradcam/<id>_<side>/; of a network with several tasks in a folder in it for each, <id>_<side>/<task>/.
 --all: the overview of each labelled ear of the set as reports/explanations_<set>/<id>_<side>.png, and explanations_<set>.csv;
-it may be stopped, and goes on where it was. Methods: integrated (integrated gradients from air to the ear, which points best),
+it may be stopped, and goes on where it was. Methods: integrated (integrated gradients from air to the ear, the finest),
 and class activation: gradcam, gradcam++, hirescam, layercam, xgradcam. Any backbone of timm, convolutional or transformer.
 """
 import argparse

@@ -31,7 +31,7 @@ from medical_fenlei.vocabulary import DIAGNOSES, UNLABELLED, Side
 
 KINDS = ("grey", "heat", "overlay")
 DEFAULT_METHODS = (INTEGRATED, "hirescam")
-"""The one that points best, and of class activation the one that points better than chance (docs/explanations.md)."""
+"""The finest map, above chance with both networks measured, and of class activation the finest (docs/explanations.md)."""
 WARM = LinearSegmentedColormap.from_list("warm", ["#e01818", "#ff7a10", "#ffe14a"])
 """Of heat over a grey slice: from faint to the hottest voxel."""
 OPACITY = 0.75
