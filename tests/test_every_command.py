@@ -27,6 +27,8 @@ SMALL = {
     "eval_ear2d": ("--draws", 50, "--pictures", 2), "compare_predictions": ("--draws", 50),
 }
 """What is added to the command lines of a script."""
+BEYOND_TRAINING = "_val|gradcam|neighbors|calibration|audits|one_sided|labels_to_read"
+"""Files in a run's folder that other commands than training write."""
 APART = {"run_seeds_ear2d"}
 """Scripts that start processes of their own: run as a command line runs them."""
 
@@ -90,7 +92,7 @@ def test_the_splits_nest_and_the_caches_hold_what_their_keys_say(ran):
 def test_a_run_of_either_route_has_the_same_files(ran):
     here, _ = ran
     kept = [{str(path.relative_to(here / "outputs" / name)) for path in (here / "outputs" / name).rglob("*")
-             if path.is_file() and "tfevents" not in path.name and not re.search("_val|gradcam|neighbors", str(path))}
+             if path.is_file() and "tfevents" not in path.name and not re.search(BEYOND_TRAINING, str(path))}
             for name in ("ear", "dual_1", "dual_20", "dual_100")]
     assert kept[0] == kept[1] == kept[2] == kept[3]
     assert {"config.json", "metrics.jsonl", "train.log", "checkpoints/best.pt", "reports/epoch_1.json"} <= kept[0]

@@ -35,16 +35,20 @@ step check_patient_leakage.py --manifest-csv artifacts/manifest_ears.csv
 step build_cache_ears.py --splits-root $splits --pct 100 --num-slices 16 --image-size 96 --crop-mm 64 --sampling roi
 step train_ear2d.py --splits-root $splits --pct 100 --label-task normal_vs_abnormal --backbone resnet10t \
     --batch-size 8 --epochs 16 --seed "$seed" --output-dir "$run"
+step calibrate_ear2d.py --checkpoint "$run/checkpoints/best.pt"
+step audit_run.py --checkpoint "$run/checkpoints/best.pt" || echo 'An audit calls something wrong; the page says what.'
 step eval_ear2d.py --checkpoint "$run/checkpoints/best.pt"
 
 printf '\n[%3d s] done. Synthetic, not clinical evidence.\n' $((SECONDS - began))
-echo "reports:  $PWD/$run/reports"
+echo "the page of this run (open it in a browser):  $PWD/$run/reports/report.html"
 exam=$(sed -n 2p "$run/reports/predictions_val.csv" | cut -d, -f1,2)
 cat <<NEXT
 
 Try next, in this shell:
     cd $PWD && source $root/tools/env.sh
     python $root/scripts/gradcam_ear2d.py --checkpoint $run/checkpoints/best.pt --exam-id ${exam%,*} --side ${exam#*,}
+    python $root/scripts/retrieve_neighbors_ear2d.py --checkpoint $run/checkpoints/best.pt --exam-id ${exam%,*} --side ${exam#*,}
+    python $root/scripts/predict_ear2d.py --dicom data/medical_data_2 --limit 2 --checkpoint $run/checkpoints/best.pt --out artifacts/new_exams
     python $root/scripts/extract_embeddings_ear2d.py --checkpoint $run/checkpoints/best.pt --split train --pct 100 --out-npz artifacts/emb_train.npz
     python $root/scripts/extract_embeddings_ear2d.py --checkpoint $run/checkpoints/best.pt --split val --pct 100 --out-npz artifacts/emb_val.npz
     python $root/scripts/fewshot_code4.py --train-npz artifacts/emb_train.npz --val-npz artifacts/emb_val.npz --task normal_vs_cholesterol_granuloma
