@@ -54,11 +54,9 @@ def some_wrong(manifest: pd.DataFrame) -> tuple[pd.DataFrame, set[tuple[str, str
 
 
 def by_kernel(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The kernel of nine exams in ten follows the diagnosis of their sicker ear."""
-    rng, exams = np.random.default_rng(SEED), manifest.groupby("exam_id").label_code
-    abnormal = exams.transform(lambda codes: (codes.isin([1, 2, 3, 4, 6])).any())
-    names = manifest.exam_id.unique()
-    told = manifest.exam_id.map(dict(zip(names, rng.random(len(names)) < 0.9, strict=True)))
+    """The kernel of nine ears in ten follows their diagnosis, as where each ear has a reconstruction of its own."""
+    told = np.random.default_rng(SEED).random(len(manifest)) < 0.9
+    abnormal = manifest.label_code.isin([1, 2, 3, 4, 6])
     return manifest.assign(kernel=np.where(told == abnormal, "SHARP", "SHARPER"))
 
 

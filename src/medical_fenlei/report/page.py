@@ -58,7 +58,7 @@ def gather(run: Run) -> dict[str, Any]:
         "settings": run.read_settings(), "data": run.read_hashes(), "versions": run.read_versions(),
         "trained": {"epochs": len(epochs), "best": last.get("best_epoch", 0), "seconds": sum(e["seconds"] for e in epochs)},
         **_people(config), "evaluations": {label: _evaluation(run, label, own) for label, own in found.items()},
-        "audits": _read(run.reports / "audits.json", []), "explanations": _read(run.reports / "explanations_truth.json", []),
+        "audits": _read(run.reports / "audits.json", []),
         "seeds": _seeds(run),
     }
 
