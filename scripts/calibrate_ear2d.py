@@ -28,8 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     found = fit_calibration(trained, args.checkpoint, data, sensitivity=args.sensitivity, point=args.point)
     for name, fitted in found.tasks.items():
         cli.say(f"{name}: fitted on {fitted.ears} ears of {fitted.patients} patients of the tune set; temperature "
-                f"{fitted.temperature:.3f}, mean surprise {fitted.loss_before:.4f} before, {fitted.loss_after:.4f} after"
-                + (f" ({fitted.note})" if fitted.note else ""))
+                f"{fitted.temperature:.3f}, mean surprise {fitted.loss_before:.4f} before, {fitted.loss_after:.4f} after")
+        if fitted.note:
+            cli.warn(f"{name}: temperature {fitted.note}")
         for point, threshold in fitted.points.items():
             cli.say(f"  {point:15s} {threshold:.4f}" + ("   decides" if point == fitted.point else ""))
     cli.say(f"wrote {found.write(args.checkpoint)}; eval_ear2d applies it")

@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     confident = {}
     for name, network in (("", trained), (", random weights", random_twin(trained, seed=args.seed))):
         found = []
-        for ear in tqdm(ears.itertuples(), total=len(ears), desc=f"maps{name}", leave=False):
+        for ear in tqdm(ears.itertuples(), total=len(ears), desc=f"maps{name}", leave=False, disable=None):
             volume = np.array(store.read(str(ear.exam_id), Side(str(ear.side))))
             affine = np.array(store.read_facts(str(ear.exam_id), Side(str(ear.side)))["affine_lps"])
             found.append(explain(network, volume, affine, task, methods=methods, top=1, target=positive, layer=args.layer))

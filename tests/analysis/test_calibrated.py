@@ -99,6 +99,7 @@ def test_evaluation_applies_what_was_fitted_and_says_so(here, capsys):
 
 def test_what_was_fitted_on_a_set_is_not_reported_on_it(here, capfd):
     assert calibrate() == 0
+    capfd.readouterr()
     assert evaluate("--split", "tune") == 2
     said = capfd.readouterr().err.strip()
     assert "fitted on 8 of these patients" in said and "--uncalibrated" in said and len(said.splitlines()) == 1

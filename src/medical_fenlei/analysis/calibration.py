@@ -13,6 +13,7 @@ from medical_fenlei.analysis.trained import Trained
 from medical_fenlei.data.sources import find_ears
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import read_json, sha256, write_json
+from medical_fenlei.metrics.bootstrap import ENOUGH_PATIENTS
 from medical_fenlei.metrics.calibration import HALF, fit_temperature, operating_points, tempered
 from medical_fenlei.metrics.predictions import class_codes, probabilities, surprise
 from medical_fenlei.runs import versions
@@ -151,6 +152,8 @@ def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str) 
     temperature, note = fit_temperature(before, y), ""
     if np.isnan(temperature):
         temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set is told apart without a mistake, so none is most likely"
+    if not note and known.patient_key.nunique() < ENOUGH_PATIENTS:
+        note = f"from only {known.patient_key.nunique()} patients: it may be worse than none (--uncalibrated leaves it aside)"
     points: dict[str, float] = {}
     if task.binary:
         points = operating_points(tempered(before, temperature)[:, 1], y, sensitivity=sensitivity)

@@ -96,7 +96,7 @@ def robustness(
     base = patient_intervals(lambda w: {"auroc": plain(w)["auroc"]}, patient, content, seed=SEED, draws=draws, classes=y)
 
     def row(value: str, i: tuple[float, float, float, str]) -> dict[str, object]:
-        return {"by": "changed" if value != "as they are" else value, "value": value, "ears": len(y), "metric": "auroc",
+        return {"by": value, "value": value, "ears": len(y), "metric": "auroc",
                 "patients": base.patients, "positive": int(y.sum()), "estimate": i[0], "low": i[1], "high": i[2],
                 "note": "; ".join(filter(None, (i[3], *base.warnings)))}
 

@@ -51,13 +51,15 @@ def gather(run: Run) -> dict[str, Any]:
     config = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
     epochs = list(run.read_metrics())
     last = epochs[-1] if epochs else {}
-    found = {label: read_json(path) for label, path in _evaluated(run, "metrics", "json")}
+    read = {label: read_json(path) for label, path in _evaluated(run, "metrics", "json")}
+    found = {label: own for label, own in read.items() if "calibration" in own}
     tasks = find_tasks(config.data.label_task)
     return {
         "run": run.folder.resolve().name, "kind": config.kind, "tasks": [_task(task) for task in tasks],
         "settings": run.read_settings(), "data": run.read_hashes(), "versions": run.read_versions(),
         "trained": {"epochs": len(epochs), "best": last.get("best_epoch", 0), "seconds": sum(e["seconds"] for e in epochs)},
-        **_people(config), "evaluations": {label: _evaluation(run, label, own) for label, own in found.items()},
+        **_people(config), "outdated": sorted(read.keys() - found.keys()),
+        "evaluations": {label: _evaluation(run, label, own) for label, own in found.items()},
         "audits": _read(run.reports / "audits.json", []),
         "seeds": _seeds(run),
     }

@@ -110,7 +110,8 @@ def _decision(axes: Axes, is_class: np.ndarray, probability: np.ndarray, name: s
     if alone:
         everyone = net_benefit(is_class, np.ones_like(probability), threshold)
         axes.plot(threshold, everyone, color="0.6", linestyle="--", linewidth=1, label="act on all")
-    axes.set_ylim(min(-0.05, axes.get_ylim()[0]) if not alone else -0.05, None)
+    share = float(is_class.mean())
+    axes.set_ylim(-0.1 * share, max(1.1 * share, 0 if alone else axes.get_ylim()[1]))
 
 
 def _confusion(axes: Axes, known: pd.DataFrame, task: Task) -> None:
