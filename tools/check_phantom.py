@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import cli, settings, tables
+from medical_fenlei.experiments.audit import Wrong, wrong_labels
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Interval, patient_intervals
@@ -77,21 +78,7 @@ def baselines(spec: HospitalSpec, workers: int) -> dict[str, Interval]:
             "scanner, kernel, spacing, date": auroc_across_patients(pd.get_dummies(ears[scan]), ears)}
 
 
-def wrong_labels(manifest: pd.DataFrame, fitted: set[str], how: str) -> pd.DataFrame:
-    """The manifest with the labels of the exams that training sees shuffled, or exchanged between left and right."""
-    changed = manifest.copy()
-    mine = changed.exam_id.isin(fitted) & (changed.label_code > 0)
-    if how == "shuffled":
-        changed.loc[mine, "label_code"] = np.random.default_rng(SEED).permutation(changed.label_code[mine])
-    else:
-        other = changed.set_index(["exam_id", "side"]).label_code
-        opposite = changed.side.map({"left": "right", "right": "left"})
-        there = [other[key] for key in zip(changed.exam_id, opposite, strict=True)]
-        changed.loc[mine, "label_code"] = pd.Series(there, index=changed.index, dtype="int8")[mine]
-    return tables.MANIFEST.frame(changed.assign(**tables.task_columns(changed.label_code)))
-
-
-def trained_wrongly(hospital: Path, config: RunConfig, how: str) -> Interval:
+def trained_wrongly(hospital: Path, config: RunConfig, how: Wrong) -> Interval:
     """AUROC against the true labels of the validation set, of a network that was fitted to wrong ones."""
     name = f"phantom_{how}_seed{config.training.seed}"
     manifest = tables.MANIFEST.read(hospital / config.data.manifest_csv)
@@ -104,7 +91,7 @@ def trained_wrongly(hospital: Path, config: RunConfig, how: str) -> Interval:
         words = settings.to_flags(config)
         call("train_ear2d", hospital, *words, "--manifest-csv", wrong, "--output-dir", f"outputs/{name}")
     checkpoint = f"outputs/{name}/checkpoints/best.pt"
-    call("eval_ear2d", hospital, "--checkpoint", checkpoint, "--manifest-csv", config.data.manifest_csv)
+    call("eval_ear2d", hospital, "--pictures", 0, "--checkpoint", checkpoint, "--manifest-csv", config.data.manifest_csv)
     return score_of(run)
 
 
