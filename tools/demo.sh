@@ -36,7 +36,6 @@ step build_cache_ears.py --splits-root $splits --pct 100 --num-slices 16 --image
 step train_ear2d.py --splits-root $splits --pct 100 --label-task normal_vs_abnormal --backbone resnet10t \
     --batch-size 8 --epochs 16 --seed "$seed" --output-dir "$run"
 step calibrate_ear2d.py --checkpoint "$run/checkpoints/best.pt"
-step audit_run.py --checkpoint "$run/checkpoints/best.pt" || echo 'An audit calls something wrong; the page says what.'
 step eval_ear2d.py --checkpoint "$run/checkpoints/best.pt"
 
 printf '\n[%3d s] done. Synthetic, not clinical evidence.\n' $((SECONDS - began))
@@ -46,6 +45,7 @@ cat <<NEXT
 
 Try next, in this shell:
     cd $PWD && source $root/tools/env.sh
+    python $root/scripts/audit_run.py --checkpoint $run/checkpoints/best.pt
     python $root/scripts/gradcam_ear2d.py --checkpoint $run/checkpoints/best.pt --exam-id ${exam%,*} --side ${exam#*,}
     python $root/scripts/retrieve_neighbors_ear2d.py --checkpoint $run/checkpoints/best.pt --exam-id ${exam%,*} --side ${exam#*,}
     python $root/scripts/predict_ear2d.py --dicom data/medical_data_2 --limit 2 --checkpoint $run/checkpoints/best.pt --out artifacts/new_exams
