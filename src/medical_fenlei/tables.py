@@ -302,8 +302,8 @@ RUNS = Table("runs of a study, one row a run and task", {
 
 SUMMARY = Table("a study over its seeds, one row a group, task and measure", {
     "pct": "int", "model": "key", "task": "key", "seeds": "int", "metric": "key", "mean": "float", "sd": "float",
-    "low": "float", "high": "float", "ensemble": "float", "ensemble_low": "float", "ensemble_high": "float", "note": "text",
-}, unique=("pct", "model", "task", "metric"))
+    "low": "float", "high": "float", "note": "text",
+}, optional={"ensemble": "float", "ensemble_low": "float", "ensemble_high": "float"}, unique=("pct", "model", "task", "metric"))
 
 REJECTS = Table("what could not be used", {"exam_id": "text", "file": "text", "reason": "key", "detail": "text"})
 

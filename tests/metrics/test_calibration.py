@@ -44,7 +44,9 @@ def test_a_temperature_changes_neither_the_order_of_ears_nor_the_predicted_class
 
 
 def test_where_no_temperature_is_most_likely_there_is_none(rng):
-    assert np.isnan(fit_temperature(both(np.array([0.1, 0.2, 0.8, 0.9])), np.array([0, 0, 1, 1])))
+    score = np.array([0.1, 0.2, 0.8, 0.9])
+    assert fit_temperature(both(score), np.array([0, 0, 1, 1])) == 0         # without a mistake: ever surer
+    assert fit_temperature(both(score), np.array([1, 1, 0, 0])) == np.inf    # worse than chance: ever less sure
     assert np.isnan(fit_temperature(both(rng.random(20)), np.ones(20, int)))
 
 

@@ -65,7 +65,7 @@ def test_the_page_needs_no_other_file_and_holds_the_figures_of_the_reports(here,
     sets = {own["set"]: own for own in told["sets"]}
     split = tables.read_split(here / "artifacts/splits_dual", 100)
     assert {name: own["exams"] for name, own in sets.items()} == {name: len(frame) for name, frame in split.sets.items()}
-    assert told["audits"] and told["settings"]["training"]["epochs"] == 2
+    assert told["audits"]["set"] == "val" and told["audits"]["audits"] and told["settings"]["training"]["epochs"] == 2
 
 
 def test_no_patient_key_stands_in_the_page(here):

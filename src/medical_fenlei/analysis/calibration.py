@@ -22,6 +22,7 @@ from medical_fenlei.training.config import DataConfig
 
 FITTED_ON = "tune"
 """The only set that may choose a threshold or a temperature: train is known by heart, val and test report."""
+WITHOUT_ONE = {0.0: "is told apart without a mistake", np.inf: "is told apart no better than by chance"}
 REPORTING = ("val", "test")
 
 
@@ -136,6 +137,9 @@ def fit_calibration(trained: Trained, checkpoint: Path, data: DataConfig, *, sen
             raise UserError(f"{len(both)} patients stand in both {FITTED_ON}.csv and {name}.csv of {data.splits_root} --pct "
                             f"{data.pct}: nothing may be fitted on what is reported; make_splits_dual --patient-split keeps "
                             "them apart")
+    if seen := trained.fitted_exams() & set(ears.exam_id):
+        raise UserError(f"--splits-root {data.splits_root}: the network was trained on {len(seen)} exams of {FITTED_ON}.csv "
+                        f"({min(seen)}, say): these are not the splits of its run, or were made anew since")
     predictions = trained.predict(dataset)
     fitted = {task.name: _fit(predictions[task.name], task, sensitivity, point) for task in tasks}
     return Calibration(checkpoint=sha256(checkpoint), exams=frozenset(ears.exam_id), patients=frozenset(ears.patient_key),
@@ -150,8 +154,9 @@ def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str) 
         raise UserError(f"{task.name}: the {FITTED_ON} set has {per_class[0]} negative and {per_class[1]} positive ears, "
                         "expected some of both; make_splits_dual --tune-ratio makes a larger one")
     temperature, note = fit_temperature(before, y), ""
-    if np.isnan(temperature):
-        temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set is told apart without a mistake, so none is most likely"
+    if temperature in WITHOUT_ONE or np.isnan(temperature):
+        why = WITHOUT_ONE.get(temperature, "holds ears of one class only")
+        temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set {why}, so none is most likely"
     if not note and known.patient_key.nunique() < ENOUGH_PATIENTS:
         note = f"from only {known.patient_key.nunique()} patients: it may be worse than none (--uncalibrated leaves it aside)"
     points: dict[str, float] = {}

@@ -65,7 +65,7 @@ def out_of_sample(embedding: np.ndarray, target: np.ndarray, patient: np.ndarray
     from sklearn.preprocessing import StandardScaler
 
     doubt = np.full(len(target), np.nan)
-    if len(np.unique(patient)) < FOLDS:
+    if len(np.unique(patient)) < FOLDS or np.bincount(target).max() < FOLDS:
         return doubt
     with warnings.catch_warnings():                              # of classes smaller than the number of folds
         warnings.simplefilter("ignore", UserWarning)
@@ -125,6 +125,8 @@ def by_date(table: pd.DataFrame, patient_of: pd.Series, *, draws: int, top: floa
 
     i = patient_intervals(difference, table.exam_id.map(patient_of).to_numpy(), np.column_stack([doubtful, differs]), seed=SEED,
                           draws=draws, unbounded=("difference",)).values["difference"]
+    if np.isnan(i.low):
+        return Audit(question, figure, *i[:3], "undecided", i.reason)
     more = i.low > MORE
     return Audit(question, figure, *i[:3], "look" if more else "ok",
                  "the matching by exam id may have gone wrong" if more else "not much more than where they agree")

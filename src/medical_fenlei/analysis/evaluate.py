@@ -13,7 +13,7 @@ from medical_fenlei.data.sources import find_ears
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Interval, Intervals, patient_intervals
-from medical_fenlei.metrics.predictions import SEED, intervals_of
+from medical_fenlei.metrics.predictions import SEED, intervals_of, shares_of
 from medical_fenlei.tables import WHOLE_MANIFEST
 from medical_fenlei.tasks import OUTSIDE, Task, named_apart
 from medical_fenlei.training.config import DataConfig
@@ -103,6 +103,9 @@ def evaluate(
                         + ", ".join(task.name for task in tasks))
     if calibration is not None:
         calibration.refuse(dataset.ears_in_order)
+    if set_name != "train" and (seen := trained.fitted_exams() & set(dataset.ears_in_order.exam_id)):
+        raise UserError(f"--split {set_name}: the network was trained on {len(seen)} of its exams ({min(seen)}, say): these "
+                        "are not the splits of its run, or were made anew since")
     predictions = trained.predict(dataset, batch_size=batch_size)
     if set_name == "train":
         warnings.append("the network was fitted on this set: these figures say nothing about new patients")
@@ -120,7 +123,7 @@ def evaluate(
         results.append(Evaluation(
             task, name, named_apart(name, task, trained.tasks), trained.checkpoint.epoch, own, fitted,
             calibration is not None and task.name in calibration.tasks, intervals_of(own, task, draws=draws),
-            at_points(own, fitted, draws=draws) if task.binary else {}, subgroups_of(own, manifest, task, draws=draws),
+            at_points(own, fitted, task, draws=draws) if task.binary else {}, subgroups_of(own, manifest, task, draws=draws),
             dataset.ears_in_order[concerned].reset_index(drop=True), sources.rejects, tuple(warnings), sources.hashes))
     return results
 
@@ -132,19 +135,22 @@ def _fitted_on(trained: Trained, ears: pd.DataFrame) -> np.ndarray:
         split, manifest = tables.read_split(own.splits_root, own.pct), tables.MANIFEST.read(own.manifest_csv)
     except UserError as error:
         raise UserError(f"--split {WHOLE_MANIFEST}: who the network was fitted on cannot be told ({error})") from None
-    exams = pd.concat([split.sets[name].exam_id for name in ("train", "tune") if name in split.sets])
+    exams = {*trained.fitted_exams()}
+    exams.update(exam for name in ("train", "tune") if name in split.sets for exam in split.sets[name].exam_id)
     people = manifest.patient_key[manifest.exam_id.isin(exams)]
     mine: np.ndarray = (ears.exam_id.isin(exams) | ears.patient_key.isin(people)).to_numpy()
     return mine
 
 
-def at_points(predictions: pd.DataFrame, fitted: Fitted, *, draws: int) -> dict[str, dict[str, Interval]]:
+def at_points(predictions: pd.DataFrame, fitted: Fitted, task: Task, *, draws: int) -> dict[str, dict[str, Interval]]:
     """Each of AT_A_POINT with its interval at every operating point of a binary task."""
     truth, score = predictions.y_true.to_numpy(), predictions.y_prob.to_numpy()
     found = {}
     for name, threshold in fitted.points.items():
         measures = BinaryMeasures(truth, score, score >= threshold)
         intervals = patient_intervals(measures.decided, predictions.patient_key.to_numpy(), np.column_stack([truth, score]),
-                                      seed=SEED, draws=draws, classes=truth)
+                                      seed=SEED, draws=draws, classes=truth,
+                                      shares_of=shares_of(predictions.assign(y_pred=(score >= threshold).astype(int)),
+                                                          task))
         found[name] = {measure: intervals.values[measure] for measure in AT_A_POINT}
     return found

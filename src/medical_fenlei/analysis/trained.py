@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from medical_fenlei import tables
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.models.build import build_model
@@ -47,6 +48,11 @@ class Trained:
         """Which of its outputs are those of this task."""
         first = sum(before.outputs for before in self.tasks[: self.tasks.index(task)])
         return slice(first, first + task.outputs)
+
+    def fitted_exams(self) -> frozenset[str]:
+        """The exams that it was trained on, as its run kept them; none, of a run that kept no answers."""
+        kept = self.run.answers / "ears.csv"
+        return frozenset(tables.ANSWERED.read(kept).exam_id) if kept.is_file() else frozenset()
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights: equal for networks that answer alike, whatever file they came from."""

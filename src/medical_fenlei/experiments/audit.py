@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medical_fenlei import cli, tables
+from medical_fenlei import cli, settings, tables
 from medical_fenlei.analysis import audits, doubtful_labels
 from medical_fenlei.analysis.audits import Audit, binary_view
 from medical_fenlei.analysis.evaluate import evaluate
@@ -14,13 +14,14 @@ from medical_fenlei.analysis.robustness import Change, robustness
 from medical_fenlei.analysis.trained import Trained, open_trained
 from medical_fenlei.data.sources import find_ears
 from medical_fenlei.errors import UserError
-from medical_fenlei.experiments.route import start_run
+from medical_fenlei.experiments.route import deciding, resume_run, start_run
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.predictions import SEED
 from medical_fenlei.report.plots import plot_forest
+from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task
 from medical_fenlei.training.answers import read_answers
-from medical_fenlei.training.config import DataConfig
+from medical_fenlei.training.config import DataConfig, RunConfig
 from medical_fenlei.vocabulary import UNLABELLED
 
 Wrong = Literal["shuffled", "exchanged"]
@@ -59,7 +60,8 @@ def audit_run(
         found.append(trained_wrongly(trained, data, set_name, task, "shuffled", draws=draws))
     names = "audits.json", "audits.csv", "audits.png", "one_sided_exams.csv", "labels_to_read_again.csv"
     files = [reports / name for name in names]
-    write_json(files[0], [asdict(audit) for audit in found])
+    write_json(files[0], {"task": task.name, "set": set_name, "epoch": trained.checkpoint.epoch,
+                          "audits": [asdict(audit) for audit in found]})
     tables.AUDITS.write(files[1], tables.AUDITS.frame([asdict(audit) for audit in found]))
     plot_forest(files[2], changed, title=f"{task.name}, {set_name}: AUROC when the scans are changed")
     tables.ONE_SIDED.write(files[3], one_sided)
@@ -118,21 +120,27 @@ def wrong_labels(manifest: pd.DataFrame, exams: set[str], how: Wrong) -> pd.Data
 def trained_wrongly(trained: Trained, data: DataConfig, set_name: str, task: Task, how: Wrong, *, draws: int) -> Audit:
     """AUROC against the true labels of a set, of a network with the run's settings that was fitted to wrong ones.
 
-    It is trained beside the run, `<run>_<how>`, unless it is there already.
+    It is trained beside the run, `<run>_<how>`, and goes on where it was stopped. Raises UserError if another run is there.
     """
     folder = trained.run.folder.with_name(f"{trained.run.folder.name}_{how}")
     split, manifest = tables.read_split(data.splits_root, data.pct), tables.MANIFEST.read(data.manifest_csv)
     exams = {exam for name in ("train", "tune") if name in split.sets for exam in split.sets[name].exam_id}
-    best = folder / "checkpoints/best.pt"
-    if not best.is_file():
-        csv = folder / f"manifest_{how}.csv"
+    run, csv = Run(folder), folder / f"manifest_{how}.csv"
+    config = replace(trained.config, data=replace(data, manifest_csv=csv, label_task=trained.config.data.label_task))
+    if run.config_json.is_file():
+        before = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
+        if deciding(before) != deciding(config):
+            raise UserError(f"{folder}: holds a run with other settings; remove it")
+        resume_run(folder, kind=config.kind)
+    else:
         tables.MANIFEST.write(csv, wrong_labels(manifest, exams, how))
-        start_run(replace(trained.config, data=replace(data, manifest_csv=csv)), folder)
-    other = open_trained(best, kind=trained.config.kind, device=trained.arithmetic.device.type)
+        start_run(config, folder)
+    other = open_trained(run.checkpoint("best"), kind=config.kind, device=trained.arithmetic.device.type)
     (result,) = evaluate(other, replace(data, label_task=task.name), set_name, draws=draws)
     i = result.intervals.values["auroc"]
     learnt = i.low > 0.5
     question = f"Can anything be learnt from {how} labels?"
-    words = "more than chance, though its labels were not true: something else is learnt, or leaks" if learnt else "chance"
-    verdict: audits.Verdict = "undecided" if np.isnan(i.low) else "wrong" if learnt else "ok"
+    words = ("more than chance, though its labels were not true; one network that fits noise may, by luck: try other seeds"
+             if learnt else "chance")
+    verdict: audits.Verdict = "undecided" if np.isnan(i.low) else "look" if learnt else "ok"
     return Audit(question, "AUROC against the true ones", *i[:3], verdict, i.reason or words)

@@ -58,6 +58,8 @@ def summarize(study: Study) -> list[Path]:
     tables.RUNS.write(files[0], tables.RUNS.frame(runs))
     tables.SUMMARY.write(files[1], tables.SUMMARY.frame(rows))
     warnings = sorted({text for of_task in found.values() for intervals, *_ in of_task.values() for text in intervals.warnings})
+    if len({_decided(job, task) for jobs in groups.values() for job in jobs for task in tasks if task.binary}) > 1:
+        warnings.insert(0, "some runs were evaluated with a calibration, or at an operating point, that others were not")
     write_study_page(files[2], tables.RUNS.frame(runs), tables.SUMMARY.frame(rows), warnings)
     write_text(files[3], _markdown(found, runs))
     for job in (job for jobs in groups.values() for job in jobs):
@@ -122,6 +124,12 @@ def _predictions(job: Job, task: Task) -> pd.DataFrame:
 def _report(job: Job, task: Task, stem: str, ending: str) -> Path:
     label = named_apart(set_label(REPORTED, job.config.data), task, find_tasks(job.config.data.label_task))
     return job.folder / "reports" / f"{stem}_{label}.{ending}"
+
+
+def _decided(job: Job, task: Task) -> tuple[bool, str]:
+    """Whether a run was evaluated with a calibration, and at which operating point."""
+    said = json.loads(_report(job, task, "metrics", "json").read_text(encoding="utf-8"))
+    return bool(said.get("calibrated")), str(said.get("calibration", {}).get("point", ""))
 
 
 def _row(job: Job, task: Task, state: dict[str, Any]) -> dict[str, object]:

@@ -9,7 +9,7 @@ do tell well is a number's spread. So an interval is that of Student's t around 
 the scale of the logit for numbers between 0 and 1, where it cannot leave them. docs/benchmarks.md has its coverage
 (tools/check_intervals.py).
 """
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -51,16 +51,18 @@ class Intervals(NamedTuple):
 def patient_intervals(
     measures: Measures, patient: np.ndarray, content: np.ndarray, *, seed: int, draws: int = 2000, level: float = 0.95,
     classes: np.ndarray | None = None, unbounded: Collection[str] = UNBOUNDED,
-    ratios: Collection[str] = RATIOS,
+    ratios: Collection[str] = RATIOS, shares_of: Mapping[str, np.ndarray] | None = None, one_sided: Collection[str] = ONE_SIDED,
 ) -> Intervals:
     """An interval of every number, patients drawn with replacement.
 
     patient: (N,), equal for ears of one person. content: (N, ...), what is known of each ear (label, score): patients are put
     in order by it, so neither the value of a key nor the order of the ears changes a draw. classes: (N,), of each ear; how many
-    patients have an ear of the rarest one decides whether a warning is due, and how wide the interval of a number at its limit
+    patients have an ear of the rarest one decides whether a warning is due, and how wide the interval of a number at a limit
     is (Clopper 1934, exact, every patient of that class counted as one observation). unbounded: names of the numbers that are
-    not between 0 and 1; ratios: of these, whose interval is one of the logarithm where no draw is negative. Draws in which a
-    number is undefined are left out. At most CHUNK weights are held at a time.
+    not between 0 and 1; ratios: of these, whose interval is one of the logarithm where no draw is negative; shares_of: bool
+    (N,), by the name of a number which ears it is a share of (of a PPV those that are called positive): of fewer than
+    ENOUGH_OF_A_CLASS patients it is warned, and at a limit they count, not those of the rarest class; one_sided: numbers that
+    chance can only raise. Draws in which a number is undefined are left out. At most CHUNK weights are held at a time.
     """
     patient, content = np.asarray(patient), np.asarray(content, np.float64)
     if len(patient) != len(content):
@@ -80,8 +82,12 @@ def patient_intervals(
     for name, value in estimate.items():
         drawn = np.concatenate([p[name] for p in parts]) if parts else np.empty(0)
         kind = "share" if name not in unbounded else "ratio" if name in ratios else "plain"
-        kind = "one_sided" if name in ONE_SIDED else kind
-        values[name] = _interval(value, drawn, level, kind, number, rarest)
+        kind = "one_sided" if name in one_sided else kind
+        of = rarest if name not in (shares_of or {}) else len(np.unique(of_ear[(shares_of or {})[name]]))
+        values[name] = _interval(value, drawn, level, kind, number, of)
+        if name in (shares_of or {}) and of < ENOUGH_OF_A_CLASS and np.isfinite(values[name].low):
+            said_of = f"a share of {of} patients: do not rely on the 95 %"
+            values[name] = values[name]._replace(reason="; ".join(filter(None, (values[name].reason, said_of))))
     few = number < ENOUGH_PATIENTS or (classes is not None and rarest < ENOUGH_OF_A_CLASS)
     said = f"{FEW}; there are {number}" + (f", {rarest} with the rarest class" if classes is not None else "")
     return Intervals(values, number, (said,) if few else ())
@@ -89,7 +95,8 @@ def patient_intervals(
 
 def _interval(estimate: float, drawn: np.ndarray, level: float, kind: str, patients: int, rarest: int) -> Interval:
     if np.isnan(estimate):
-        return Interval(estimate, np.nan, np.nan, "undefined: a class or a decision that it needs has no ears")
+        return Interval(estimate, np.nan, np.nan, "undefined: a class or a decision that it needs has no ears"
+                        + (", or the classes are told apart without a mistake" if kind in ("ratio", "plain") else ""))
     defined = drawn[~np.isnan(drawn)]
     if len(defined) < 2:
         return Interval(estimate, np.nan, np.nan, "no interval: it takes two patients" if not len(drawn) else

@@ -27,7 +27,8 @@ def tempered(probability: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(probability: np.ndarray, y_true: np.ndarray) -> float:
-    """The temperature under which these labels (N,) are most likely. NaN where none is: every ear is right, or one class only.
+    """The temperature under which these labels (N,) are most likely. 0 where ever colder ones are (every ear is right),
+    infinite where ever hotter ones are (no better than chance), NaN of one class only.
 
     probability (N, C), of the network as it is. Raises ValueError for other shapes.
     """
@@ -43,8 +44,9 @@ def fit_temperature(probability: np.ndarray, y_true: np.ndarray) -> float:
     if len(np.unique(y_true)) < 2:
         return float("nan")
     found = float(minimize_scalar(surprise, bounds=ends, method="bounded", options={"xatol": 1e-6}).x)
-    at_an_end = min(found - ends[0], ends[1] - found) < 1e-3
-    return float("nan") if at_an_end else float(np.exp(found))
+    if found - ends[0] < 1e-3:
+        return 0.0
+    return float("inf") if ends[1] - found < 1e-3 else float(np.exp(found))
 
 
 def operating_points(score: np.ndarray, y_true: np.ndarray, *, sensitivity: float) -> dict[str, float]:

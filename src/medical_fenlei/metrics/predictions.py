@@ -51,7 +51,15 @@ def intervals_of(predictions: pd.DataFrame, task: Task, *, draws: int) -> Interv
     known = predictions[predictions.y_true != OUTSIDE]
     content = np.column_stack([known.y_true, probabilities(known, task), known.y_pred])
     return patient_intervals(measures_of(known, task), known.patient_key.to_numpy(), content, seed=SEED, draws=draws,
-                             classes=known.y_true.to_numpy())
+                             classes=known.y_true.to_numpy(), shares_of=shares_of(known, task))
+
+
+def shares_of(known: pd.DataFrame, task: Task) -> dict[str, np.ndarray]:
+    """Bool (N,), of each measure that is a share of some of the ears: which."""
+    truth, called = known.y_true.to_numpy(), known.y_pred.to_numpy()
+    endings = {"": 1} if task.binary else {f"_{name}": c for c, name in enumerate(class_codes(task))}
+    return {f"{name}{ending}": ears for ending, c in endings.items() for name, ears in (
+        ("sensitivity", truth == c), ("specificity", truth != c), ("ppv", called == c), ("npv", called != c))}
 
 
 def differences_of(one: pd.DataFrame, other: pd.DataFrame, task: Task, *, draws: int) -> Intervals:
@@ -72,7 +80,7 @@ def differences_of(one: pd.DataFrame, other: pd.DataFrame, task: Task, *, draws:
     content = np.column_stack([pair[0].y_true, *(probabilities(frame, task) for frame in pair)])
     measured = tuple(first(np.ones((1, len(content)))))
     return patient_intervals(difference, pair[0].patient_key.to_numpy(), content, seed=SEED, draws=draws,
-                             classes=pair[0].y_true.to_numpy(), unbounded=measured, ratios=())
+                             classes=pair[0].y_true.to_numpy(), unbounded=measured, ratios=(), one_sided=())
 
 
 def report_of(predictions: pd.DataFrame, task: Task) -> dict[str, Any]:

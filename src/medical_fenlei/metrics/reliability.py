@@ -44,7 +44,7 @@ class ReliabilityMeasures:
         self._powers = np.column_stack([np.ones_like(p), self._x, self._x ** 2])
         one = np.ones((1, len(y)))
         self._slope, self._intercept = ((start[0] if np.isfinite(start).all() else None) for start in (
-            self._fit(one, np.array([0.0, 1.0]), free=2), self._fit(one, np.array([0.0, 1.0]), free=1)))
+            self._fit(one, np.zeros(2), free=2), self._fit(one, np.array([0.0, 1.0]), free=1)))
 
     def __call__(self, weight: np.ndarray) -> dict[str, np.ndarray]:
         weight = np.asarray(weight, np.float64)

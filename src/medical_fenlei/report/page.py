@@ -60,7 +60,7 @@ def gather(run: Run) -> dict[str, Any]:
         "trained": {"epochs": len(epochs), "best": last.get("best_epoch", 0), "seconds": sum(e["seconds"] for e in epochs)},
         **_people(config), "outdated": sorted(read.keys() - found.keys()),
         "evaluations": {label: _evaluation(run, label, own) for label, own in found.items()},
-        "audits": _read(run.reports / "audits.json", []),
+        "audits": _read(run.reports / "audits.json", {"audits": []}),
         "seeds": _seeds(run),
     }
 
@@ -142,8 +142,14 @@ def _counted(values: pd.Series, most: int = 4) -> str:
 
 def _seeds(run: Run) -> list[dict[str, Any]]:
     """The rows of the study that the run belongs to, where it is one of several seeds."""
-    path = run.folder.parent / "summary.csv"
-    return json.loads(tables.SUMMARY.read(path).to_json(orient="records")) if path.is_file() else []
+    study = run.folder.resolve().parent
+    if not (study / "state.json").is_file() or not (study / "summary.csv").is_file():
+        return []
+    try:
+        rows: list[dict[str, Any]] = json.loads(tables.SUMMARY.read(study / "summary.csv").to_json(orient="records"))
+    except UserError:                                            # somebody else's, or of another version
+        return []
+    return rows
 
 
 def _pictures(run: Run, told: Mapping[str, Any]) -> dict[str, str]:

@@ -82,7 +82,8 @@ def plot_evaluation(path: Path, predictions: pd.DataFrame, task: Task, intervals
     decision.axhline(0, color="0.6", linewidth=1, label="act on none")
     decision.set(title="decision curve", xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1))
     for axes in (roc, decision):
-        axes.legend(frameon=False, fontsize=8)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
     _confusion(matrix, known, task)
     _scores_by_code(scores, known, each[:, 1] if task.binary else each.max(1))
     save(figure, path)
