@@ -106,13 +106,14 @@ def judge(truth: dict[str, float], draws: int, job: tuple[Kind, int]) -> list[tu
 def main() -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--studies", type=cli.at_least(BATCH), default=2000, help="of each kind (default: 2000)")
+    parser.add_argument("--patients", type=cli.numbers, default=(20, 40, 100, 300), help="only studies of so many (default: all)")
     parser.add_argument("--draws", type=cli.at_least(100), default=400, help="resamples an interval (default: 400)")
     parser.add_argument("--quick", action="store_true", help="100 studies of each kind")
     parser.add_argument("--json", type=Path, help="write every figure there too")
     cli.add(parser, "num_workers")
     args = parser.parse_args()
     batches, bad, rows = (100 if args.quick else args.studies) // BATCH, [], []
-    for kind in (*KINDS, *RARE):
+    for kind in (kind for kind in (*KINDS, *RARE) if kind.patients in args.patients):
         judged = partial(judge, truth_of(kind), args.draws)
         jobs = [(kind, number) for number in range(batches)]
         outcomes = list(map_items(judged, jobs, workers=args.num_workers, label=f"{kind.patients} patients"))

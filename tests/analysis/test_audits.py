@@ -58,6 +58,34 @@ def test_sides_that_are_exchanged_in_half_or_all_of_the_exams_are_found_and_thei
         assert (first < share * EXAMS).mean() > 0.85                                 # what to read again stands on top
 
 
+def as_in_a_clinic(seed, skill, share=0.0):
+    """Hardly any exam with two normal ears: 300 one-sided exams, 100 with two diseased ears, 4 with two normal ones."""
+    rng, rows = np.random.default_rng(seed), []
+    for exam in range(404):
+        y = np.array([1, 0] if exam < 300 else [1, 1] if exam < 400 else [0, 0])[:: rng.choice([-1, 1])]
+        logit = skill * (y - 0.5) + rng.normal(size=2)
+        label = y[::-1] if exam < 300 * share else y
+        rows += [(f"{exam}", side, f"{exam}", 1 if told else 5, told, 1 / (1 + np.exp(-value)))
+                 for side, told, value in zip(("left", "right"), label, logit, strict=True)]
+    return pd.DataFrame(rows, columns=["exam_id", "side", "patient_key", "label_code", "y", "score"])
+
+
+@pytest.mark.parametrize(("skill", "share", "verdicts"), [
+    (1.3, 0.0, {"look", "ok"}), (1.9, 0.0, {"ok"}), (3.0, 0.0, {"ok"}),          # AUROC 0.82, 0.91, 0.98
+    (3.0, 0.5, {"wrong"}), (3.0, 1.0, {"wrong"}), (1.3, 1.0, {"wrong"}), (1.3, 0.5, {"look"})])
+def test_without_exams_of_two_normal_ears_want_of_skill_is_not_called_wrong(skill, share, verdicts):
+    found = [exchanged_sides(as_in_a_clinic(seed, skill, share), draws=100)[0] for seed in range(3)]
+    assert {one.verdict for one in found} <= verdicts
+    if skill == 3:
+        assert all(one.low - 0.02 <= share <= one.high + 0.02 for one in found)
+
+
+def test_ears_of_one_side_only_leave_the_question_open():
+    ears = drawn(exams=30)
+    assert exchanged_sides(ears[ears.side == "right"], draws=10)[0].verdict == "undecided"
+    assert np.isnan(out_of_sample(np.eye(8), np.arange(8) // 2, np.arange(8))).all()
+
+
 def test_a_network_without_skill_is_not_taken_for_exchanged_sides():
     found, _ = exchanged_sides(drawn(1, skill=0.3), draws=300)
     assert found.verdict != "wrong"

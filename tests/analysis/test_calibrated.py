@@ -146,6 +146,22 @@ def test_without_a_tune_set_there_is_nothing_to_fit_on(here, capfd):
     assert calibrate() == 2 and "no tune set" in capfd.readouterr().err
 
 
+def test_a_split_that_was_made_anew_does_not_report_on_what_was_trained_on(here, capfd):
+    folder = Path(SPLITS, "100pct")
+    for one, other in (("train", "spare"), ("val", "train"), ("spare", "val")):
+        (folder / f"{one}.csv").rename(folder / f"{other}.csv")
+    capfd.readouterr()
+    assert evaluate("--uncalibrated") == 2
+    said = capfd.readouterr().err
+    assert "was trained on 9 of its exams" in said and len(said.splitlines()) == 1
+    assert evaluate("--uncalibrated", "--split", "manifest") == 0
+    found = tables.PREDICTIONS.read(REPORTS / "predictions_manifest.csv")
+    assert set(found.exam_id) == set(tables.read_split(Path(SPLITS), 100).sets["test"].exam_id)
+    (folder / "tune.csv").unlink()
+    (folder / "val.csv").rename(folder / "tune.csv")
+    assert calibrate() == 2 and "was trained on 9 exams of tune.csv" in capfd.readouterr().err
+
+
 def test_of_another_manifest_only_new_patients_are_evaluated(here, capfd):
     assert evaluate("--split", "manifest", "--uncalibrated") == 0
     split = tables.read_split(Path(SPLITS), 100)

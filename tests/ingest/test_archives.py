@@ -147,8 +147,8 @@ def test_volumes_that_lie_in_the_folder_are_taken_from_there():
 
 @pytest.fixture
 def halfway():
-    """A run that has written the first of 6,000 files: its process, its folder, the files to come."""
-    files = {f"2023-01-01/1/s/{n}": n.to_bytes(2, "big") * 500 for n in range(6000)}
+    """A run that has written the first of 15,000 files: its process, its folder, the files to come."""
+    files = {f"2023-01-01/1/s/{n}": n.to_bytes(2, "big") * 500 for n in range(15000)}
     Path("archives/a.zip").write_bytes(zipped(files, zipfile.ZIP_STORED))
     run = subprocess.Popen(["bash", SCRIPT], env={**os.environ, "MF_PYTHON": sys.executable, "JOBS": "2"}, text=True,
                            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

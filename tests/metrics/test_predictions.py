@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc_score
 
-from medical_fenlei.metrics.predictions import class_codes, measures_of, measures_over, report_of
+from medical_fenlei.metrics.predictions import class_codes, intervals_of, measures_of, measures_over, report_of
 from medical_fenlei.tasks import OUTSIDE, find_task
 
 SIX, BINARY, NARROW = (find_task(name) for name in ("six_class", "normal_vs_abnormal", "cholesteatoma_vs_csoma"))
@@ -118,3 +118,15 @@ def test_a_task_without_any_ear_leaves_the_others_as_they_are():
 def test_what_is_undefined_for_every_task_is_undefined():
     _, found, _ = measured(BINARY, NARROW, codes=np.full(EARS, 2))
     assert math.isnan(found["auroc"]) and math.isnan(found["auprc"]) and not math.isnan(found["accuracy"])
+
+
+def test_a_share_of_few_patients_has_their_interval_and_says_so():
+    """100 positive and 100 negative patients; three are called, all of them rightly."""
+    truth = np.repeat([1, 0], 100)
+    score = np.where(np.arange(200) < 3, 0.9, np.linspace(0.1, 0.4, 200))
+    frame = pd.DataFrame({"exam_id": np.arange(200).astype(str), "side": "left", "patient_key": np.arange(200).astype(str),
+                          "label_code": np.where(truth == 1, 1, 5), "y_true": truth, "y_prob": score,
+                          "y_pred": (score >= 0.5).astype(int)})
+    found = intervals_of(frame, BINARY, draws=200).values
+    assert (found["ppv"].estimate, found["ppv"].high) == (1, 1) and found["ppv"].low == pytest.approx(0.025 ** (1 / 3))
+    assert "share of 3 patients" in found["ppv"].reason and found["npv"].reason == "" == found["auroc"].reason

@@ -81,3 +81,13 @@ def test_no_ears_at_all_is_nan():
 def test_bad_labels_and_probabilities_are_refused(y, p):
     with pytest.raises(ValueError, match="labels"):
         ReliabilityMeasures(np.array(y), np.array(p))
+
+
+@pytest.mark.parametrize("times", [3, 6, 10])
+def test_the_slope_of_a_network_that_is_far_too_sure_is_found(times):
+    rng = np.random.default_rng(times)
+    truth = rng.normal(size=400)
+    y, p = (rng.random(400) < expit(truth)).astype(int), expit(times * truth)
+    found = ReliabilityMeasures(y, p)(np.ones((1, 400)))["calibration_slope"][0]
+    exact = LogisticRegression(C=np.inf, tol=1e-12, max_iter=5000).fit(logit(p)[:, None], y).coef_[0, 0]
+    assert found == pytest.approx(exact, abs=1e-4) and found == pytest.approx(1 / times, rel=0.4)

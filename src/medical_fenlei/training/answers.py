@@ -46,7 +46,7 @@ class Answers:
             mean = np.where(times[:, None] > 0, total / times[:, None], np.nan).astype(np.float32)
         names = run.answers / "ears.csv"
         if not names.is_file():
-            tables.ANSWERED.write(names, ears)
+            tables.ANSWERED.write(names, tables.ANSWERED.frame(ears[list(tables.ANSWERED.columns)]))
         with atomic(run.answers / f"epoch_{epoch:04d}.npy") as file:
             np.save(file, mean)
 
