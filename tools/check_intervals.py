@@ -106,7 +106,7 @@ def judge(truth: dict[str, float], draws: int, job: tuple[Kind, int]) -> list[tu
 def main() -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--studies", type=cli.at_least(BATCH), default=2000, help="of each kind (default: 2000)")
-    parser.add_argument("--patients", type=cli.numbers, default=(20, 40, 100, 300), help="only studies of so many (default: all)")
+    parser.add_argument("--patients", type=cli.numbers, default=(20, 40, 100, 300), help="only studies of so many")
     parser.add_argument("--draws", type=cli.at_least(100), default=400, help="resamples an interval (default: 400)")
     parser.add_argument("--quick", action="store_true", help="100 studies of each kind")
     parser.add_argument("--json", type=Path, help="write every figure there too")
