@@ -1,8 +1,12 @@
 """Run a script as its command line would, in this process."""
+import contextlib
 import functools
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 from medical_fenlei import cli
 
@@ -16,6 +20,15 @@ def script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """Commands work in this folder, with a configuration folder of their own in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+        yield patch
 
 
 def run(name: str, *words: object) -> int:

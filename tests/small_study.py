@@ -1,4 +1,5 @@
 """A study without DICOM: a cache of small ear volumes with the manifest and the splits of the commands."""
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def codes_in_turn(names: str, seed: int = 0) -> dict[str, tuple[int, int]]:
     """An exam for each letter, its ears of the six codes, each of them about equally often."""
     order = np.random.default_rng(seed).permutation(np.resize(np.arange(1, 7), 2 * len(names)))
     return {f"exam_{name}": (int(left), int(right)) for name, (left, right) in zip(names, order.reshape(-1, 2), strict=True)}
+
+
+def sets_in_turn(**sizes: int) -> dict[str, dict[str, tuple[int, int]]]:
+    """Sets of so many exams, with the codes of `codes_in_turn`."""
+    codes = iter(codes_in_turn("abcdefghijklmnopqrstuvwxyz"[: sum(sizes.values())]).items())
+    return {name: dict(itertools.islice(codes, size)) for name, size in sizes.items()}
 
 
 def write_manifest(path: Path, codes: Codes) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import run
+from commands import run, working_in
 from sklearn.metrics import precision_recall_fscore_support
 from small_study import codes_in_turn, write_study
 
@@ -34,9 +34,7 @@ EACH = [f"prob_{code}" for code in DIAGNOSES]
 def hospital(tmp_path_factory):
     """A hospital with halves of heads in its cache and a network of two epochs."""
     here = tmp_path_factory.mktemp("hospital")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
-        patch.setenv("XDG_CONFIG_HOME", str(here / "config"))
+    with working_in(here):
         assert run("make_demo_dataset", "--out-dir", ".", "--num-exams", 18, "--slices", 24, "--num-workers", 1) == 0
         assert run("build_index", "--num-workers", 1) == 0
         assert run("build_manifest_ears", "--num-workers", 1) == 0

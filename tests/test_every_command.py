@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from commands import ROOT, run
+from commands import ROOT, run, working_in
 
 from medical_fenlei import tables
 from medical_fenlei.runs import Run
@@ -42,9 +42,7 @@ def readme_commands(name="README.md"):
 def ran(tmp_path_factory):
     """A hospital in which every command line was run, in order: its folder, and for each line its status and what it said."""
     here = tmp_path_factory.mktemp("every")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
-        patch.setenv("XDG_CONFIG_HOME", str(here / "config"))
+    with working_in(here) as patch:
         patch.setenv("PYTHONPATH", str(ROOT / "src"))
         hospital = ("--out-dir", ".", "--num-exams", 30, "--slices", 24, "--num-workers", 1, "--seed", 2)
         assert run("make_demo_dataset", *hospital) == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import run
+from commands import run, working_in
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medical_fenlei import tables
@@ -23,9 +23,7 @@ TRAIN = ("train_ear2d", "--splits-root", SPLITS, "--pct", 100, "--backbone", "te
 def hospital(tmp_path_factory):
     """A hospital with a cache, as the commands of the README make it."""
     here = tmp_path_factory.mktemp("hospital")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
-        patch.setenv("XDG_CONFIG_HOME", str(here / "config"))
+    with working_in(here):
         assert run("make_demo_dataset", "--out-dir", ".", "--num-exams", 24, "--slices", 24, "--num-workers", 1) == 0
         assert run("build_index", "--out-csv", "artifacts/dataset_index.csv") == 0
         assert run("build_manifest_ears") == 0

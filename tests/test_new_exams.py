@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from commands import run
+from commands import run, working_in
 from PIL import Image
 
 from medical_fenlei import tables
@@ -29,9 +29,7 @@ TASK = "normal_vs_abnormal"
 def hospital(tmp_path_factory):
     """A hospital with three networks, one of them calibrated, and what eval_ear2d says of validation."""
     here = tmp_path_factory.mktemp("hospital")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
-        patch.setenv("XDG_CONFIG_HOME", str(here / "config"))
+    with working_in(here):
         assert run("make_demo_dataset", "--out-dir", ".", "--num-exams", 24, "--slices", 24, "--num-workers", 1) == 0
         assert run("build_index", "--num-workers", 1) == 0 and run("build_manifest_ears", "--num-workers", 1) == 0
         assert run("make_splits_dual", "--out-dir", SPLITS, "--patient-split", "--val-ratio", 0.3, "--tune-ratio", 0.3) == 0

@@ -7,7 +7,6 @@ from sklearn.metrics import roc_auc_score
 from medical_fenlei import tables
 from medical_fenlei.analysis.audits import (
     binary_view,
-    exchanged_sides,
     metadata_baseline,
     other_ear,
     shuffled_labels,
@@ -19,6 +18,7 @@ from medical_fenlei.analysis.doubtful_labels import (
     over_epochs,
     suspects,
 )
+from medical_fenlei.analysis.exchanged import exchanged_sides
 from medical_fenlei.tasks import find_task
 
 TASK, SIX = find_task("normal_vs_abnormal"), find_task("six_class")

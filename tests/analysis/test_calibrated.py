@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from commands import run
 from sklearn.metrics import roc_auc_score
-from small_study import MANIFEST, SPLITS, codes_in_turn, write_study
+from small_study import MANIFEST, SPLITS, sets_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.ears.spec import EarSpec
@@ -23,11 +23,7 @@ def trained(tmp_path_factory):
     here = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        codes = codes_in_turn("abcdefghijklmnopqrstuvwxyz")
-        names = list(codes)
-        write_study(here, {name: {exam: codes[exam] for exam in names[part]} for name, part in
-                           {"train": slice(0, 9), "tune": slice(9, 17), "val": slice(17, 23), "test": slice(23, 26)}.items()},
-                    EarSpec(num_slices=8, image_size=32))
+        write_study(here, sets_in_turn(train=9, tune=8, val=6, test=3), EarSpec(num_slices=8, image_size=32))
         assert run("train_ear2d", *WORDS, "--backbone", "test_resnet", "--epochs", 2, "--batch-size", 4, "--warmup-epochs", 0.5,
                    "--output-dir", "outputs/a") == 0
     return here

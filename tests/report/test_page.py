@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from commands import run
 from PIL import Image
-from small_study import codes_in_turn, write_study
+from small_study import sets_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.ears.spec import EarSpec
@@ -26,10 +26,7 @@ def trained(tmp_path_factory):
     here = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
-        codes = codes_in_turn("abcdefghijklmnopqrstuvwx")
-        names = list(codes)
-        write_study(here, {name: {exam: codes[exam] for exam in names[part]} for name, part in
-                           {"train": slice(0, 10), "tune": slice(10, 16), "val": slice(16, 24)}.items()}, SPEC)
+        write_study(here, sets_in_turn(train=10, tune=6, val=8), SPEC)
         assert run("train_ear2d", *WORDS, "--backbone", "test_resnet", "--epochs", 2, "--batch-size", 4, "--warmup-epochs", 0.5,
                    "--output-dir", "outputs/a") == 0
         assert (here / "outputs/a/reports/report.html").is_file()            # every run ends with one

@@ -50,9 +50,6 @@ class Evaluation:
     subgroups: pd.DataFrame
     """`tables.SUBGROUPS`."""
 
-    ears_in_set: pd.DataFrame
-    """Manifest rows of the ears of `predictions`, in their order."""
-
     rejects: pd.DataFrame
     warnings: tuple[str, ...]
     hashes: Mapping[str, str | None]
@@ -118,13 +115,12 @@ def evaluate(
     for task in tasks:
         fitted = known[task.name] if point is None or not task.binary else known[task.name].at(point)
         found = fitted.applied(predictions[task.name], task)
-        concerned = (found.y_true != OUTSIDE).to_numpy()
-        own = found[concerned].reset_index(drop=True)
+        own = found[found.y_true != OUTSIDE].reset_index(drop=True)
         results.append(Evaluation(
             task, name, named_apart(name, task, trained.tasks), trained.checkpoint.epoch, own, fitted,
             calibration is not None and task.name in calibration.tasks, intervals_of(own, task, draws=draws),
             at_points(own, fitted, task, draws=draws) if task.binary else {}, subgroups_of(own, manifest, task, draws=draws),
-            dataset.ears_in_order[concerned].reset_index(drop=True), sources.rejects, tuple(warnings), sources.hashes))
+            sources.rejects, tuple(warnings), sources.hashes))
     return results
 
 

@@ -10,6 +10,7 @@ from medical_fenlei import cli, settings, tables
 from medical_fenlei.analysis import audits, doubtful_labels
 from medical_fenlei.analysis.audits import Audit, binary_view
 from medical_fenlei.analysis.evaluate import evaluate
+from medical_fenlei.analysis.exchanged import exchanged_sides
 from medical_fenlei.analysis.robustness import Change, robustness
 from medical_fenlei.analysis.trained import Trained, open_trained
 from medical_fenlei.data.sources import find_ears
@@ -46,7 +47,7 @@ def audit_run(
     manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.read_split(data.splits_root, data.pct)
     predictions = trained.predict(dataset, batch_size=batch_size)[task.name]
     ears = binary_view(predictions, task)
-    sides, one_sided = audits.exchanged_sides(ears, draws=draws)
+    sides, one_sided = exchanged_sides(ears, draws=draws)
     found = [
         sides, *audits.metadata_baseline(ears, manifest, task, list(split.sets["train"].exam_id), draws=draws),
         audits.other_ear(ears, draws=draws), audits.shuffled_labels(ears), audits.leakage(data, store.folder.name),

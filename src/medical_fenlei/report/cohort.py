@@ -2,7 +2,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from medical_fenlei import tables
 from medical_fenlei.analysis import cohort
 from medical_fenlei.analysis.cohort import Finding, Grouping
 from medical_fenlei.files import write_text
-from medical_fenlei.report.page import as_png
+from medical_fenlei.report.html import as_png, template
 from medical_fenlei.tables import Split
 from medical_fenlei.vocabulary import DIAGNOSES, NORMAL
 
@@ -56,9 +55,7 @@ def write_cohort(folder: Path, manifest: pd.DataFrame, roots: Sequence[Sequence[
         *(("Scans in each group: " + grouping.name, _draw_scans(grouping)) for grouping in [dates, *splits]),
         *(("People in each set: " + grouping.name, _draw_people(grouping)) for grouping in splits or [dates]),
     ]
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("medical_fenlei.report"), autoescape=True,
-                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    write_text(folder / "index.html", templates.get_template("cohort.html").render(
+    write_text(folder / "index.html", template("cohort.html").render(
         counts=counts, findings=found, pictures=[(title, as_png(figure)) for title, figure in pictures],
         shown=_tables(classes, numbers, names, people, missing), few=cohort.FEW, splits=[grouping.name for grouping in splits],
     ))

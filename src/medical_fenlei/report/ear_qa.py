@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib import colors
@@ -21,6 +20,7 @@ from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected
 from medical_fenlei.files import write_text
 from medical_fenlei.parallel import map_items
+from medical_fenlei.report.html import template
 from medical_fenlei.report.plots import save
 from medical_fenlei.vocabulary import Side
 
@@ -282,10 +282,8 @@ def _write_page(path: Path, store: EarStore, ranked: pd.DataFrame, rejects: pd.D
         "damaged": int((rejects.reason == DAMAGED).sum()),
         "not drawn": int((~rejects.reason.isin([DAMAGED, NOT_CACHED])).sum()),
     }
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("medical_fenlei.report"), autoescape=True,
-                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    templates.filters["link"] = quote                            # a file's name may hold what a URL may not
-    write_text(path, templates.get_template("ear_qa.html").render(
+    page = template("ear_qa.html", link=quote)                   # a file's name may hold what a URL may not
+    write_text(path, page.render(
         key=store.folder.name, counts=counts, rows=ranked.to_dict("records"), odd=ODD, why=_why,
         picture_width=PNG_PIXELS[0], boxes={"scan": SCAN_BOX, **SLICES_BOX},
         rejects=rejects[rejects.reason != NOT_CACHED].to_dict("records"),

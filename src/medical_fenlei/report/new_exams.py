@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from medical_fenlei.ingest.exams import LooseExam
 from medical_fenlei.ingest.index import HARMLESS
 from medical_fenlei.ingest.scan import Problem
 from medical_fenlei.parallel import Workers
+from medical_fenlei.report.html import template
 from medical_fenlei.runs import versions
 from medical_fenlei.vocabulary import DIAGNOSES, NORMAL, SIDES, Side
 
@@ -258,12 +258,9 @@ def _write_page(out: Path, answers: Sequence[ExamAnswer], model: dict[str, Any],
         "refused": sum(1 for ear in ears if ear.refused),
         **({"forced": forced} if (forced := sum(1 for ear in ears if ear.forced)) else {}),
     }
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("medical_fenlei.report"), autoescape=True,
-                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"words": words, "flag_words": flag_words}
     embed = len(answers) <= EMBEDDED
     passed = others[others.reason.isin(PASSED_OVER)].reason.value_counts()
-    stream = templates.get_template("new_exams.html").stream(
+    stream = template("new_exams.html", words=words, flag_words=flag_words).stream(
         notice=NOTICE, model=model, counts=counts, answers=answers, as_seen=AS_SEEN, colours=COLOURS, embed=embed,
         normal=NORMAL, codes=len(DIAGNOSES),
         source=functools.partial(_source, out, embed), rejects_csv=tables.rejects_path(Path("predictions.csv")).name,

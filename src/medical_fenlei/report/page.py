@@ -3,23 +3,19 @@
 It is made anew from what lies in the run's folder (and the tables that its configuration names), so every command that adds to
 `reports/` ends by writing it again. `report.json` holds the same figures for machines.
 """
-import base64
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
-from PIL import Image
 
 from medical_fenlei import settings, tables
 from medical_fenlei.analysis import cohort
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import read_json, write_json, write_text
 from medical_fenlei.metrics.predictions import surprise
+from medical_fenlei.report.html import embedded, template
 from medical_fenlei.runs import Run
 from medical_fenlei.tables import SETS, WHOLE_MANIFEST
 from medical_fenlei.tasks import Task, find_task, find_tasks
@@ -30,18 +26,16 @@ PICTURES = 300
 """Cases that the page shows with a picture, those with the greatest surprise first: some 30 kB each."""
 WIDEST = 1000
 """Pixels of a picture of the page."""
-THUMBNAIL = 110
 
 
 def write_page(run: Run) -> Path:
     """`reports/report.html` and `report.json`; returns the page. Raises UserError if the folder is no run."""
     told = gather(run)
     write_json(run.reports / "report.json", told)
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("medical_fenlei.report"), autoescape=True,
-                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = run.reports / "report.html"
-    write_text(page, templates.get_template("run.html").render(
-        **told, diagnoses=DIAGNOSES, pictures=_pictures(run, told), cases_with=_cases_with_pictures(run, told),
+    write_text(page, template("run.html").render(
+        **told, title=told["run"], diagnoses=DIAGNOSES, pictures=_pictures(run, told),
+        cases_with=_cases_with_pictures(run, told),
         settings_text=json.dumps(told["settings"], indent=2, ensure_ascii=False)))
     return page
 
@@ -51,7 +45,7 @@ def gather(run: Run) -> dict[str, Any]:
     config = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
     epochs = list(run.read_metrics())
     last = epochs[-1] if epochs else {}
-    read = {label: read_json(path) for label, path in _evaluated(run, "metrics", "json")}
+    read = {label: read_json(path) for label, path in _evaluated(run)}
     found = {label: own for label, own in read.items() if "calibration" in own}
     tasks = find_tasks(config.data.label_task)
     return {
@@ -74,9 +68,9 @@ def _read(path: Path, other: Any) -> Any:
     return read_json(path) if path.is_file() else other
 
 
-def _evaluated(run: Run, stem: str, ending: str) -> Iterator[tuple[str, Path]]:
-    """The label and the file of each evaluation, test before val before the others."""
-    there = {path.stem.removeprefix(f"{stem}_"): path for path in run.reports.glob(f"{stem}_*.{ending}")}
+def _evaluated(run: Run) -> Iterator[tuple[str, Path]]:
+    """The label and the metrics of each evaluation: another manifest before test before val before the others."""
+    there = {path.stem.removeprefix("metrics_"): path for path in run.reports.glob("metrics_*.json")}
     order = [WHOLE_MANIFEST, *reversed(SETS)]
     for label in sorted(there, key=lambda label: (*(not label.startswith(name) for name in order), label)):
         yield label, there[label]
@@ -156,25 +150,6 @@ def _pictures(run: Run, told: Mapping[str, Any]) -> dict[str, str]:
     own = [f"{stem}_{label}.png" for label in told["evaluations"] for stem in ("curves", "subgroups")]
     names = ["curves.png", "audits.png", *own]
     return {name: embedded(run.reports / name) for name in names if (run.reports / name).is_file()}
-
-
-def as_png(figure: Figure) -> str:
-    """A figure as a data URL."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
-
-
-def embedded(path: Path, *, width: int | None = None) -> str:
-    """A picture as a data URL; width: pixels that it is made smaller to, as WebP."""
-    if width is None:
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-    file = io.BytesIO()
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((width, 4 * width))
-        small.save(file, format="WEBP", quality=72)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _cases_with_pictures(run: Run, told: Mapping[str, Any]) -> dict[str, dict[str, str]]:

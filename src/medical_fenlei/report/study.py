@@ -2,13 +2,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from medical_fenlei.files import write_text
-from medical_fenlei.report.page import as_png
+from medical_fenlei.report.html import as_png, template
 
 SHOWN = ("auroc", "auprc", "sensitivity", "specificity", "macro_f1", "macro_recall", "accuracy", "brier")
 """Measures of the page, those of them that a task has."""
@@ -16,11 +15,9 @@ SHOWN = ("auroc", "auprc", "sensitivity", "specificity", "macro_f1", "macro_reca
 
 def write_study_page(path: Path, runs: pd.DataFrame, summary: pd.DataFrame, warnings: Sequence[str]) -> None:
     """runs: `tables.RUNS`; summary: `tables.SUMMARY`. The page links to that of each run below it."""
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("medical_fenlei.report"), autoescape=True,
-                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     shown = summary[summary.metric.isin(SHOWN)]
     pictures = {task: as_png(_draw(runs[runs.task == task], own)) for task, own in shown.groupby("task", sort=False)}
-    write_text(path, templates.get_template("study.html").render(
+    write_text(path, template("study.html").render(
         title=path.resolve().parent.name, runs=runs.astype(object).where(runs.notna(), None).to_dict("records"),
         rows=shown.astype(object).where(shown.notna(), None).to_dict("records"), pictures=pictures, warnings=warnings,
         measures=[name for name in SHOWN if name in runs]))
