@@ -23,6 +23,7 @@ from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task
 from medical_fenlei.training.answers import read_answers
 from medical_fenlei.training.config import DataConfig, RunConfig
+from medical_fenlei.training.predict import tables_of
 from medical_fenlei.vocabulary import UNLABELLED
 
 Wrong = Literal["shuffled", "exchanged"]
@@ -40,13 +41,16 @@ def audit_run(
 ) -> Audited:
     """Of the network's first task that the data names. Raises UserError as `find_ears` does."""
     task, store, reports = trained.chosen(data)[0], trained.store(data), trained.run.reports
-    sources = find_ears(data, store, (task,), (set_name,))
-    dataset = sources.dataset(store, set_name, sources.placement(store, trained.arithmetic.device))
-    if dataset is None:
+    sets = ("train", set_name)
+    sources = find_ears(data, store, (task,), sets)
+    placement = sources.placement(store, trained.arithmetic.device)
+    datasets = {name: own for name in sets if (own := sources.dataset(store, name, placement)) is not None}
+    if set_name not in datasets:
         raise UserError(f"--split {set_name}: {data.splits_root} --pct {data.pct} has no ears there for {task.name}")
+    dataset = datasets[set_name]
     manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.read_split(data.splits_root, data.pct)
-    predictions = trained.predict(dataset, batch_size=batch_size)[task.name]
-    ears = binary_view(predictions, task)
+    answers = {name: trained.infer(each, batch_size=batch_size) for name, each in datasets.items()}
+    ears = binary_view(tables_of(answers[set_name], dataset.ears_in_order, trained.tasks)[task.name], task)
     sides, one_sided = exchanged_sides(ears, draws=draws)
     found = [
         sides, *audits.metadata_baseline(ears, manifest, task, list(split.sets["train"].exam_id), draws=draws),
@@ -54,7 +58,9 @@ def audit_run(
     ]
     held, changed = robustness(trained, dataset, task, draws=draws, batch_size=batch_size, progress=_progress)
     found += held
-    list_of_labels = doubtful(trained, data, task, set_name, manifest, batch_size=batch_size)
+    embedded = [each.ears_in_order.assign(set=name) for name, each in datasets.items()]
+    list_of_labels = doubtful(trained, task, pd.concat(embedded, ignore_index=True),
+                              np.concatenate([each.embedding for each in answers.values()]), manifest)
     patient_of = manifest.drop_duplicates("exam_id").set_index("exam_id").patient_key
     found.append(doubtful_labels.by_date(list_of_labels, patient_of, draws=draws))
     if retrain:
@@ -77,19 +83,12 @@ def _progress(changes: dict[str, Change]) -> list[tuple[str, Change]]:
 
 
 def doubtful(
-    trained: Trained, data: DataConfig, task: Task, set_name: str, manifest: pd.DataFrame, *, batch_size: int | None
+    trained: Trained, task: Task, ears: pd.DataFrame, embedding: np.ndarray, manifest: pd.DataFrame
 ) -> pd.DataFrame:
-    """`tables.SUSPECTS` of the training set and of another."""
-    store, sets = trained.store(data), ("train", set_name)
-    sources = find_ears(data, store, (task,), sets)
-    placement = sources.placement(store, trained.arithmetic.device)
-    datasets = {name: found for name in sets if (found := sources.dataset(store, name, placement)) is not None}
-    embeddings = [trained.infer(dataset, batch_size=batch_size).embedding for dataset in datasets.values()]
-    ears = pd.concat([dataset.ears_in_order.assign(set=name) for name, dataset in datasets.items()], ignore_index=True)
-    doubt = doubtful_labels.out_of_sample(np.concatenate(embeddings), task.targets(ears.label_code.to_numpy()),
-                                          ears.patient_key.to_numpy())
+    """`tables.SUSPECTS` of ears (manifest rows, and their `set`) with their embeddings (N, D)."""
+    doubt = doubtful_labels.out_of_sample(embedding, task.targets(ears.label_code.to_numpy()), ears.patient_key.to_numpy())
     ears = ears.assign(doubt=doubt)[["exam_id", "side", "label_code", "doubt", "set"]]
-    doubts = {name: ears[ears.set == name].drop(columns="set").reset_index(drop=True) for name in datasets}
+    doubts = {str(name): own.drop(columns="set").reset_index(drop=True) for name, own in ears.groupby("set", sort=False)}
     return doubtful_labels.suspects(doubts, _over_epochs(trained, task), manifest)
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from medical_fenlei.vocabulary import NORMAL
+
 Region = Literal["tympanum", "attic", "antrum", "cells"]
 REGIONS: tuple[Region, ...] = ("tympanum", "attic", "antrum", "cells")
 
@@ -173,3 +175,19 @@ _DRAW = {1: _csom, 2: _cholesteatoma, 3: _ome, 4: _cholesterol_granuloma, 5: _he
 def draw_change(code: int, rng: np.random.Generator) -> EarChange:
     """One ear with this diagnosis code (1 to 6)."""
     return _DRAW[code](rng)
+
+
+MASS_CENTRES = ((43.0, -3.0, -12.0), (60.0, 24.0, 8.0))
+MASS_RADIUS = (2.6, 3.8)
+"""Lowest and highest: a box in the mastoid and the middle ear, which even a short scan has in its field."""
+
+
+def draw_one_mass(code: int, rng: np.random.Generator) -> EarChange:
+    """A healthy ear and, if the code says that it is not one, a round mass of soft tissue in a shell of bone, in a place of its
+    own: nothing else tells the two apart, and the masses of different patients seldom overlay."""
+    healthy = replace(_healthy(rng), fill={})                    # filled cells would be another soft mass
+    centre, radius, hu = rng.uniform(*MASS_CENTRES), rng.uniform(*MASS_RADIUS), _between(rng, 20, 60)
+    if code == NORMAL:
+        return healthy
+    mass = Mass(centre=(float(centre[0]), float(centre[1]), float(centre[2])), radii=(radius, radius, radius), hu=hu, rim=True)
+    return replace(healthy, code=code, kind="one_mass", masses=(mass,))

@@ -13,7 +13,7 @@ from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, write_json
 from medical_fenlei.parallel import map_items
 from medical_fenlei.phantom.anatomy import Pose, draw_pose, landmarks
-from medical_fenlei.phantom.disease import EarChange, draw_change
+from medical_fenlei.phantom.disease import EarChange, draw_change, draw_one_mass
 from medical_fenlei.phantom.head import LESION_BIT, draw_head
 from medical_fenlei.phantom.population import Exam, draw_population
 from medical_fenlei.phantom.scanner import Array, Scan, acquire, draw_scan
@@ -46,7 +46,8 @@ def examine(exam: Exam, spec: HospitalSpec) -> tuple[Examination, np.random.Gene
     """What is drawn for this exam, and the generator that draws its noise."""
     rng = np.random.default_rng([spec.seed, 3, exam.number])
     scan, pose = draw_scan(rng, spec.matrix, spec.slices), draw_pose(rng)
-    changes = {side: draw_change(exam.codes[side], rng) for side in SIDES}
+    draw = draw_one_mass if spec.disease == "one_mass" else draw_change
+    changes = {side: draw(exam.codes[side], rng) for side in SIDES}
     marks = landmarks(exam.person, pose)
     height = float(np.mean([marks[f"tympanum_{side}"][2] for side in SIDES])) + float(rng.normal(0, 2))
     table = np.array([0.0, -8.0, height])                        # the head lies off the middle of the field of view
@@ -62,7 +63,7 @@ def write_hospital(out_dir: Path, spec: HospitalSpec, *, workers: int) -> dict[s
     if note.is_file() and (there := json.loads(note.read_text(encoding="utf-8"))["settings"]) != wanted:
         raise UserError(f"--out-dir {out_dir}: holds another hospital ({there}); name another folder or remove it")
     write_json(note, {"note": NOTE, "settings": wanted})
-    exams = draw_population(spec.num_exams, spec.seed)
+    exams = draw_population(spec.num_exams, spec.seed, spec.disease)
     rows: list[dict[str, Any]] = []
     for outcome in map_items(functools.partial(_write_exam, out_dir, spec), exams, workers=workers, label="exams"):
         if outcome.value is None:

@@ -7,6 +7,7 @@ import numpy as np
 from medical_fenlei.phantom.anatomy import Person, draw_person
 from medical_fenlei.phantom.scanner import pick
 from medical_fenlei.phantom.series import Patient
+from medical_fenlei.phantom.spec import Disease
 from medical_fenlei.vocabulary import NORMAL, UNLABELLED, Side
 
 PAIRS: tuple[tuple[float, tuple[int, int]], ...] = (
@@ -20,6 +21,7 @@ RARE_PAIRS: tuple[tuple[float, tuple[int, int]], ...] = ((0.4, (4, 5)), (0.4, (5
 RARE_SHARE, RARE_AT_LEAST = 0.06, 8
 """Of the exams have code 4 in an ear, and at least so many patients: far more often than in life, so that it can be learnt."""
 
+OTHER = 6
 FIRST_DAY, DAYS = datetime.date(2019, 1, 2), 4 * 365
 
 
@@ -45,8 +47,10 @@ class Exam:
     """A second folder with this id, in which only a thick soft-tissue series lies."""
 
 
-def draw_population(num_exams: int, seed: int) -> list[Exam]:
+def draw_population(num_exams: int, seed: int, disease: Disease = "as_in_life") -> list[Exam]:
     """The exams of a synthetic hospital, by exam id, with all that makes real sheets and disks untidy.
+
+    With one mass an ear that is not normal has code 6, and its mastoid is as that of anybody.
 
     Some 4 % are second exams of a patient; two thirds of the sheet's dates differ; a few ears or exams have no label; a few ids
     lie under two dates; some files have no PatientID; one exam is not in the sheet.
@@ -58,7 +62,10 @@ def draw_population(num_exams: int, seed: int) -> list[Exam]:
     people = []
     for n, i in enumerate(rng.permutation(len(pairs))):
         codes = dict(zip((Side.LEFT, Side.RIGHT), pairs[i], strict=True))
-        person = draw_person(np.random.default_rng([seed, 2, n]), {side: code != NORMAL for side, code in codes.items()})
+        if disease == "one_mass":
+            codes = {side: code if code == NORMAL else OTHER for side, code in codes.items()}
+        moved = {side: code != NORMAL and disease == "as_in_life" for side, code in codes.items()}
+        person = draw_person(np.random.default_rng([seed, 2, n]), moved)
         people.append((_patient(n, person, rng), person, codes))
     again = rng.choice(len(people), second, replace=False)
     who = rng.permutation(np.concatenate([np.arange(len(people)), again]))

@@ -1,5 +1,8 @@
 """The settings of a synthetic hospital."""
 from dataclasses import dataclass
+from typing import Literal
+
+Disease = Literal["as_in_life", "one_mass"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +20,10 @@ class HospitalSpec:
 
     slices: int = 64
     """Of each series, over the temporal bones."""
+
+    disease: Disease = "as_in_life"
+    """as_in_life: the six codes, each with its usual changes, which overlay from patient to patient. one_mass: an abnormal ear
+    (code 6) is a healthy one but for a small round mass anywhere in the temporal bone: to measure where a network looks."""
 
     def __post_init__(self) -> None:
         if self.num_exams < 4:
