@@ -74,7 +74,7 @@ def test_intervals_are_of_means_over_ears_and_of_their_ratio_by_patient():
         assert found.values[name].estimate == pytest.approx(measured[name].mean())
         ratio = found.values[f"{name}_ratio"]
         assert ratio.estimate == pytest.approx(measured[name].mean() / measured[f"{name}_chance"].mean())
-        assert ratio.low <= ratio.estimate <= ratio.high
+        assert np.isnan(ratio.low) if name == "slices" else ratio.low <= ratio.estimate <= ratio.high     # all cut each slice
     again = pointing_intervals(measured[::-1].reset_index(drop=True), np.char.add(given[3][::-1], "x"), draws=200)
     assert again.values["hit_ratio"].high == pytest.approx(found.values["hit_ratio"].high)      # neither order nor key matters
 
@@ -101,3 +101,21 @@ def test_a_random_twin_has_other_weights_in_every_layer_and_disturbs_nothing():
         assert torch.equal(one[name], again[name])
         if tensor.ndim > 1:
             assert not torch.equal(one[name], tensor) and not torch.equal(one[name], other[name]), name
+
+
+def test_the_interval_of_a_ratio_of_few_hits_ends_at_none_or_is_missing():
+    rng = np.random.default_rng(1)
+    lesion = rng.random((60, 2, 8, 8)) < 0.02
+    lesion[:, 0, 0, 0] = True
+    heat = [own + 0.0 for own in rng.random((60, 2, 8, 8))]
+    heat[0][0, 3, 3] = 2
+    lesion[:5, 0, 3, 3] = True
+    for own in heat[1:]:
+        own[1, 7, 7] = 2
+    lesion[:, 1, 7, 7] = False
+    one_hit = pointing(heat, np.ones((60, 2)), lesion, np.arange(60), np.ones(60))
+    i = pointing_intervals(one_hit, np.arange(60), draws=300).values["hit_ratio"]
+    assert i.estimate > 1 and np.isnan(i.low) and i.reason.endswith("no interval: it is the same in every draw")
+    one_hit.loc[1:, "hit_chance"] = 0.05
+    i = pointing_intervals(one_hit, np.arange(60), draws=300).values["hit_ratio"]
+    assert 0 < i.estimate < 1 and i.low == 0 and i.high > i.estimate

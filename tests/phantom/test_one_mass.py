@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medical_fenlei.phantom.anatomy import HEALTHY_AERATION, Pose, draw_person, landmarks
-from medical_fenlei.phantom.disease import MASS_RADIUS, draw_one_mass
+from medical_fenlei.phantom.disease import MASS_HU, MASS_RADIUS, draw_one_mass
 from medical_fenlei.phantom.head import LESION_BIT, draw_head
 from medical_fenlei.phantom.hospital import examine
 from medical_fenlei.phantom.population import draw_population
@@ -14,7 +14,6 @@ from medical_fenlei.vocabulary import NORMAL, SIDES, Side
 
 SPEC = HospitalSpec(num_exams=60, seed=4, disease="one_mass")
 MM = 0.8
-SHELL_MM = 1.0
 
 
 def around_left_ear(person, change):
@@ -36,11 +35,11 @@ def test_an_abnormal_ear_is_the_healthy_one_but_for_a_small_ball(seed):
     mine = lesion & LESION_BIT[Side.LEFT] > 0
     assert not none.any() and mine.any() and not (lesion & LESION_BIT[Side.RIGHT]).any()
     far = np.linalg.norm(places - places[mine].mean(0), axis=-1)
-    reach = MASS_RADIUS[1] * 1.15 + SHELL_MM + MM
+    reach = MASS_RADIUS[1] * 1.15 + 2 * MM
     assert far[mine].max() < reach and far[healthy != ill].max() < reach
     smallest, largest = (4 / 3 * np.pi * radius**3 for radius in MASS_RADIUS)
     assert 0.8 * smallest < mine.sum() * MM**3 < 1.2 * largest
-    assert 0 < ill[far < 1.5].mean() < 100
+    assert MASS_HU[0] - 50 < ill[far < 1.5].mean() < MASS_HU[1] + 50
 
 
 @pytest.fixture(scope="module")

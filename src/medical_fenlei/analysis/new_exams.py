@@ -18,8 +18,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from medical_fenlei import cli, settings
-from medical_fenlei.analysis.answers import EarAnswer, ExamAnswer, Said, Slice, TaskAnswer
 from medical_fenlei.analysis.calibration import Calibration, Fitted, uncalibrated
+from medical_fenlei.analysis.exam_answers import EarAnswer, ExamAnswer, Said, Slice, TaskAnswer
 from medical_fenlei.analysis.gradcam import Explanation, explain
 from medical_fenlei.analysis.scan_view import ScanView, box_corners, outline, place
 from medical_fenlei.analysis.scope import Scope, scope_of

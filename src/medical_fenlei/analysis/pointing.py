@@ -82,8 +82,10 @@ def pointing_intervals(measured: pd.DataFrame, patient: np.ndarray, *, seed: int
         return found
 
     ratios = [name + ratio for name in MEASURES for ratio in ("_ratio", "_ratio_same_code")]
-    return patient_intervals(measures, patient, measured.fillna(-1).to_numpy(float), seed=seed, draws=draws, unbounded=ratios,
-                             ratios=ratios)
+    found = patient_intervals(measures, patient, measured.fillna(-1).to_numpy(float), seed=seed, draws=draws, unbounded=ratios,
+                              ratios=ratios)
+    values = {name: i._replace(low=max(i.low, 0.0)) if name in ratios and i.low < 0 else i for name, i in found.values.items()}
+    return found._replace(values=values)                         # of a few hits the spread reaches below none
 
 
 def random_twin(trained: Trained, *, seed: int) -> Trained:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.answers import Said
+from medical_fenlei.analysis.exam_answers import Said
 from medical_fenlei.analysis.trained import Trained
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256

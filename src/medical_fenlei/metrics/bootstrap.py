@@ -107,6 +107,9 @@ def _interval(estimate: float, drawn: np.ndarray, level: float, kind: str, patie
     if kind == "one_sided":
         low, high = np.quantile(defined, [tail, 1 - tail])
         return Interval(estimate, float(low), float(high), RAISED)
+    if kind == "ratio" and np.ptp(defined) <= 1e-9 * abs(estimate):
+        constant = "no interval: it is the same in every draw"
+        return Interval(estimate, np.nan, np.nan, "; ".join(filter(None, (reason, constant))))
     scale = float(student.ppf(1 - tail, patients - 1)) * np.sqrt(patients / (patients - 1))
     if kind == "ratio" and estimate > 0 and np.quantile(defined, tail / 2) > 0:
         reach = scale * np.log(defined[defined > 0]).std(ddof=1)

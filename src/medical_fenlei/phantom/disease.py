@@ -178,16 +178,17 @@ def draw_change(code: int, rng: np.random.Generator) -> EarChange:
 
 
 MASS_CENTRES = ((43.0, -3.0, -12.0), (60.0, 24.0, 8.0))
-MASS_RADIUS = (2.6, 3.8)
-"""Lowest and highest: a box in the mastoid and the middle ear, which even a short scan has in its field."""
+MASS_RADIUS, MASS_HU = (3.0, 4.0), (1800.0, 2200.0)
+"""Lowest and highest: a box in the mastoid and the middle ear, which even a short scan has in its field; as dense as the otic
+capsule, so that few ears teach what to look for, and the mass is yet not the brightest place."""
 
 
 def draw_one_mass(code: int, rng: np.random.Generator) -> EarChange:
-    """A healthy ear and, if the code says that it is not one, a round mass of soft tissue in a shell of bone, in a place of its
-    own: nothing else tells the two apart, and the masses of different patients seldom overlay."""
-    healthy = replace(_healthy(rng), fill={})                    # filled cells would be another soft mass
-    centre, radius, hu = rng.uniform(*MASS_CENTRES), rng.uniform(*MASS_RADIUS), _between(rng, 20, 60)
+    """A healthy ear and, if the code says that it is not one, a ball of dense bone (an osteoma, say) in a place of its own:
+    nothing else tells the two apart, and the masses of different patients seldom overlay."""
+    healthy = replace(_healthy(rng), fill={})
+    centre, radius, hu = rng.uniform(*MASS_CENTRES), _between(rng, *MASS_RADIUS), _between(rng, *MASS_HU)
     if code == NORMAL:
         return healthy
-    mass = Mass(centre=(float(centre[0]), float(centre[1]), float(centre[2])), radii=(radius, radius, radius), hu=hu, rim=True)
+    mass = Mass(centre=(float(centre[0]), float(centre[1]), float(centre[2])), radii=(radius, radius, radius), hu=hu)
     return replace(healthy, code=code, kind="one_mass", masses=(mass,))

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.answers import EarAnswer, ExamAnswer, TaskAnswer
+from medical_fenlei.analysis.exam_answers import EarAnswer, ExamAnswer, TaskAnswer
 from medical_fenlei.analysis.gradcam import Explanation
 from medical_fenlei.analysis.new_exams import Look, Pictures, Predictor, model_facts
 from medical_fenlei.errors import UserError
