@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
+from scipy.stats import norm
 from sklearn.metrics import log_loss, roc_auc_score
 
-from medical_fenlei.metrics.calibration import fit_temperature, operating_points, tempered
+from medical_fenlei.metrics.calibration import PRIOR, fit_temperature, operating_points, tempered
 
 
 @pytest.fixture
@@ -25,12 +26,15 @@ def test_the_temperature_by_which_right_probabilities_were_sharpened_is_found(rn
     assert fit_temperature(sharpened, y) == pytest.approx(temperature, rel=0.05)
 
 
-def test_no_other_temperature_makes_the_labels_more_likely(rng):
+def test_no_other_temperature_is_more_likely_by_labels_and_prior(rng):
     p = softmax(rng.normal(scale=3, size=(80, 6)), axis=1)
     y = np.where(rng.random(80) < 0.6, p.argmax(1), rng.integers(0, 6, 80))
     best = fit_temperature(p, y)
-    least = log_loss(y, tempered(p, best), labels=range(6))
-    assert all(least <= log_loss(y, tempered(p, t), labels=range(6)) + 1e-9 for t in np.geomspace(0.1, 10, 200))
+
+    def likelihood(t):
+        return norm.logpdf(np.log(t), scale=PRIOR) - log_loss(y, tempered(p, t), labels=range(6), normalize=False)
+
+    assert all(likelihood(best) >= likelihood(t) - 1e-7 for t in np.geomspace(0.1, 10, 200))
 
 
 def test_a_temperature_changes_neither_the_order_of_ears_nor_the_predicted_class(rng):
@@ -43,11 +47,31 @@ def test_a_temperature_changes_neither_the_order_of_ears_nor_the_predicted_class
     assert roc_auc_score(score > 0.4, hot) == 1
 
 
-def test_where_no_temperature_is_most_likely_there_is_none(rng):
-    score = np.array([0.1, 0.2, 0.8, 0.9])
-    assert fit_temperature(both(score), np.array([0, 0, 1, 1])) == 0         # without a mistake: ever surer
-    assert fit_temperature(both(score), np.array([1, 1, 0, 0])) == np.inf    # worse than chance: ever less sure
+def test_a_few_ears_without_a_mistake_or_worse_than_chance_move_the_temperature_only_as_far_as_they_can_tell(rng):
+    score, right = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1])
+    few, many = (fit_temperature(both(np.tile(score, n)), np.tile(right, n)) for n in (1, 25))
+    assert 0.2 < many < few < 1
+    few, many = (fit_temperature(both(np.tile(score, n)), np.tile(1 - right, n)) for n in (1, 25))
+    assert 1 < few < many
     assert np.isnan(fit_temperature(both(rng.random(20)), np.ones(20, int)))
+
+
+@pytest.mark.parametrize("apart", [2.0, 4.0])
+def test_of_small_sets_it_is_better_than_the_temperature_of_the_labels_alone(rng, apart):
+    def drawn(ears):
+        y = np.resize([0, 1], ears)
+        return both(expit(1.5 * apart * (rng.normal(size=ears) + (y - 0.5) * apart))), y         # too sure by half
+
+    def alone(p, y):
+        return min(np.geomspace(0.05, 20, 40), key=lambda t: log_loss(y, tempered(p, t)))
+
+    other = drawn(1000)
+    losses = []
+    for _ in range(40):
+        mine = drawn(40)
+        losses.append([log_loss(other[1], tempered(other[0], fit(*mine))) for fit in (fit_temperature, alone)])
+    with_prior, without = np.mean(losses, axis=0)
+    assert with_prior < without
 
 
 def test_each_operating_point_does_what_its_name_says(rng):

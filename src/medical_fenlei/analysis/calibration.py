@@ -22,7 +22,6 @@ from medical_fenlei.training.config import DataConfig
 
 FITTED_ON = "tune"
 """The only set that may choose a threshold or a temperature: train is known by heart, val and test report."""
-WITHOUT_ONE = {0.0: "is told apart without a mistake", np.inf: "is told apart no better than by chance"}
 REPORTING = ("val", "test")
 
 
@@ -154,9 +153,8 @@ def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str) 
         raise UserError(f"{task.name}: the {FITTED_ON} set has {per_class[0]} negative and {per_class[1]} positive ears, "
                         "expected some of both; make_splits_dual --tune-ratio makes a larger one")
     temperature, note = fit_temperature(before, y), ""
-    if temperature in WITHOUT_ONE or np.isnan(temperature):
-        why = WITHOUT_ONE.get(temperature, "holds ears of one class only")
-        temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set {why}, so none is most likely"
+    if np.isnan(temperature):
+        temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set holds ears of one class only"
     if not note and known.patient_key.nunique() < ENOUGH_PATIENTS:
         note = f"from only {known.patient_key.nunique()} patients: it may be worse than none (--uncalibrated leaves it aside)"
     points: dict[str, float] = {}
