@@ -18,10 +18,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medical_fenlei.dicom import header as header_module
+from medical_fenlei.dicom import dataset as dataset_module
 from medical_fenlei.dicom import pixels
+from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.elements import value_of
-from medical_fenlei.dicom.header import read_dataset, read_header, read_identity
+from medical_fenlei.dicom.header import read_header, read_identity
 from medical_fenlei.dicom.pixels import decode_hu, to_hu
 from medical_fenlei.dicom.volume import open_series, read_headers
 from medical_fenlei.errors import Rejected
@@ -193,6 +194,13 @@ def test_a_malformed_birth_date_is_not_quoted_in_a_warning(tmp_path, hu, recwarn
     assert "1970-1x1" not in said.out + said.err + "".join(str(w.message) for w in recwarn)
 
 
+@pytest.mark.parametrize("name", ["Meier^Anna", "Wang^Xiaodong=王^小东"])
+def test_a_patients_name_is_one_text_with_all_its_spellings(tmp_path, hu, name):
+    form = Form(more={"SpecificCharacterSet": "ISO_IR 192", "PatientName": name})
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), form)[0]
+    assert read_identity(path).name == name
+
+
 def test_nothing_that_identifies_a_person_is_kept_in_a_header(tmp_path, hu):
     header = read_header(write_volume(tmp_path / "s", hu[:1], axial(SHAPE))[0])
     assert not {"PAT1", "Nobody", "19700101"} & set(str(header).replace("'", " ").split())
@@ -210,7 +218,7 @@ def outcomes(path, monkeypatch):
     """Of reading the header from the first block, and by pydicom from the whole file."""
     quick = outcome(read_header, path)
     with monkeypatch.context() as patch:
-        patch.setattr(header_module, "_BLOCK", 0)
+        patch.setattr(dataset_module, "_BLOCK", 0)
         return quick, outcome(read_header, path)
 
 
@@ -225,7 +233,7 @@ def test_a_header_longer_than_the_first_block_is_read_whole(tmp_path, hu, undefi
     ds.add_new(0x00091002, "SQ", [item])
     ds[0x00091002].is_undefined_length = undefined_length
     ds.save_as(path)
-    assert path.read_bytes().find(b"\x28\x00\x10\x00") > header_module._BLOCK
+    assert path.read_bytes().find(b"\x28\x00\x10\x00") > dataset_module._BLOCK
     assert read_header(path) == short
 
 

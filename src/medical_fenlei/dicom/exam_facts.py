@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.elements import value_of
-from medical_fenlei.dicom.header import read_dataset
 
 OLDEST = 90
 """Stands for 90 years or more: of ages beyond 89 only that may be told (45 CFR 164.514(b)(2)(i)(C), HIPAA's safe harbor)."""

@@ -1,48 +1,25 @@
 """The facts of one CT file, typed and checked. Parsing is not validation: whatever leaves `read_header` can be used."""
-import contextlib
-import io
-import logging
 import math
 import re
-import warnings
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
-from pydicom import filereader
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.tag import BaseTag, Tag
-from pydicom.uid import (
-    UID,
-    AllTransferSyntaxes,
-    CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-)
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.valuerep import PersonName
 
-from medical_fenlei.dicom.elements import tag_of, value_of
+from medical_fenlei.dicom.dataset import damage_refused, read_dataset
+from medical_fenlei.dicom.elements import value_of
 from medical_fenlei.errors import Rejected
-
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-warnings.filterwarnings("ignore", module=r"pydicom\b")
-logging.getLogger("pydicom").setLevel(logging.ERROR)
-"""Its warnings quote values, a patient's name among them; what is used is checked here."""
 
 ENHANCED_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 """A series as the frames of a few files, their geometry in functional groups (DICOM PS3.3 A.38, C.7.6.16)."""
 CT_CLASSES = (CTImageStorage, *ENHANCED_CLASSES)
 MAX_EDGE, MAX_FRAMES = 4096, 8192
 """Rows or columns, frames of a file beyond this are not CT: nothing is allocated for them."""
-
-MAX_INFLATED = 1 << 27
-"""Bytes of a deflated file when inflated: the largest image of 32 bits, and as much again."""
 
 MAX_MM = 1e5
 """No place is farther from the origin."""
@@ -62,25 +39,7 @@ _OF_GROUPS = {
 }
 """Where an enhanced image holds what a plain one has at its top."""
 _IDENTITY_TAGS = ["PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"]
-_PIXEL_TAGS = {Tag(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")}
-
-_BLOCK = 1 << 16
-"""So many bytes hold nearly every header."""
-
-_PREAMBLE, _BEGIN = 128, b"DICM\x02\x00\x00\x00UL\x04\x00"
-"""A file begins so: free bytes, the magic word, and the length of the file meta information."""
-
-_META = 1 << 12
-"""The file meta information lies within so many bytes."""
-
 _UID = re.compile(r"[0-9.]{1,64}")
-_PACKED = {b"PK\3\4": "ZIP", b"\x1f\x8b": "gzip", b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}
-"""How archives begin."""
-
-_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
-
-_IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated}
-"""Whether elements are written without their VR, by transfer syntax."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,94 +108,6 @@ class Identity:
         return "Identity(…)"
 
 
-@contextlib.contextmanager
-def _damage_refused() -> Iterator[None]:
-    """Damaged files raise whatever the parser met first, some only when a value is looked at. The type alone is told: messages
-    quote values."""
-    try:
-        yield
-    except (Rejected, MemoryError):
-        raise
-    except OSError as error:
-        raise Rejected("unreadable", error.strerror or type(error).__name__) from None
-    except Exception as error:
-        raise Rejected("damaged_header", type(error).__name__) from None
-
-
-@_damage_refused()
-def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
-    """The dataset of a DICOM file, its pixels only without `tags`.
-
-    Raises Rejected: not_dicom, unreadable, damaged_header, too_large.
-    """
-    if tags is None:
-        _refuse_bomb(path)
-        return _whole(path)
-    wanted: list[BaseTag | int] = [int(tag_of(name)) for name in tags]
-    dataset = None
-    with contextlib.suppress(Exception):                         # what is wrong is found, and said, by reading the file
-        dataset = _in_first_block(path, wanted)
-    if dataset is None:
-        _refuse_bomb(path)
-        dataset = _whole(path, stop_before_pixels=True, specific_tags=wanted)
-    return dataset
-
-
-def _whole(path: Path, **how: Any) -> Dataset:
-    """As `dcmread`; of a file that is no DICOM it is said what it is instead."""
-    try:
-        return pydicom.dcmread(path, **how)
-    except InvalidDicomError:
-        with open(path, "rb") as file:
-            start = file.read(4)
-    packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), "")
-    raise Rejected("not_dicom", f"a {packed} archive: unpack it" if packed else
-                   "no DICOM preamble" if start else "the file is empty: copy it again")
-
-
-def _refuse_bomb(path: Path) -> None:
-    """A deflated file of a few kilobytes can inflate to gigabytes, which pydicom would: raises Rejected beyond MAX_INFLATED."""
-    with open(path, "rb") as file:
-        start = file.read(_META)
-        if _DEFLATED not in start:
-            return
-        if not start.startswith(_BEGIN, _PREAMBLE):
-            raise Rejected("damaged_header", "deflated, and does not begin with the length of its meta information")
-        begun = _PREAMBLE + len(_BEGIN) + 4
-        file.seek(begun + int.from_bytes(start[begun - 4:begun], "little"))
-        inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        for packed in iter(partial(file.read, _BLOCK), b""):
-            while packed and not inflate.eof:
-                size += len(inflate.decompress(packed, _BLOCK))
-                packed = inflate.unconsumed_tail
-                if size > MAX_INFLATED:
-                    raise Rejected("too_large", f"inflates to more than {MAX_INFLATED >> 20} MiB")
-
-
-def _in_first_block(path: Path, wanted: list[BaseTag | int]) -> Dataset | None:
-    """As `dcmread`, in half the time: for files that begin as they should and whose pixels begin in the first block."""
-    with open(path, "rb", buffering=0) as file:
-        start = file.read(_BLOCK)
-    if not start.startswith(_BEGIN, _PREAMBLE):
-        return None
-    block = io.BytesIO(start)
-    block.seek(_PREAMBLE + 4)
-    meta = filereader.read_dataset(block, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    implicit = _IMPLICIT.get(value_of(meta, "TransferSyntaxUID"))
-    if implicit is None:
-        return None
-    reached = False
-
-    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-        nonlocal reached
-        reached = tag in _PIXEL_TAGS
-        return reached
-
-    dataset = filereader.read_dataset(block, implicit, True, stop_when=at_pixels, specific_tags=wanted)
-    dataset.file_meta = FileMetaDataset(meta)
-    return dataset if reached else None
-
-
 def _numbers(dataset: Dataset, name: str, count: int, default: float | None = None) -> tuple[float, ...]:
     value = value_of(dataset, name)
     if value is None or value == "":
@@ -260,7 +131,7 @@ def _text(dataset: Dataset, name: str) -> str:
     value = value_of(dataset, name)
     if value is None:
         return ""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, str | PersonName) or not isinstance(value, Iterable):        # a name iterates over its letters
         return str(value).strip()
     return "\\".join(str(v).strip() for v in value)
 
@@ -278,7 +149,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-@_damage_refused()
+@damage_refused()
 def headers_of(dataset: Dataset, path: Path) -> list[Header]:
     """Check a dataset and take its facts: one header, or one a frame. Raises Rejected with the first thing that is wrong."""
     kind = value_of(dataset, "SOPClassUID")
@@ -360,7 +231,7 @@ def _padding(dataset: Dataset) -> tuple[int, int] | None:
     return ends[0], ends[1]
 
 
-@_damage_refused()
+@damage_refused()
 def read_headers_of(path: Path) -> list[Header]:
     """The checked header of a CT image, or of each frame of one. Raises Rejected (reason: not_dicom, not_ct, …)."""
     dataset = read_dataset(path, _TAGS)
@@ -377,7 +248,7 @@ def read_header(path: Path) -> Header:
     return headers[0]
 
 
-@_damage_refused()
+@damage_refused()
 def read_identity(path: Path) -> Identity:
     """Who the patient is. Raises Rejected as `read_header` does."""
     dataset = read_dataset(path, _IDENTITY_TAGS)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
+from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.geometry import MIN_STEP, Geometry, canonical, stack
-from medical_fenlei.dicom.header import Header, headers_of, read_dataset, read_headers_of
+from medical_fenlei.dicom.header import Header, headers_of, read_headers_of
 from medical_fenlei.dicom.pixels import AIR, decode_hu
 from medical_fenlei.errors import Rejected
 

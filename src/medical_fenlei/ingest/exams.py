@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.exam_facts import read_exam_facts
-from medical_fenlei.dicom.header import Identity, read_dataset, read_headers_of, read_identity
+from medical_fenlei.dicom.header import Identity, read_headers_of, read_identity
 from medical_fenlei.dicom.volume import PART, series_files
 from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.ingest.patients import contradict
