@@ -1,8 +1,9 @@
 """Does training do on a GPU what it does on a CPU, and what its settings promise? On the ears of a synthetic hospital.
 
-    python tools/check_gpu.py --demo data/demo                  # some 2 minutes on an H100
+    python tools/check_gpu.py --demo data/demo
+    python tools/check_gpu.py --demo data/demo --device cpu     # what can be tried without one, some 5 minutes on two cores
 
-Needs a GPU, and a hospital of tools/demo.sh with its cache. Short runs of the real commands, each with one thing changed:
+Needs a hospital of tools/demo.sh with its cache. Short runs of the real commands, each with one thing changed:
   --deterministic gives the same bits again, from each home of the ears, after SIGTERM and --resume; --grad-checkpointing almost
   float32 without TF32 gives the probabilities of the CPU; bf16 and fp16 nearly
   --compile and --auto-batch train to the end, and so does a 3D network on the dual route
@@ -16,7 +17,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 SPLITS = ("--splits-root", "artifacts/splits_dual_patient", "--pct", "100")
 EARS = (*SPLITS, "--num-slices", "16", "--image-size", "96", "--crop-mm", "64", "--sampling", "roi", "--backbone", "resnet10t",
         "--batch-size", "8", "--epochs", "3", "--limit", "64", "--patience", "0")
-EXACT, AT_ONCE = ("--deterministic",), 4
+EXACT, AT_ONCE = ("--deterministic",), {"cuda": 4, "cpu": 1}
 RUNS: dict[str, tuple[str, ...]] = {
     "deterministic": EXACT, "again": EXACT, "memory": (*EXACT, "--data-on", "memory"), "disk": (*EXACT, "--data-on", "disk"),
     "recomputed": (*EXACT, "--grad-checkpointing"), "fp32": ("--precision", "fp32", "--no-tf32"),
@@ -63,23 +63,23 @@ def ended(process: "subprocess.Popen[str]", status: int = cli.OK) -> str:
     return "" if process.returncode == status else f"status {process.returncode}: " + " | ".join(said.splitlines()[-3:])
 
 
-def trained(folder: Path, name: str) -> str:
-    return ended(started("train_ear2d", *EARS, "--device", "cuda", "--output-dir", str(folder / name), *RUNS[name]))
+def trained(folder: Path, device: str, name: str) -> str:
+    return ended(started("train_ear2d", *EARS, "--device", device, "--output-dir", str(folder / name), *RUNS[name]))
 
 
-def stopped_and_resumed(folder: Path) -> str:
+def stopped_and_resumed(folder: Path, device: str) -> str:
     """A run that SIGTERM ends within an epoch, and that goes on."""
     run = Run(folder / "resumed")
-    process = started("train_ear2d", *EARS, "--device", "cuda", "--output-dir", str(run.folder), *EXACT)
+    process = started("train_ear2d", *EARS, "--device", device, "--output-dir", str(run.folder), *EXACT)
     while process.poll() is None and not run.metrics_jsonl.exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     return ended(process, cli.STOPPED) or ended(started("train_ear2d", "--resume", str(run.folder)))
 
 
-def dual(folder: Path) -> str:
+def dual(folder: Path, device: str) -> str:
     return ended(started("train_dual", *SPLITS, "--model", "dual_resnet18_3d", "--num-slices", "16", "--image-size", "64",
-                         "--batch-size", "4", "--epochs", "1", "--limit", "16", "--device", "cuda", "--output-dir",
+                         "--batch-size", "4", "--epochs", "1", "--limit", "16", "--device", device, "--output-dir",
                          str(folder / "dual")))
 
 
@@ -123,20 +123,22 @@ def scarce_memory(folder: Path) -> tuple[int, float, float]:
 def main() -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--demo", type=Path, default=Path("data/demo"), help="a hospital of tools/demo.sh, with its cache")
+    parser.add_argument("--device", choices=tuple(AT_ONCE), default="cuda", help="(default: cuda)")
     args = parser.parse_args()
-    cli.say(str(Arithmetic.choose("cuda", "auto")))
+    cli.say(str(Arithmetic.choose(args.device, "auto")))
     os.chdir(args.demo)
-    failed = []
+    names, failed = [name for name in RUNS if args.device == "cuda" or name != "fp16"], []
 
     def told(name: str, well: bool, detail: str) -> None:
         cli.say(f"{'ok' if well else 'FAILED':6s}  {name}: {detail}")
         if not well:
             failed.append(name)
 
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(AT_ONCE) as pool:
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(AT_ONCE[args.device]) as pool:
         folder = Path(place)
-        jobs = {name: pool.submit(partial(trained, folder, name)) for name in RUNS}
-        jobs |= {"resumed": pool.submit(stopped_and_resumed, folder), "dual_resnet18_3d": pool.submit(dual, folder)}
+        jobs = {name: pool.submit(trained, folder, args.device, name) for name in names}
+        jobs |= {"resumed": pool.submit(stopped_and_resumed, folder, args.device),
+                 "dual_resnet18_3d": pool.submit(dual, folder, args.device)}
         problems = {name: job.result() for name, job in jobs.items()}
         for name, problem in problems.items():
             told(f"trains, {name}", not problem, problem or "to the end")
@@ -145,15 +147,16 @@ def main() -> int:
                 gap = apart(folder, "deterministic", name)
                 told(f"weights of deterministic, {name}", gap <= (RECOMPUTED if name == "recomputed" else 0),
                      f"differ by at most {gap:.2g}")
-        if not problems["fp32"]:
+        if args.device == "cuda" and not problems["fp32"]:
             checkpoint = folder / "fp32/checkpoints/last.pt"
             expected = probabilities(checkpoint, "cpu", "fp32")
             for name, allowed in ALLOWED.items():
                 gap = float(np.abs(probabilities(checkpoint, "cuda", name) - expected).max())
                 told(f"probabilities of the CPU, {name}", gap <= allowed, f"differ by at most {gap:.2g}")
-        parts, whole, less = scarce_memory(folder)
-        told(f"a step of {STEP} ears with {SCARCE:.0%} of its memory", parts > 1 and less < whole,
-             f"in {parts} parts, {less:.2f} instead of {whole:.2f} GB")
+        if args.device == "cuda":
+            parts, whole, less = scarce_memory(folder)
+            told(f"a step of {STEP} ears with {SCARCE:.0%} of its memory", parts > 1 and less < whole,
+                 f"in {parts} parts, {less:.2f} instead of {whole:.2f} GB")
     return cli.CHECK_FAILED if failed else cli.OK
 
 
