@@ -137,6 +137,25 @@ def test_what_cannot_be_asked_for_is_refused_in_one_line(here, capfd, words, say
     assert says in said and len(said.splitlines()) == 1 and not STORED.exists()
 
 
+def test_of_several_tasks_those_are_fitted_whose_classes_the_tune_set_has(here, capfd):
+    rare = "normal_vs_cholesterol_granuloma"
+    assert run("train_ear2d", *WORDS, "--backbone", "test_resnet", "--epochs", 1, "--batch-size", 4, "--label-task",
+               f"normal_vs_abnormal,{rare}", "--output-dir", "outputs/a2") == 0
+    manifest = tables.MANIFEST.read(Path(MANIFEST))
+    tune = tables.read_split(Path(SPLITS), 100).sets["tune"].exam_id
+    code = manifest.label_code.mask(manifest.exam_id.isin(tune) & (manifest.label_code == 4), 1)
+    tables.MANIFEST.write(Path(MANIFEST), tables.MANIFEST.frame(manifest.assign(label_code=code, **tables.task_columns(code))))
+    words = ("--checkpoint", "outputs/a2/checkpoints/best.pt")
+    assert run("calibrate_ear2d", *words) == 0
+    said = capfd.readouterr().err
+    assert f"{rare}: the tune set has" in said and "0 positive ears" in said
+    found = json.loads(Path("outputs/a2/checkpoints/best.calibration.json").read_text())
+    assert set(found["tasks"]) == {"normal_vs_abnormal"} and set(found["unfitted"]) == {rare}
+    assert run("eval_ear2d", *words, "--pictures", 0, "--draws", 50) == 0
+    assert run("calibrate_ear2d", *words, "--label-task", rare) == 2
+    assert capfd.readouterr().err.count("0 positive ears, expected some of both; make_splits_dual") == 1
+
+
 def test_without_a_tune_set_there_is_nothing_to_fit_on(here, capfd):
     Path(SPLITS, "100pct/tune.csv").unlink()
     assert calibrate() == 2 and "no tune set" in capfd.readouterr().err

@@ -1,6 +1,6 @@
 """Temperature and operating points of a network: fitted on the tune set, kept beside its checkpoint, applied to other ears."""
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class Calibration:
 
     tasks: dict[str, Fitted]
     data: Mapping[str, Any]
+    unfitted: dict[str, str] = field(default_factory=dict)
+    """Why another task of several has none."""
 
     @classmethod
     def path(cls, checkpoint: Path) -> Path:
@@ -93,7 +95,7 @@ class Calibration:
             plain = read_json(path)
             tasks = {name: Fitted(**{**own, "temperature": float(own["temperature"])}) for name, own in plain["tasks"].items()}
             found = cls(checkpoint=plain["checkpoint"], exams=frozenset(plain["exams"]), patients=frozenset(plain["patients"]),
-                        tasks=tasks, data=plain["data"])
+                        tasks=tasks, data=plain["data"], unfitted=plain["unfitted"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{path}: is not a calibration of this version; calibrate_ear2d writes it anew") from None
         if found.checkpoint != sha256(checkpoint):
@@ -105,7 +107,7 @@ class Calibration:
         path = self.path(checkpoint)
         write_json(path, {
             "checkpoint": self.checkpoint, "fitted_on": FITTED_ON,
-            "tasks": {name: asdict(own) for name, own in self.tasks.items()},
+            "tasks": {name: asdict(own) for name, own in self.tasks.items()}, "unfitted": self.unfitted,
             "exams": sorted(self.exams), "patients": sorted(self.patients), "data": dict(self.data), "versions": versions()})
         return path
 
@@ -119,9 +121,10 @@ class Calibration:
 
 
 def fit_calibration(trained: Trained, checkpoint: Path, data: DataConfig, *, sensitivity: float, point: str) -> Calibration:
-    """Of every task that the data names, on the tune set.
+    """Of every task that the data names, on the tune set; of several also if only some have ears of every class there.
 
-    Raises UserError: no tune set, a class without an ear there, an unknown point, or patients that validation or test has too.
+    Raises UserError: no tune set, no task with ears of every class there, an unknown point, or patients that validation or test
+    has too.
     """
     tasks, store = trained.chosen(data), trained.store(data)
     sources = find_ears(data, store, tasks, (FITTED_ON,))
@@ -140,18 +143,25 @@ def fit_calibration(trained: Trained, checkpoint: Path, data: DataConfig, *, sen
         raise UserError(f"--splits-root {data.splits_root}: the network was trained on {len(seen)} exams of {FITTED_ON}.csv "
                         f"({min(seen)}, say): these are not the splits of its run, or were made anew since")
     predictions = trained.predict(dataset)
-    fitted = {task.name: _fit(predictions[task.name], task, sensitivity, point) for task in tasks}
+    unfitted = {task.name: lack for task in tasks if (lack := _lacking(predictions[task.name], task))}
+    if len(unfitted) == len(tasks):
+        raise UserError(f"{'; '.join(unfitted.values())}; make_splits_dual --tune-ratio makes a larger one")
+    fitted = {task.name: _fit(predictions[task.name], task, sensitivity, point) for task in tasks if task.name not in unfitted}
     return Calibration(checkpoint=sha256(checkpoint), exams=frozenset(ears.exam_id), patients=frozenset(ears.patient_key),
-                       tasks=fitted, data=sources.hashes)
+                       tasks=fitted, data=sources.hashes, unfitted=unfitted)
+
+
+def _lacking(predictions: pd.DataFrame, task: Task) -> str:
+    """Why a binary task has no operating points; "" if it has."""
+    negative, positive = ((predictions.y_true == c).sum() for c in (0, 1))
+    if not task.binary or (negative and positive):
+        return ""
+    return f"{task.name}: the {FITTED_ON} set has {negative} negative and {positive} positive ears, expected some of both"
 
 
 def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str) -> Fitted:
     known = predictions[predictions.y_true != OUTSIDE]
     y, before = known.y_true.to_numpy(), probabilities(known, task)
-    per_class = np.bincount(y, minlength=len(task.classes))
-    if task.binary and not per_class.all():
-        raise UserError(f"{task.name}: the {FITTED_ON} set has {per_class[0]} negative and {per_class[1]} positive ears, "
-                        "expected some of both; make_splits_dual --tune-ratio makes a larger one")
     temperature, note = fit_temperature(before, y), ""
     if np.isnan(temperature):
         temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set holds ears of one class only"
