@@ -130,3 +130,16 @@ def test_a_share_of_few_patients_has_their_interval_and_says_so():
     found = intervals_of(frame, BINARY, draws=200).values
     assert (found["ppv"].estimate, found["ppv"].high) == (1, 1) and found["ppv"].low == pytest.approx(0.025 ** (1 / 3))
     assert "share of 3 patients" in found["ppv"].reason and found["npv"].reason == "" == found["auroc"].reason
+
+
+@pytest.mark.parametrize(("positive", "warns"), [(39, True), (40, False)])
+def test_a_threshold_that_a_twentieth_of_few_patients_sets_says_so(positive, warns):
+    truth, score = np.resize([1, 0], 200), np.random.default_rng(0).random(200)
+    truth[2 * positive:] = 0
+    frame = pd.DataFrame({"exam_id": np.arange(200).astype(str), "side": "left", "patient_key": np.arange(200).astype(str),
+                          "label_code": np.where(truth == 1, 1, 5), "y_true": truth, "y_prob": score,
+                          "y_pred": (score >= 0.5).astype(int)})
+    found = intervals_of(frame, BINARY, draws=50)
+    for name in ("specificity_at_95_sensitivity", "sensitivity_at_95_specificity"):
+        assert (f"a twentieth of {positive} patients" in found.values[name].reason) == warns
+    assert found.values["auroc"].reason == "" and not found.warnings

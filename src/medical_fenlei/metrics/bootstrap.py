@@ -27,6 +27,9 @@ RATIOS = ("calibration_slope",)
 """Of these, numbers that are compared by their ratio to 1: their spread is that of the logarithm, if it has one."""
 ONE_SIDED = ("calibration_error",)
 """Numbers that chance can only raise: no interval around them holds the truth, so the draws' own spread is given."""
+TWENTIETHS, ENOUGH_FOR_A_TWENTIETH = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"), 40
+"""Numbers at a threshold that a twentieth of one class sets, and how many patients with an ear of the rarest class it takes for
+that to be more than one or two of them."""
 RAISED = "chance only raises it: the interval says how the estimate would vary, not where the truth is"
 CHUNK = 400_000
 """Weights held at a time (draws × ears): they stay in the processor's cache."""
@@ -85,9 +88,13 @@ def patient_intervals(
         kind = "one_sided" if name in one_sided else kind
         of = rarest if name not in (shares_of or {}) else len(np.unique(of_ear[(shares_of or {})[name]]))
         values[name] = _interval(value, drawn, level, kind, number, of)
-        if name in (shares_of or {}) and of < ENOUGH_OF_A_CLASS and np.isfinite(values[name].low):
-            said_of = f"a share of {of} patients: do not rely on the 95 %"
-            values[name] = values[name]._replace(reason="; ".join(filter(None, (values[name].reason, said_of))))
+        few_of = ""
+        if name in (shares_of or {}) and of < ENOUGH_OF_A_CLASS:
+            few_of = f"a share of {of} patients: do not rely on the 95 %"
+        elif name in TWENTIETHS and rarest < ENOUGH_FOR_A_TWENTIETH:
+            few_of = f"of a twentieth of {rarest} patients: do not rely on the 95 %"
+        if few_of and np.isfinite(values[name].low):
+            values[name] = values[name]._replace(reason="; ".join(filter(None, (values[name].reason, few_of))))
     few = number < ENOUGH_PATIENTS or (classes is not None and rarest < ENOUGH_OF_A_CLASS)
     said = f"{FEW}; there are {number}" + (f", {rarest} with the rarest class" if classes is not None else "")
     return Intervals(values, number, (said,) if few else ())
