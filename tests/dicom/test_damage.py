@@ -109,6 +109,18 @@ def test_a_file_cut_anywhere_is_refused_or_its_pixels_are(tmp_path, hu, syntax):
             assert refused.value.reason in ("bad_pixels", "damaged_header", "not_ct"), end
 
 
+def test_a_ct_file_cut_within_its_header_is_called_damaged_and_not_of_another_class(tmp_path, hu):
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form())[0]
+    whole, reasons = path.read_bytes(), []
+    for end in range(132, 1000, 4):
+        path.write_bytes(whole[:end])
+        with pytest.raises(Rejected) as refused:
+            decode_hu(read_dataset(path), read_header(path))
+        assert "CT Image Storage" not in refused.value.detail
+        reasons.append(refused.value.reason)
+    assert reasons.count("damaged_header") > 5
+
+
 def test_a_small_file_that_inflates_to_gigabytes_is_refused_before_it_does(tmp_path, hu):
     path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(syntax=DeflatedExplicitVRLittleEndian))[0]
     whole = path.read_bytes()

@@ -191,7 +191,7 @@ def archives_and_an_empty_file(exam):
     (folder / "IM0100").write_bytes(b"")
 
 
-@trap(rejects={"not_dicom": 5, "missing_attribute": 1, "not_ct": 1, "too_large": 1, "bad_size": 2})
+@trap(rejects={"not_dicom": 5, "missing_attribute": 1, "damaged_header": 1, "too_large": 1, "bad_size": 2})
 def junk_among_the_slices(exam):
     files = series(exam / "bone")
     folder = exam / "bone"

@@ -155,6 +155,8 @@ def headers_of(dataset: Dataset, path: Path) -> list[Header]:
     kind = value_of(dataset, "SOPClassUID")
     if kind not in CT_CLASSES:
         known = str(kind or dataset.file_meta.get("MediaStorageSOPClassUID") or "")        # a DICOMDIR has the second alone
+        if known in CT_CLASSES:
+            raise Rejected("damaged_header", "ends before it says what it is: copy the file again")
         raise Rejected("not_ct", f"SOP class {UID(known).name if _UID.fullmatch(known) else 'missing or damaged'}")
     if kind in ENHANCED_CLASSES and "PerFrameFunctionalGroupsSequence" in dataset:
         return _of_frames(dataset, path)
