@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,18 +17,20 @@ from medical_fenlei.files import atomic, is_inside
 from medical_fenlei.tasks import BINARY_TASKS, OUTSIDE
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED, Side
 
-Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "float"]
+Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "float", "share"]
 """key: text, never empty; relpath: a path below a base folder; code: 1 to 6 or empty; int: never empty; count: an integer that
-may be; float: may be."""
+may be; float: may be; share: from 0 to 1, never empty."""
 
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _ESCAPED = re.compile(r"^'+[=+\-@\t\r]")
-_DTYPES: dict[str, str] = {"code": "int8", "flag": "bool", "int": "int64", "count": "Int64", "float": "float64"}
+_DTYPES: dict[str, str] = {
+    "code": "int8", "flag": "bool", "int": "int64", "count": "Int64", "float": "float64", "share": "float64"}
 
 _ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
     "key": (lambda v: v != "", "must not be empty"),
     "relpath": (lambda v: is_inside(str(v)), "must stay below its base folder"),
     "side": (lambda v: v in SIDES, "must be left or right"),
+    "share": (lambda v: 0 <= cast(float, v) <= 1, "must be 0 to 1"),
     "code": (lambda v: v == UNLABELLED or v in DIAGNOSES, "must be 1 to 6 or empty"),
 }
 
@@ -101,10 +103,10 @@ class Table:
                 return values.astype(bool)
             if kind == "code":
                 return cells.where(cells != "", str(UNLABELLED)).astype("int8")
-            if kind in ("int", "count", "float"):
+            if kind in ("int", "count", "float", "share"):
                 _refuse_words(cells, kind)
                 numbers = cells.where(cells != "", "nan").astype("float64")
-                return numbers if kind == "float" else numbers.astype("int64" if kind == "int" else "Int64")
+                return numbers if kind in ("float", "share") else numbers.astype("int64" if kind == "int" else "Int64")
         except (ValueError, OverflowError) as error:
             raise UserError(f"{path}: column {cells.name!r}: {str(error).splitlines()[0]}") from None
         return cells.map(lambda text: text[1:] if _ESCAPED.match(text) else text).astype("str")
@@ -146,12 +148,12 @@ class Table:
 def _refuse_words(cells: pd.Series, kind: Kind) -> None:
     """Raises ValueError with the first cell that is no number of this kind."""
     numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
-    wrong = numbers.isna() & ~(cells.str.lower().isin(["", "nan"]) & (kind != "int"))
-    if kind != "float":
+    wrong = numbers.isna() & ~(cells.str.lower().isin(["", "nan"]) & (kind in ("count", "float")))
+    if kind in ("int", "count"):
         wrong |= numbers.notna() & (numbers % 1 != 0)
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
-        expected = "a number" if kind == "float" else "a whole number"
+        expected = "a whole number" if kind in ("int", "count") else "a number"
         raise ValueError(f"row {row + 2}: got {cells.iloc[row]!r}, expected {expected}; was the file cut short, or edited?")
 
 
@@ -224,7 +226,7 @@ QA_MISSING = Table("missing values, one row a column", {"column": "key", "ears":
 QA_FINDINGS = Table("what deserves a look", {"kind": "key", "text": "key"})
 
 PREDICTIONS = Table("predictions, one row an ear", {
-    "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "float",
+    "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "share",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
 }, more="float", unique=("exam_id", "side"))
 

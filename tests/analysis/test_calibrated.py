@@ -127,6 +127,27 @@ def test_a_calibration_of_another_checkpoint_is_refused(here, capfd):
     assert "calibrate_ear2d writes it anew" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("part", [
+    {"temperature": -1}, {"temperature": 0}, {"temperature": float("nan")}, {"temperature": "warm"}, {"points": {"half": 7}},
+    {"points": {"half": "x"}}, {"points": None}, {"point": "nonsense"}])
+def test_a_calibration_that_was_edited_into_nonsense_is_refused_in_one_line(here, capfd, part):
+    assert calibrate() == 0
+    whole = json.loads(STORED.read_text())
+    whole["tasks"]["normal_vs_abnormal"] |= part
+    STORED.write_text(json.dumps(whole))
+    capfd.readouterr()
+    assert evaluate() == 2
+    said = capfd.readouterr().err
+    assert "calibrate_ear2d writes it anew" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("lacking", [{"tasks": {}}, {"tasks": []}, {"exams": []}, {"patients": []}])
+def test_a_calibration_without_what_guards_it_is_refused(here, capfd, lacking):
+    assert calibrate() == 0
+    STORED.write_text(json.dumps(json.loads(STORED.read_text()) | lacking))
+    assert evaluate() == 2 and "calibrate_ear2d writes it anew" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (("--point", "best"), "expected one of half"), (("--sensitivity", "0"), "--sensitivity"),
     (("--sensitivity", "1.5"), "--sensitivity")])
@@ -174,7 +195,26 @@ def test_a_split_that_was_made_anew_does_not_report_on_what_was_trained_on(here,
     assert set(found.exam_id) == set(tables.read_split(Path(SPLITS), 100).sets["test"].exam_id)
     (folder / "tune.csv").unlink()
     (folder / "val.csv").rename(folder / "tune.csv")
-    assert calibrate() == 2 and "was trained on 9 exams of tune.csv" in capfd.readouterr().err
+    assert calibrate() == 2
+    said = capfd.readouterr().err
+    assert "tune.csv: the network was trained on 9 of its exams" in said
+
+
+@pytest.mark.parametrize(("one", "other", "words", "says"), [
+    ("train", "val", ("audit_run",), "--split val: the network was trained on 9 of its exams"),
+    ("tune", "val", ("eval_ear2d", "--uncalibrated"), "--split val: the network's epoch was chosen on 8 of its exams"),
+    ("tune", "val", ("calibrate_ear2d",), "tune.csv: the run's own split reports on 6 of its exams"),
+])
+def test_another_split_cannot_make_an_exam_be_used_twice(here, capfd, one, other, words, says):
+    """As of a split with two sets exchanged, beside that of the run."""
+    shutil.copytree(SPLITS, "swapped")
+    folder = Path("swapped/100pct")
+    for source, target in ((one, "spare"), (other, one), ("spare", other)):
+        (folder / f"{source}.csv").rename(folder / f"{target}.csv")
+    capfd.readouterr()
+    assert run(words[0], "--checkpoint", BEST, "--splits-root", "swapped", "--pct", 100, *words[1:]) == 2
+    said = capfd.readouterr().err
+    assert says in said and len(said.splitlines()) == 1
 
 
 def test_of_another_manifest_only_new_patients_are_evaluated(here, capfd):

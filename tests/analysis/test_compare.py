@@ -74,6 +74,18 @@ def test_what_cannot_be_compared_is_refused():
         compare(one, other, find_task("cholesteatoma_vs_csoma"), draws=5)
 
 
+@pytest.mark.parametrize(("cell", "says"), [("1.7", "it must be 0 to 1"), ("", "expected a number"), ("nan", "expected a number")])
+def test_a_probability_that_is_none_is_refused_in_one_line(tmp_path, monkeypatch, capfd, cell, says):
+    monkeypatch.chdir(tmp_path)
+    tables.PREDICTIONS.write(tmp_path / "good.csv", predictions(0.6, 1))
+    text = pd.read_csv("good.csv", dtype=str)
+    text.loc[3, "y_prob"] = cell
+    text.to_csv("bad.csv", index=False)
+    assert run("compare_predictions", "--predictions", "bad.csv", "good.csv") == 2
+    said = capfd.readouterr().err
+    assert "bad.csv: column 'y_prob'" in said and says in said and "row 5" in said and len(said.splitlines()) == 1
+
+
 def test_the_command_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, frame in (("one.csv", predictions(0.6, 1)), ("other.csv", predictions(1.4, 2))):

@@ -121,14 +121,22 @@ def test_a_ct_file_cut_within_its_header_is_called_damaged_and_not_of_another_cl
     assert reasons.count("damaged_header") > 5
 
 
-def test_a_small_file_that_inflates_to_gigabytes_is_refused_before_it_does(tmp_path, hu):
+@pytest.mark.parametrize("meta", ["as usual", "long", "of another length than it says"])
+def test_a_small_file_that_inflates_to_gigabytes_is_refused_before_it_does(tmp_path, hu, meta):
     path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(syntax=DeflatedExplicitVRLittleEndian))[0]
     whole = path.read_bytes()
     start = 144 + int.from_bytes(whole[140:144], "little")
     plain = zlib.decompress(whole[start:], -zlib.MAX_WBITS)
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     zeros = [packer.compress(bytes(1 << 24)) for _ in range(3 * MAX_INFLATED >> 24)]
-    path.write_bytes(whole[:start] + b"".join([packer.compress(plain), *zeros, packer.flush()]))
+    head = whole[:start]
+    if meta != "as usual":                                       # its version as five thousand bytes in place of two
+        version = b"\2\0\1\0OB\0\0\2\0\0\0\0\1"
+        assert version in head
+        head = head.replace(version, version[:8] + (5000).to_bytes(4, "little") + bytes(5000))
+    if meta == "long":
+        head = head[:140] + (len(head) - 144).to_bytes(4, "little") + head[144:]
+    path.write_bytes(head + b"".join([packer.compress(plain), *zeros, packer.flush()]))
     assert path.stat().st_size < MAX_INFLATED // 200
     began = time.perf_counter()
     for work in (read_header, read_dataset, read_identity):

@@ -123,6 +123,19 @@ def test_few_patients_of_one_class_are_warned_of_however_many_of_the_other_there
         assert bool(found.warnings) == warns and all(f"{positive} with" in text for text in found.warnings)
 
 
+def test_of_one_class_alone_there_is_no_rarest_that_would_be_enough():
+    (warning,) = intervals(np.ones(60, int), np.linspace(0, 1, 60), np.arange(60), draws=5, classes=np.ones(60)).warnings
+    assert "0 with the rarest class" in warning
+
+
+def test_one_draw_tells_no_spread_and_draws_that_are_all_alike_are_said_to_be():
+    rng = np.random.default_rng(0)
+    assert "two draws" in intervals(*cohort(rng, 60), draws=1).values["auroc"].reason
+    y = np.array([0, 1] * 50)
+    found = intervals(y, np.full(100, 0.5), np.repeat(np.arange(50), 2), draws=20).values["accuracy"]
+    assert (found.low, found.estimate, found.high) == (0.5, 0.5, 0.5) and "the same in every draw" in found.reason
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_a_number_at_its_limit_has_the_exact_interval_of_so_many_patients(right):
     y, patient = np.repeat([0, 1], [30, 20]), np.repeat(np.arange(25), 2)

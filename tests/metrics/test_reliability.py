@@ -3,7 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
@@ -47,6 +47,19 @@ def test_every_number_equals_scikit_learn_or_a_slow_loop_with_ties_and_weights(e
     expected = [by_libraries(y, p, w) for w in weight]
     for name in NAMES:
         np.testing.assert_allclose(found[name], [e[name] for e in expected], atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("apart", [2, 8, 20])
+def test_the_intercept_of_any_network_however_sure_and_wrong_is_the_root(apart):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [60, 60])
+    x = np.where(y == 1, 1, -1) * apart + rng.normal(size=120)
+    x[[0, 1, -1]] *= -1
+    weight = np.concatenate([np.ones((1, 120)), rng.integers(0, 4, (20, 120))])
+    found = ReliabilityMeasures(y, expit(x))(weight)["calibration_intercept"]
+    x = logit(np.clip(expit(x), 1e-15, 1 - 1e-15))
+    expected = [brentq(lambda a, w=w: w @ (y - expit(a + x)), -100, 100) for w in weight]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_of_probabilities_that_are_right_the_slope_is_1_and_the_intercept_0():

@@ -81,6 +81,19 @@ def test_what_the_run_lacks_is_left_out_or_said(here, tmp_path, monkeypatch):
     assert "Not evaluated yet" in text and "cannot be read from here" in text
 
 
+def test_figures_and_audits_of_different_networks_are_said_to_be(here, tmp_path, monkeypatch):
+    folder = tmp_path / "b"
+    shutil.copytree(here / "outputs/a", folder)
+    monkeypatch.chdir(here)
+    text = write_page(Run(folder)).read_text(encoding="utf-8")
+    assert "Of another network" not in text and "not of the best" not in text
+    for name, part in (("metrics_val.json", {"epoch": 7}), ("audits.json", {"data": {"manifest": "other"}})):
+        path = folder / "reports" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    text = write_page(Run(folder)).read_text(encoding="utf-8")
+    assert "Of the network after epoch 7, not of the best" in text and "Of another network or of other tables" in text
+
+
 def shown(browser):
     return browser.run("[...document.querySelectorAll('#table-val tbody tr')].filter(r => !r.hidden)"
                        ".map(r => [r.cells[0].textContent, r.cells[1].textContent, r.classList.contains('wrong')])")

@@ -46,6 +46,11 @@ class Fitted:
     def threshold(self) -> float:
         return self.points.get(self.point, 0.5)
 
+    def is_sound(self) -> bool:
+        """Whether temperature and points can be what was fitted. Raises TypeError or AttributeError for other types."""
+        return (0 < self.temperature < np.inf and all(0 <= point <= 1 for point in self.points.values())
+                and (not self.points or self.point in self.points))
+
     def applied(self, predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
         """`tables.PREDICTIONS` with the probabilities after the temperature and the decisions at the threshold."""
         each = tempered(probabilities(predictions, task), self.temperature)
@@ -93,10 +98,12 @@ class Calibration:
             return None
         try:
             plain = read_json(path)
-            tasks = {name: Fitted(**{**own, "temperature": float(own["temperature"])}) for name, own in plain["tasks"].items()}
+            tasks = {name: Fitted(**own) for name, own in plain["tasks"].items()}
             found = cls(checkpoint=plain["checkpoint"], exams=frozenset(plain["exams"]), patients=frozenset(plain["patients"]),
                         tasks=tasks, data=plain["data"], unfitted=plain["unfitted"])
-        except (OSError, ValueError, KeyError, TypeError):
+            if not (tasks and found.exams and found.patients and all(own.is_sound() for own in tasks.values())):
+                raise ValueError("not what calibrate_ear2d writes")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}: is not a calibration of this version; calibrate_ear2d writes it anew") from None
         if found.checkpoint != sha256(checkpoint):
             raise UserError(f"{path}: belongs to another checkpoint than {checkpoint.name}, which was trained on since; "
@@ -139,9 +146,10 @@ def fit_calibration(trained: Trained, checkpoint: Path, data: DataConfig, *, sen
             raise UserError(f"{len(both)} patients stand in both {FITTED_ON}.csv and {name}.csv of {data.splits_root} --pct "
                             f"{data.pct}: nothing may be fitted on what is reported; make_splits_dual --patient-split keeps "
                             "them apart")
-    if seen := trained.fitted_exams() & set(ears.exam_id):
-        raise UserError(f"--splits-root {data.splits_root}: the network was trained on {len(seen)} exams of {FITTED_ON}.csv "
-                        f"({min(seen)}, say): these are not the splits of its run, or were made anew since")
+    trained.refuse_trained_on(ears.exam_id, f"--splits-root {data.splits_root}, {FITTED_ON}.csv")
+    if reported := trained.own_exams(*REPORTING) & set(ears.exam_id):
+        raise UserError(f"--splits-root {data.splits_root}, {FITTED_ON}.csv: the run's own split reports on {len(reported)} of "
+                        f"its exams ({min(reported)}, say): nothing may be fitted on them")
     predictions = trained.predict(dataset)
     unfitted = {task.name: lack for task in tasks if (lack := _lacking(predictions[task.name], task))}
     if len(unfitted) == len(tasks):

@@ -100,9 +100,11 @@ def evaluate(
                         + ", ".join(task.name for task in tasks))
     if calibration is not None:
         calibration.refuse(dataset.ears_in_order)
-    if set_name != "train" and (seen := trained.fitted_exams() & set(dataset.ears_in_order.exam_id)):
-        raise UserError(f"--split {set_name}: the network was trained on {len(seen)} of its exams ({min(seen)}, say): these "
-                        "are not the splits of its run, or were made anew since")
+    if set_name != "train":
+        trained.refuse_trained_on(dataset.ears_in_order.exam_id, f"--split {set_name}")
+    if set_name != "tune" and (chosen := trained.own_exams("tune") & set(dataset.ears_in_order.exam_id)):
+        raise UserError(f"--split {set_name}: the network's epoch was chosen on {len(chosen)} of its exams ({min(chosen)}, "
+                        "say): these are not the splits of its run")
     predictions = trained.predict(dataset, batch_size=batch_size)
     if set_name == "train":
         warnings.append("the network was fitted on this set: these figures say nothing about new patients")
@@ -116,11 +118,12 @@ def evaluate(
         fitted = known[task.name] if point is None or not task.binary else known[task.name].at(point)
         found = fitted.applied(predictions[task.name], task)
         own = found[found.y_true != OUTSIDE].reset_index(drop=True)
+        doubts = (f"temperature {fitted.note}",) if fitted.note else ()
         results.append(Evaluation(
             task, name, named_apart(name, task, trained.tasks), trained.checkpoint.epoch, own, fitted,
             calibration is not None and task.name in calibration.tasks, intervals_of(own, task, draws=draws),
             at_points(own, fitted, task, draws=draws) if task.binary else {}, subgroups_of(own, manifest, task, draws=draws),
-            sources.rejects, tuple(warnings), sources.hashes))
+            sources.rejects, (*warnings, *doubts), sources.hashes))
     return results
 
 

@@ -82,6 +82,8 @@ def exchanged_sides(ears: pd.DataFrame, *, draws: int) -> tuple[Audit, pd.DataFr
         words += ": labels or geometry are crossed in " + ("most" if i.estimate > 0.75 else "some of them")
     else:
         verdict = "look" if i.high > 0.5 or i.low > (SOME if told else EXCHANGED) else "ok"
+    if i.high < 0:
+        words += ", even more seldom than want of skill gives"
     return Audit(question, figure, *_within(i), verdict, words), listed
 
 

@@ -1,6 +1,6 @@
 """A trained network as it comes out of a checkpoint: with its settings, its tasks and its run."""
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import nn
 from medical_fenlei import tables
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.ears.store import EarStore
+from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks
@@ -53,6 +54,21 @@ class Trained:
         """The exams that it was trained on, as its run kept them; none, of a run that kept no answers."""
         kept = self.run.answers / "ears.csv"
         return frozenset(tables.ANSWERED.read(kept).exam_id) if kept.is_file() else frozenset()
+
+    def refuse_trained_on(self, exams: Iterable[str], said: str) -> None:
+        """Raises UserError, which begins with `said`, if the network was trained on some of these exams."""
+        if seen := self.fitted_exams() & set(exams):
+            raise UserError(f"{said}: the network was trained on {len(seen)} of its exams ({min(seen)}, say): these are not "
+                            "the splits of its run, or were made anew since")
+
+    def own_exams(self, *sets: str) -> frozenset[str]:
+        """The exams of these sets of the split that it was trained with; none where that split is gone."""
+        own = self.config.data
+        try:
+            split = tables.read_split(own.splits_root, own.pct)
+        except UserError:
+            return frozenset()
+        return frozenset(exam for name in sets if name in split.sets for exam in split.sets[name].exam_id)
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights: equal for networks that answer alike, whatever file they came from."""

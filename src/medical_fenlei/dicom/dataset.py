@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import filereader
@@ -32,16 +32,12 @@ _PIXEL_TAGS = {Tag(name) for name in ("PixelData", "FloatPixelData", "DoubleFloa
 _BLOCK = 1 << 16
 """So many bytes hold nearly every header."""
 
-_PREAMBLE, _BEGIN = 128, b"DICM\x02\x00\x00\x00UL\x04\x00"
+_PREAMBLE, _MAGIC = 128, b"DICM"
+_BEGIN = _MAGIC + b"\x02\x00\x00\x00UL\x04\x00"
 """A file begins so: free bytes, the magic word, and the length of the file meta information."""
-
-_META = 1 << 12
-"""The file meta information lies within so many bytes."""
 
 _PACKED = {b"PK\3\4": "ZIP", b"\x1f\x8b": "gzip", b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}
 """How archives begin."""
-
-_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 
 _IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated}
 """Whether elements are written without their VR, by transfer syntax."""
@@ -92,16 +88,18 @@ def _whole(path: Path, **how: Any) -> Dataset:
                    "no DICOM preamble" if start else "the file is empty: copy it again")
 
 
+def _meta_of(file: BinaryIO) -> Dataset:
+    """The file meta information, from behind the magic word to its end, wherever its length says that this is."""
+    return filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+
+
 def _refuse_bomb(path: Path) -> None:
     """A deflated file of a few kilobytes can inflate to gigabytes, which pydicom would: raises Rejected beyond MAX_INFLATED."""
     with open(path, "rb") as file:
-        start = file.read(_META)
-        if _DEFLATED not in start:
+        if not file.read(_PREAMBLE + len(_MAGIC)).endswith(_MAGIC):
+            return                                               # pydicom will not read it
+        if value_of(_meta_of(file), "TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
-        if not start.startswith(_BEGIN, _PREAMBLE):
-            raise Rejected("damaged_header", "deflated, and does not begin with the length of its meta information")
-        begun = _PREAMBLE + len(_BEGIN) + 4
-        file.seek(begun + int.from_bytes(start[begun - 4:begun], "little"))
         inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
         for packed in iter(partial(file.read, _BLOCK), b""):
             while packed and not inflate.eof:
@@ -118,8 +116,8 @@ def _in_first_block(path: Path, wanted: list[BaseTag | int]) -> Dataset | None:
     if not start.startswith(_BEGIN, _PREAMBLE):
         return None
     block = io.BytesIO(start)
-    block.seek(_PREAMBLE + 4)
-    meta = filereader.read_dataset(block, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    block.seek(_PREAMBLE + len(_MAGIC))
+    meta = _meta_of(block)
     implicit = _IMPLICIT.get(value_of(meta, "TransferSyntaxUID"))
     if implicit is None:
         return None

@@ -19,7 +19,7 @@ from medical_fenlei.experiments.route import deciding, resume_run, start_run
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.predictions import SEED
 from medical_fenlei.report.plots import plot_forest
-from medical_fenlei.runs import Run
+from medical_fenlei.runs import Run, versions
 from medical_fenlei.tasks import Task
 from medical_fenlei.training.answers import read_answers
 from medical_fenlei.training.config import DataConfig, RunConfig
@@ -48,6 +48,8 @@ def audit_run(
     if set_name not in datasets:
         raise UserError(f"--split {set_name}: {data.splits_root} --pct {data.pct} has no ears there for {task.name}")
     dataset = datasets[set_name]
+    if set_name != "train":
+        trained.refuse_trained_on(dataset.ears_in_order.exam_id, f"--split {set_name}")
     manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.read_split(data.splits_root, data.pct)
     answers = {name: trained.infer(each, batch_size=batch_size) for name, each in datasets.items()}
     ears = binary_view(tables_of(answers[set_name], dataset.ears_in_order, trained.tasks)[task.name], task)
@@ -68,7 +70,7 @@ def audit_run(
     names = "audits.json", "audits.csv", "audits.png", "one_sided_exams.csv", "labels_to_read_again.csv"
     files = [reports / name for name in names]
     write_json(files[0], {"task": task.name, "set": set_name, "epoch": trained.checkpoint.epoch,
-                          "audits": [asdict(audit) for audit in found]})
+                          "audits": [asdict(audit) for audit in found], "data": sources.hashes, "versions": versions()})
     tables.AUDITS.write(files[1], tables.AUDITS.frame([asdict(audit) for audit in found]))
     plot_forest(files[2], changed, title=f"{task.name}, {set_name}: AUROC when the scans are changed")
     tables.ONE_SIDED.write(files[3], one_sided)

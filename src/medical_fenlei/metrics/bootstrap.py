@@ -74,7 +74,8 @@ def patient_intervals(
     number, of_ear = canonical_patients(patient, content)
     rarest = number
     if classes is not None:
-        rarest = min((len(np.unique(of_ear[classes == c])) for c in np.unique(classes)), default=0)
+        there = np.unique(classes)
+        rarest = min(len(np.unique(of_ear[classes == c])) for c in there) if len(there) > 1 else 0
     rng = np.random.default_rng(seed)
     parts = []
     while number > 1 and draws > 0:
@@ -107,16 +108,17 @@ def _interval(estimate: float, drawn: np.ndarray, level: float, kind: str, patie
     defined = drawn[~np.isnan(drawn)]
     if len(defined) < 2:
         return Interval(estimate, np.nan, np.nan, "no interval: it takes two patients" if not len(drawn) else
-                        "no interval: undefined in every draw")
+                        "no interval: it takes two draws" if len(drawn) < 2 else "no interval: undefined in every draw")
     left_out = len(drawn) - len(defined)
     reason = f"undefined in {left_out} of {len(drawn)} draws" if left_out else ""
     tail = (1 - level) / 2
     if kind == "one_sided":
         low, high = np.quantile(defined, [tail, 1 - tail])
         return Interval(estimate, float(low), float(high), RAISED)
-    if kind == "ratio" and np.ptp(defined) <= 1e-9 * abs(estimate):
+    if np.ptp(defined) <= 1e-9 * abs(estimate) and (kind != "share" or 0 < estimate < 1):
         constant = "no interval: it is the same in every draw"
-        return Interval(estimate, np.nan, np.nan, "; ".join(filter(None, (reason, constant))))
+        low, high = (np.nan, np.nan) if kind == "ratio" else (estimate, estimate)
+        return Interval(estimate, low, high, "; ".join(filter(None, (reason, constant))))
     scale = float(student.ppf(1 - tail, patients - 1)) * np.sqrt(patients / (patients - 1))
     if kind == "ratio" and estimate > 0 and np.quantile(defined, tail / 2) > 0:
         reach = scale * np.log(defined[defined > 0]).std(ddof=1)

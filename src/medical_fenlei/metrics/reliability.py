@@ -6,10 +6,12 @@ BINS = 10
 """Of the calibration error, equally wide."""
 NAMES = ("brier", "calibration_error", "calibration_slope", "calibration_intercept")
 TINY = 1e-15
-STEPS = 12
+STEPS, HALVINGS = 12, 100
+BEYOND = 40.0
+"""No intercept lies farther beyond the surest logit: that would be the share of one ear among 10¹⁷."""
 TOLERANCE = 1e-7
 FARTHEST = 1e3
-"""A slope or intercept beyond it is that of classes which a threshold separates: it has no value."""
+"""A slope beyond it is that of classes which a threshold separates: it has no value."""
 
 
 def net_benefit(y_true: np.ndarray, probability: np.ndarray, threshold: np.ndarray) -> np.ndarray:
@@ -28,8 +30,9 @@ class ReliabilityMeasures:
     and share of positives over BINS bins, weighted by ears (Naeini 2015): never below 0, so it is too high for few ears.
     `calibration_slope`: of the logistic regression of the outcome on the logit, 1 is right and below 1 too sure;
     `calibration_intercept`: of the same with the slope held at 1, 0 is right and above 0 means that probabilities are too low
-    (Van Calster 2019, doi:10.1186/s12916-019-1466-7). The last two are NaN where a class is missing or a threshold separates
-    the classes. y_true (N,) in {0, 1}; probability (N,) of the positive class, in 0 to 1. Raises ValueError otherwise.
+    (Van Calster 2019, doi:10.1186/s12916-019-1466-7). Both are NaN where a class is missing, the slope also where a threshold
+    separates the classes. y_true (N,) in {0, 1}; probability (N,) of the positive class, in 0 to 1. Raises ValueError
+    otherwise.
     """
 
     def __init__(self, y_true: np.ndarray, probability: np.ndarray) -> None:
@@ -43,8 +46,7 @@ class ReliabilityMeasures:
         self._y, self._x = y, logit(np.clip(p, TINY, 1 - TINY))
         self._powers = np.column_stack([np.ones_like(p), self._x, self._x ** 2])
         one = np.ones((1, len(y)))
-        self._slope, self._intercept = ((start[0] if np.isfinite(start).all() else None) for start in (
-            self._fit(one, np.zeros(2), free=2), self._fit(one, np.array([0.0, 1.0]), free=1)))
+        self._line, self._intercept = self._fit_line(one, np.zeros(2))[0], self._fit_intercept(one, 0.0)[0]
 
     def __call__(self, weight: np.ndarray) -> dict[str, np.ndarray]:
         weight = np.asarray(weight, np.float64)
@@ -52,14 +54,14 @@ class ReliabilityMeasures:
         with np.errstate(invalid="ignore", divide="ignore"):
             brier, error = squares / total, np.abs(bins).sum(0) / total
         undefined = np.full(len(weight), np.nan)
-        slope = undefined if self._slope is None else self._fit(weight, self._slope, free=2)[:, 1]
-        intercept = undefined if self._intercept is None else self._fit(weight, self._intercept, free=1)[:, 0]
+        slope = self._fit_line(weight, self._line)[:, 1] if np.isfinite(self._line).all() else undefined
+        intercept = self._fit_intercept(weight, self._intercept) if np.isfinite(self._intercept) else undefined
         return dict(zip(NAMES, (brier, error, slope, intercept), strict=True))
 
-    def _fit(self, weight: np.ndarray, start: np.ndarray, *, free: int) -> np.ndarray:
-        """Intercept and slope (R, 2) of each row's logistic regression, by Newton's steps from (2,); the first `free` move."""
+    def _fit_line(self, weight: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Intercept and slope (R, 2) of each row's logistic regression, by Newton's steps from (2,)."""
         at = np.tile(start, (len(weight), 1))
-        moving = np.flatnonzero((weight @ self._y > 0) & (weight @ (1 - self._y) > 0))
+        moving = self._of_both_classes(weight)
         lost = np.setdiff1d(np.arange(len(weight)), moving)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             for _ in range(STEPS):
@@ -67,17 +69,12 @@ class ReliabilityMeasures:
                     break
                 w, now = weight[moving], at[moving]
                 p = expit(now[:, :1] + now[:, 1:] * self._x)
-                slope = (w * (self._y - p)) @ self._powers[:, :free]
+                gain = (w * (self._y - p)) @ self._powers[:, :2]
                 p *= 1 - p
                 p *= w
-                a, b, c = (p @ self._powers[:, :2 * free - 1]).T if free == 2 else (p.sum(1), 0.0, 1.0)
-                step = np.zeros_like(now)
-                if free == 2:
-                    ground = a * c - b * b
-                    step[:, 0] = (c * slope[:, 0] - b * slope[:, 1]) / ground
-                    step[:, 1] = (a * slope[:, 1] - b * slope[:, 0]) / ground
-                else:
-                    step[:, 0] = slope[:, 0] / a
+                a, b, c = (p @ self._powers).T
+                step = np.column_stack([c * gain[:, 0] - b * gain[:, 1], a * gain[:, 1] - b * gain[:, 0]])
+                step /= (a * c - b * b)[:, None]
                 at[moving] = now + step
                 going = np.abs(step).max(1) > TOLERANCE
                 at[moving[~(np.abs(at[moving]) < FARTHEST).all(1)]] = np.nan
@@ -85,3 +82,30 @@ class ReliabilityMeasures:
         at[lost] = np.nan
         at[moving] = np.nan
         return at
+
+    def _fit_intercept(self, weight: np.ndarray, start: float) -> np.ndarray:
+        """(R,), with the slope held at 1: there is one wherever both classes are, however sure the probabilities. By Newton's
+        steps, and where one leaves what is left between too low and too high, by halving that."""
+        at, hits = np.full(len(weight), np.nan), weight @ self._y
+        moving = self._of_both_classes(weight)
+        at[moving] = start
+        high = np.full(len(weight), np.abs(self._x).max(initial=0) + BEYOND)
+        low = -high
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for _ in range(HALVINGS):
+                if not len(moving):
+                    break
+                now = at[moving]
+                p = expit(now[:, None] + self._x)
+                gain = hits[moving] - (weight[moving] * p).sum(1)                # falls as the intercept grows
+                low[moving], high[moving] = np.where(gain > 0, now, low[moving]), np.where(gain < 0, now, high[moving])
+                p *= 1 - p
+                to = now + gain / (weight[moving] * p).sum(1)
+                inside = (to > low[moving]) & (to < high[moving]) | (gain == 0)
+                at[moving] = np.where(inside, to, (low[moving] + high[moving]) / 2)
+                moving = moving[np.abs(at[moving] - now) > TOLERANCE]
+        return at
+
+    def _of_both_classes(self, weight: np.ndarray) -> np.ndarray:
+        """Numbers of the rows in which both classes have weight."""
+        return np.flatnonzero((weight @ self._y > 0) & (weight @ (1 - self._y) > 0))

@@ -48,15 +48,24 @@ def gather(run: Run) -> dict[str, Any]:
     read = {label: read_json(path) for label, path in _evaluated(run)}
     found = {label: own for label, own in read.items() if "calibration" in own}
     tasks = find_tasks(config.data.label_task)
+    evaluations = {label: _evaluation(run, label, own) for label, own in found.items()}
+    audits = _read(run.reports / "audits.json", {"audits": []})
     return {
         "run": run.folder.resolve().name, "kind": config.kind, "tasks": [_task(task) for task in tasks],
         "settings": run.read_settings(), "data": run.read_hashes(), "versions": run.read_versions(),
         "trained": {"epochs": len(epochs), "best": last.get("best_epoch", 0), "seconds": sum(e["seconds"] for e in epochs)},
         **_people(config), "outdated": sorted(read.keys() - found.keys()),
-        "evaluations": {label: _evaluation(run, label, own) for label, own in found.items()},
-        "audits": _read(run.reports / "audits.json", {"audits": []}),
-        "seeds": _seeds(run),
+        "evaluations": evaluations, "audits": audits, "audits_differ": _of_another(audits, evaluations), "seeds": _seeds(run),
     }
+
+
+def _of_another(audits: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The evaluations of the audited set that are of another network, manifest or split than the audits."""
+    def known(own: Mapping[str, Any]) -> tuple[Any, ...]:
+        return own["epoch"], *(own["data"].get(name) for name in ("manifest", *SETS, "cache_key"))
+
+    return [label for label, own in evaluations.items()
+            if "data" in audits and own["set"] == audits["set"] and known(own) != known(audits)]
 
 
 def _task(task: Task) -> dict[str, Any]:
