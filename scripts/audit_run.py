@@ -11,9 +11,9 @@ Writes outputs/<run>/reports/audits.json and .csv, audits.png (the AUROC under e
 labels_to_read_again.csv, and the run's page again. Leaves with status 1 if a verdict is "wrong".
 """
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.config import EAR2D
 from medical_fenlei.tables import SETS
-from medical_fenlei.training.config import EAR2D
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     cli.add(parser, "draws")
     args = parser.parse_args(argv)
 
-    from medical_fenlei.experiments.audit import audit_run
-    from medical_fenlei.report.page import write_page
+    from medical_fenlei.audits.run_audits import audit_run
+    from medical_fenlei.run_report.page import write_page
 
     trained, data = open_checkpoint(args, kind=EAR2D)
     done = audit_run(trained, data, args.split, batch_size=args.batch_size, draws=args.draws, retrain=args.retrain)

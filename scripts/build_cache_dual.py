@@ -6,8 +6,8 @@ A half goes from the edge of the scan to the midsagittal plane, without a crop; 
 are there are left alone: it can be interrupted, run again, and run in two terminals at once.
 """
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import build_cache_command
-from medical_fenlei.training.config import DUAL_ROUTE
+from medical_fenlei.commands.build_cache import build_cache_command
+from medical_fenlei.config import DUAL_ROUTE
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,8 +7,8 @@ Ears that are there are left alone: it can be interrupted, run again, and run in
 --verify reads them all first, and makes anew what is damaged.
 """
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import build_cache_command
-from medical_fenlei.training.config import EAR_ROUTE
+from medical_fenlei.commands.build_cache import build_cache_command
+from medical_fenlei.config import EAR_ROUTE
 
 
 def main(argv: list[str] | None = None) -> int:

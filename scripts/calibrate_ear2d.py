@@ -8,8 +8,8 @@ outputs/<run>/checkpoints/best.calibration.json; eval_ear2d and predict_ear2d ap
 fitted on validation or test, and refuses a split that shares patients with them.
 """
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
-from medical_fenlei.training.config import EAR2D
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.config import EAR2D
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,8 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sensitivity", type=float, default=0.95, help="wanted, for one of the points (default: 0.95)")
     args = parser.parse_args(argv)
 
-    from medical_fenlei.analysis.calibration import fit_calibration
     from medical_fenlei.errors import UserError
+    from medical_fenlei.evaluation.calibrate import fit_calibration
 
     if not 0 < args.sensitivity <= 1:
         raise UserError(f"--sensitivity: got {args.sensitivity:g}, expected above 0, at most 1")

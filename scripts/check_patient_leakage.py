@@ -25,9 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
-    from medical_fenlei.analysis.leakage import Places, known_marks
     from medical_fenlei.errors import UserError
-    from medical_fenlei.ingest.leakage import exams_per_patient, shared_exams, shared_marks, shared_patients
+    from medical_fenlei.leakage.checked import Places, known_marks
+    from medical_fenlei.leakage.shared import exams_per_patient, shared_exams, shared_marks, shared_patients
 
     there = Places.of_run(args.run) if args.run else Places.named(args.manifest_csv, args.splits_root, args.cache_dir)
     manifest_csv, splits = there.manifest_csv, there.splits

@@ -22,8 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
-    from medical_fenlei.analysis.compare import compare
-    from medical_fenlei.report.plots import plot_differences
+    from medical_fenlei.evaluation.compare import compare
+    from medical_fenlei.evaluation.plots import plot_differences
     from medical_fenlei.tasks import find_task
 
     task = find_task(args.label_task)

@@ -10,9 +10,9 @@ names say so. Of a network with several tasks each is measured on its own ears, 
 predictions_<set>_<task>.csv. Patients of another hospital: --split manifest with their --manifest-csv and --dicom-base.
 """
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.config import EAR2D
 from medical_fenlei.tables import SETS, WHOLE_MANIFEST
-from medical_fenlei.training.config import EAR2D
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,12 +29,12 @@ def main(argv: list[str] | None = None) -> int:
 
     import numpy as np
 
-    from medical_fenlei.analysis.calibration import Calibration
-    from medical_fenlei.analysis.evaluate import evaluate, table_of
+    from medical_fenlei.evaluation.evaluate import evaluate, table_of
+    from medical_fenlei.evaluation.report import write_evaluation
+    from medical_fenlei.explanations.pictures import explain_ears
     from medical_fenlei.metrics.predictions import surprise
-    from medical_fenlei.report.evaluation import write_evaluation
-    from medical_fenlei.report.explanations import explain_ears
-    from medical_fenlei.report.page import write_page
+    from medical_fenlei.run_report.page import write_page
+    from medical_fenlei.trained.calibration import Calibration
 
     trained, data = open_checkpoint(args, kind=EAR2D)
     calibration = None if args.uncalibrated else Calibration.of(args.checkpoint)

@@ -9,9 +9,9 @@ side, patient_key and label_code, and no pickled object.
 from pathlib import Path
 
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.config import EAR2D
 from medical_fenlei.tables import SETS
-from medical_fenlei.training.config import EAR2D
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out-npz", type=Path, help="default: artifacts/emb_<set>.npz")
     args = parser.parse_args(argv)
 
-    from medical_fenlei.analysis.embeddings import Embeddings
     from medical_fenlei.data.sources import find_ears
+    from medical_fenlei.embeddings.vectors import Embeddings
     from medical_fenlei.errors import UserError
 
     trained, data = open_checkpoint(args, kind=EAR2D)

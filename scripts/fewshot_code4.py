@@ -23,12 +23,12 @@ def main(argv: list[str] | None = None) -> int:
 
     import pandas as pd
 
-    from medical_fenlei.analysis.embeddings import Embeddings
-    from medical_fenlei.analysis.fewshot import few_shot
+    from medical_fenlei.embeddings.fewshot import few_shot
+    from medical_fenlei.embeddings.fewshot_report import write_few_shot
+    from medical_fenlei.embeddings.vectors import Embeddings
     from medical_fenlei.errors import UserError
     from medical_fenlei.files import sha256
     from medical_fenlei.metrics.predictions import SEED
-    from medical_fenlei.report.fewshot import write_few_shot
     from medical_fenlei.tasks import BINARY_TASKS
 
     task = next((task for task in BINARY_TASKS if args.task in (task.name, task.alias)), None)

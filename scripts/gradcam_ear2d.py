@@ -13,10 +13,10 @@ and class activation: gradcam, gradcam++, hirescam, layercam, xgradcam. Any back
 from pathlib import Path
 
 from medical_fenlei import cli
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.config import EAR2D
 from medical_fenlei.errors import UserError
-from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
 from medical_fenlei.tables import SETS
-from medical_fenlei.training.config import EAR2D
 from medical_fenlei.vocabulary import SIDES, Side
 
 
@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.exam_id and args.split:
         raise UserError("--split: is for --all; an exam is found whatever its set")
 
-    from medical_fenlei.experiments.explain import Request, explain_one, explain_set
-    from medical_fenlei.report.page import write_page
+    from medical_fenlei.explanations.explain import Request, explain_one, explain_set
+    from medical_fenlei.run_report.page import write_page
     from medical_fenlei.vocabulary import DIAGNOSES
 
     request = Request(target=args.target, methods=tuple(args.method.split(",")), top=args.top, layer=args.layer)

@@ -10,8 +10,8 @@ several tasks gives a table a task, predictions_dual_<task>.csv. Halves that the
 from pathlib import Path
 
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
-from medical_fenlei.training.config import DUAL
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.config import DUAL
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,13 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
-    from medical_fenlei.analysis.by_exam import ears_of, side_by_side
-    from medical_fenlei.analysis.evaluate import table_of
     from medical_fenlei.data.dataset import EarDataset, group_by_exam
-    from medical_fenlei.data.homes import Placement
+    from medical_fenlei.data.exams import ears_of
     from medical_fenlei.data.sources import prepare_missing
+    from medical_fenlei.data.storage import Placement
     from medical_fenlei.ears.build import missing_ears
     from medical_fenlei.errors import UserError
+    from medical_fenlei.evaluation.by_exam import side_by_side
+    from medical_fenlei.evaluation.evaluate import table_of
     from medical_fenlei.metrics.predictions import intervals_of
     from medical_fenlei.tasks import named_apart
 

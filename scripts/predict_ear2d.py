@@ -13,7 +13,7 @@ Research use only; not a medical device.
 from pathlib import Path
 
 from medical_fenlei import cli
-from medical_fenlei.training.config import EAR2D
+from medical_fenlei.config import EAR2D
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,14 +30,14 @@ def main(argv: list[str] | None = None) -> int:
                         "and takes some ten times as long (default: hirescam)")
     args = parser.parse_args(argv)
 
-    from medical_fenlei.analysis.gradcam import METHODS
-    from medical_fenlei.analysis.new_exams import Predictor
-    from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.errors import UserError
+    from medical_fenlei.explanations.maps import METHODS
     from medical_fenlei.ingest.exams import find_loose_exams
     from medical_fenlei.ingest.series_choice import read_rules
-    from medical_fenlei.report.new_exams import write_answers
+    from medical_fenlei.new_exams.page import write_answers
+    from medical_fenlei.new_exams.predictor import Predictor
     from medical_fenlei.tasks import find_tasks
+    from medical_fenlei.trained.network import open_trained
 
     if args.out.resolve().is_relative_to(args.dicom.resolve()):
         raise UserError(f"--out {args.out}: lies within --dicom {args.dicom}, where it would be taken for an exam")

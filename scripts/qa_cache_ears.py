@@ -11,7 +11,7 @@ status is 3; one that the cache does not hold is only counted.
 from pathlib import Path
 
 from medical_fenlei import cli, settings
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.config import EarSpec
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,10 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
-    from medical_fenlei.analysis.ear_outliers import NOT_CACHED, rank, read_ears
+    from medical_fenlei.cache_qa.outliers import NOT_CACHED, rank, read_ears
+    from medical_fenlei.cache_qa.page import write_ear_qa
     from medical_fenlei.ears.store import choose_store
     from medical_fenlei.errors import UserError
-    from medical_fenlei.report.ear_qa import write_ear_qa
 
     spec = settings.from_flags(EarSpec, args) if settings.given(args, EarSpec) else None
     store = choose_store(args.cache_dir, spec)

@@ -19,8 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
+    from medical_fenlei.cohort.page import write_cohort
     from medical_fenlei.errors import UserError
-    from medical_fenlei.report.cohort import write_cohort
 
     manifest = tables.MANIFEST.read(args.manifest_csv)
     if not (manifest.label_code > 0).any():

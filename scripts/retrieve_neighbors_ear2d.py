@@ -11,10 +11,10 @@ the training set are computed once and kept there, until network or data change.
 from pathlib import Path
 
 from medical_fenlei import cli
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.config import EAR2D
 from medical_fenlei.errors import UserError
-from medical_fenlei.experiments.route import add_checkpoint_flags, open_checkpoint
 from medical_fenlei.tables import SETS
-from medical_fenlei.training.config import EAR2D
 from medical_fenlei.vocabulary import SIDES
 
 
@@ -37,10 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from medical_fenlei import tables
-    from medical_fenlei.analysis.evaluate import set_label, table_of
-    from medical_fenlei.analysis.neighbours import neighbours
-    from medical_fenlei.analysis.retrieval import agreement, ears_to_ask, embed, training_embeddings
-    from medical_fenlei.report.neighbours import draw_neighbours
+    from medical_fenlei.data.sources import set_label
+    from medical_fenlei.embeddings.neighbor_pictures import draw_neighbours
+    from medical_fenlei.embeddings.neighbors import neighbours
+    from medical_fenlei.embeddings.retrieval import agreement, ears_to_ask, embed, training_embeddings
+    from medical_fenlei.evaluation.evaluate import table_of
 
     trained, data = open_checkpoint(args, kind=EAR2D)
     out = args.out_dir or trained.run.reports / "neighbors"
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = embed(trained, dataset, batch_size=args.batch_size)
     near = neighbours(train, asked, most=args.most)
     name = f"neighbors_{set_label(args.split, data)}" if args.split else f"{args.exam_id}_{args.side}"
-    tables.NEIGHBOURS.write(out / f"{name}.csv", near)
+    tables.NEIGHBORS.write(out / f"{name}.csv", near)
     each = list(near.groupby(["exam_id", "side"], sort=False))[:args.pictures]
     for (exam_id, side), own in tqdm(each, desc="pictures", disable=None, leave=False):
         draw_neighbours(out / f"{exam_id}_{side}.png", trained, trained.store(data), own)

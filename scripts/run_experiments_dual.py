@@ -8,8 +8,8 @@ runs.csv, summary.csv and summary.md. It can be killed: the same command goes on
 that fails does not end the others. --dry-run prints the command line of each run; --summarize only writes the tables anew.
 """
 from medical_fenlei import cli, settings
-from medical_fenlei.experiments.study import add_study_flags, run_study, study_name, study_settings
-from medical_fenlei.training.config import DUAL_ROUTE, SLICE_ATTENTION, ModelConfig, RunConfig
+from medical_fenlei.commands.study import add_study_flags, run_study, study_name, study_settings
+from medical_fenlei.config import DUAL_ROUTE, SLICE_ATTENTION, ModelConfig, RunConfig
 
 MODELS = tuple(name for name in settings.choices(ModelConfig, "model") if name != SLICE_ATTENTION[0])
 EPOCHS = ((1, 200), (20, 80), (100, 40))

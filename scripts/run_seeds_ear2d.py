@@ -10,8 +10,8 @@ patients are resampled, and the same of the networks' mean probability (the ense
 stop.
 """
 from medical_fenlei import cli, settings
-from medical_fenlei.experiments.study import add_study_flags, run_study, study_name, study_settings
-from medical_fenlei.training.config import EAR_ROUTE
+from medical_fenlei.commands.study import add_study_flags, run_study, study_name, study_settings
+from medical_fenlei.config import EAR_ROUTE
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,8 +7,8 @@ the cache that the preprocessing flags name; given none of them, the only one in
 train_ear2d does. After a stop (status 75), --resume outputs/<run> goes on where it was saved.
 """
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import train_command
-from medical_fenlei.training.config import DUAL_ROUTE
+from medical_fenlei.commands.train import train_command
+from medical_fenlei.config import DUAL_ROUTE
 
 
 def main(argv: list[str] | None = None) -> int:

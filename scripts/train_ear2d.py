@@ -9,8 +9,8 @@ the tune set). After a stop (status 75), --resume outputs/<run> goes on where it
 --resume auto does for every start. For several GPUs: torchrun --nproc-per-node N scripts/train_ear2d.py ...
 """
 from medical_fenlei import cli
-from medical_fenlei.experiments.route import train_command
-from medical_fenlei.training.config import EAR_ROUTE
+from medical_fenlei.commands.train import train_command
+from medical_fenlei.config import EAR_ROUTE
 
 
 def main(argv: list[str] | None = None) -> int:

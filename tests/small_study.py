@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.config import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.vocabulary import SIDES, UNLABELLED
 

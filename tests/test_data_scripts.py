@@ -224,7 +224,7 @@ def test_wrong_input_is_one_line_with_status_2(here, capsys, words, says):
 
 
 def test_several_caches_are_listed_and_none_is_guessed(tmp_path):
-    from medical_fenlei.ears.spec import EarSpec
+    from medical_fenlei.config import EarSpec
     from medical_fenlei.errors import UserError
 
     assert choose_store(tmp_path, None).spec == EarSpec()
@@ -239,7 +239,7 @@ def test_several_caches_are_listed_and_none_is_guessed(tmp_path):
 
 
 def test_a_store_refuses_what_is_not_an_ear_of_its_kind(tmp_path):
-    from medical_fenlei.ears.spec import EarSpec
+    from medical_fenlei.config import EarSpec
     from medical_fenlei.errors import UserError
 
     store = EarStore(tmp_path, EarSpec(num_slices=2, image_size=8))

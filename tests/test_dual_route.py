@@ -11,13 +11,12 @@ from sklearn.metrics import precision_recall_fscore_support
 from small_study import codes_in_turn, write_study
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.trained import open_trained
+from medical_fenlei.config import DUAL, EarSpec
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import TASKS
-from medical_fenlei.training.config import DUAL
+from medical_fenlei.trained.network import open_trained
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES
 
 pytestmark = pytest.mark.end_to_end

@@ -13,8 +13,8 @@ from commands import run, working_in
 from PIL import Image
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.calibration import Calibration
 from medical_fenlei.tasks import find_task
+from medical_fenlei.trained.calibration import Calibration
 from medical_fenlei.training.checkpoint import read_checkpoint, write_checkpoint
 from medical_fenlei.vocabulary import SIDES
 
@@ -85,7 +85,7 @@ def predict(*words, checkpoint=BEST, out="answers"):
 
 
 def answers(here, out="answers"):
-    return tables.ANSWERS.read(here / out / "predictions.csv")
+    return tables.NEW_EXAM_ANSWERS.read(here / out / "predictions.csv")
 
 
 def of_class(found, name):

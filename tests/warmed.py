@@ -9,13 +9,13 @@ from pathlib import Path
 import commands  # noqa: F401
 from tqdm import tqdm
 
-import medical_fenlei.analysis.evaluate
+import medical_fenlei.evaluation.evaluate
+import medical_fenlei.evaluation.report
 import medical_fenlei.experiments.study
 import medical_fenlei.models.build
-import medical_fenlei.report.evaluation
 import medical_fenlei.training.loop  # noqa: F401
 from medical_fenlei import tables
-from medical_fenlei.report.plots import plot_training
+from medical_fenlei.run_report.curves import plot_training
 
 with tempfile.TemporaryDirectory() as folder:
     plot_training(Path(folder) / "curves.png", [{"epoch": 1, "train_loss": 1.0, "tune_loss": 1.0, "lr": 1.0}], best_epoch=1)

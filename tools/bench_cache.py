@@ -30,9 +30,9 @@ from measuring import figure, scaling
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from medical_fenlei import cli
+from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.files import write_json
 from medical_fenlei.phantom.head import draw_head

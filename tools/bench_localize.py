@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import cli
+from medical_fenlei.config import EarSpec, Sampling
 from medical_fenlei.ears.prepare import prepare_ears
-from medical_fenlei.ears.spec import EarSpec, Sampling
 from medical_fenlei.files import write_json
 from medical_fenlei.parallel import map_items
 from medical_fenlei.phantom.drawn import draw_challenge

@@ -26,26 +26,26 @@ import torch
 from measuring import figure, in_turn, seconds
 
 from medical_fenlei import cli
-from medical_fenlei.analysis.gradcam import explain
-from medical_fenlei.analysis.new_exams import Predictor
-from medical_fenlei.analysis.trained import Trained, open_trained
+from medical_fenlei.config import EAR2D, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.dicom.header import read_headers_of
 from medical_fenlei.dicom.volume import Series, open_series
 from medical_fenlei.ears.prepare import prepare_ears
 from medical_fenlei.errors import CheckFailed
+from medical_fenlei.explanations.maps import explain
 from medical_fenlei.files import write_json
 from medical_fenlei.ingest.exams import find_loose_exams
 from medical_fenlei.ingest.series_choice import SeriesRules
 from medical_fenlei.models.build import build_model
+from medical_fenlei.new_exams.page import write_answers
+from medical_fenlei.new_exams.predictor import Predictor
 from medical_fenlei.phantom.head import draw_head
 from medical_fenlei.phantom.hospital import examine
 from medical_fenlei.phantom.population import draw_population
 from medical_fenlei.phantom.scanner import acquire
 from medical_fenlei.phantom.series import SCOUT, SeriesFacts, write_series
 from medical_fenlei.phantom.spec import HospitalSpec
-from medical_fenlei.report.new_exams import write_answers
+from medical_fenlei.trained.network import Trained, open_trained
 from medical_fenlei.training.checkpoint import Checkpoint, write_checkpoint
-from medical_fenlei.training.config import EAR2D, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.training.predict import look
 
 TOP = 4

@@ -36,9 +36,10 @@ from measuring import figure, seconds
 from torch import nn
 
 from medical_fenlei import cli, parallel, settings
+from medical_fenlei.config import EAR_ROUTE, RunConfig
 from medical_fenlei.data.augment import window
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.data.homes import Placement
+from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.files import write_json
 from medical_fenlei.models.build import build_model
@@ -46,7 +47,6 @@ from medical_fenlei.models.output import Network
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_task
 from medical_fenlei.training.batch_size import LARGEST, STEPS_AN_EPOCH, largest_batch
-from medical_fenlei.training.config import EAR_ROUTE, RunConfig
 from medical_fenlei.training.device import Arithmetic, memory_gb, seed_everything
 from medical_fenlei.training.loop import Progress, Trainer
 from medical_fenlei.training.record import Record

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import cli, settings, tables
-from medical_fenlei.analysis import audits
-from medical_fenlei.analysis.trained import Trained, open_trained
-from medical_fenlei.experiments.audit import audit_run
-from medical_fenlei.experiments.route import start_run
+from medical_fenlei.audits import checks as audits
+from medical_fenlei.audits.run_audits import audit_run
+from medical_fenlei.config import EAR2D, DataConfig, RunConfig
 from medical_fenlei.files import write_json
 from medical_fenlei.runs import Run
-from medical_fenlei.training.config import EAR2D, DataConfig, RunConfig
+from medical_fenlei.trained.network import Trained, open_trained
+from medical_fenlei.training.run import start_run
 
 FOLDER = Path("artifacts/planted")
 SEED = 5

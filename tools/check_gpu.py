@@ -24,13 +24,13 @@ import torch
 from bench_train import Bench, ours
 
 from medical_fenlei import cli, settings
-from medical_fenlei.analysis.trained import open_trained
+from medical_fenlei.config import EAR2D, EAR_ROUTE
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.data.homes import Placement
 from medical_fenlei.data.sources import find_ears
+from medical_fenlei.data.storage import Placement
 from medical_fenlei.runs import Run
+from medical_fenlei.trained.network import open_trained
 from medical_fenlei.training.checkpoint import read_checkpoint
-from medical_fenlei.training.config import EAR2D, EAR_ROUTE
 from medical_fenlei.training.device import Arithmetic, memory_gb, seed_everything
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medical_fenlei import cli
-from medical_fenlei.training.config import EAR2D
+from medical_fenlei.config import EAR2D
 from medical_fenlei.vocabulary import Side
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def main(argv: list[str] | None = None) -> int:
     from scipy.ndimage import distance_transform_edt
     from tqdm import tqdm
 
-    from medical_fenlei.analysis.gradcam import explain
-    from medical_fenlei.analysis.pointing import MEASURES, pointing, pointing_intervals, random_twin
-    from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.data.sources import find_ears
+    from medical_fenlei.explanations.maps import explain
+    from medical_fenlei.explanations.pointing import MEASURES, pointing, pointing_intervals, random_twin
     from medical_fenlei.files import write_json
     from medical_fenlei.metrics.bootstrap import patient_intervals
     from medical_fenlei.tasks import find_task
+    from medical_fenlei.trained.network import open_trained
 
     trained = open_trained(args.checkpoint.resolve(), kind=EAR2D, device=args.device)
     task = find_task(args.label_task or trained.tasks[0].name, among=trained.tasks)

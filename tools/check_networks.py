@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medical_fenlei import cli, settings
-from medical_fenlei.ears.spec import EarSpec
-from medical_fenlei.training.config import DUAL_ROUTE, ModelConfig, RunConfig
+from medical_fenlei.config import DUAL_ROUTE, EarSpec, ModelConfig, RunConfig
 
 if TYPE_CHECKING:
     import torch
@@ -52,10 +51,10 @@ def check(config: RunConfig, arithmetic: "Arithmetic") -> dict[str, Any]:
     """One row of the table."""
     import torch
 
-    from medical_fenlei.analysis.trained import open_trained
     from medical_fenlei.data.augment import window
     from medical_fenlei.models.build import build_model
     from medical_fenlei.tasks import find_task
+    from medical_fenlei.trained.network import open_trained
     from medical_fenlei.training.checkpoint import Checkpoint, write_checkpoint
     from medical_fenlei.training.device import seed_everything
 

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import cli, settings, tables
-from medical_fenlei.experiments.audit import Wrong, wrong_labels
+from medical_fenlei.audits.run_audits import Wrong, wrong_labels
+from medical_fenlei.config import RunConfig
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Interval, patient_intervals
@@ -27,7 +28,6 @@ from medical_fenlei.phantom.population import Exam, draw_population
 from medical_fenlei.phantom.spec import HospitalSpec
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import OUTSIDE, find_task
-from medical_fenlei.training.config import RunConfig
 from medical_fenlei.vocabulary import SIDES
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"

@@ -14,7 +14,7 @@ candidates=("${MF_VENV:-$root/.venv}/bin/python" "$root/.venv/bin/python" python
 for python in "${candidates[@]}"; do
     if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         export PYTHONUTF8=1 PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
-        exec "$python" -P -m medical_fenlei.ingest.archives "$@"
+        exec "$python" -P -m medical_fenlei.commands.extract_archives "$@"
     fi
 done
 echo "extract_all.sh: found no Python 3.11 or newer; name one with MF_PYTHON" >&2

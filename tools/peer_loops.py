@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from medical_fenlei.config import AugmentConfig
 from medical_fenlei.models.ear2d import Ear2d
 from medical_fenlei.models.output import Network
-from medical_fenlei.training.config import AugmentConfig
 
 Sample = dict[str, Any]
 """image: the path of a file, or its values; label: 0.0 or 1.0."""

@@ -1,4 +1,13 @@
-"""The errors that a user or a file can cause. Anything else is a fault of the program and keeps its traceback."""
+"""The errors that a user or a file can cause, and the exit statuses of commands. Any other error is a fault of the program and
+keeps its traceback."""
+
+OK = 0
+CHECK_FAILED = 1
+BAD_INPUT = 2
+PARTLY = 3
+"""Done, but some files or ears could not be used."""
+STOPPED = 75
+"""Stopped by a signal; the same command goes on."""
 
 
 class UserError(Exception):

@@ -3,10 +3,8 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
-import logging
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 from medical_fenlei import __version__
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import write_json, write_text
+from medical_fenlei.log import log_to
 
-LOG = logging.getLogger("medical_fenlei")
 LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
 
 
@@ -118,22 +116,8 @@ class Run:
         write_text(self.metrics_jsonl, "".join(json.dumps(line, allow_nan=True) + "\n" for line in lines))
 
     def open_log(self) -> None:
-        """Send the package's log to `train.log` and to standard output."""
+        """Send the package's log to `train.log` and to the terminal."""
         log_to(self.folder / "train.log")
-
-
-def log_to(path: Path, *, level: int = logging.INFO) -> None:
-    """Send the package's log to a file, with the time of each line, and from INFO on to standard output; and to no other."""
-    for handler in [*LOG.handlers]:
-        LOG.removeHandler(handler)
-        handler.close()
-    LOG.setLevel(level)
-    LOG.propagate = False
-    file, terminal = logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    terminal.setLevel(logging.INFO)
-    LOG.addHandler(file)
-    LOG.addHandler(terminal)
 
 
 def versions() -> dict[str, str]:

@@ -5,20 +5,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.audits import (
-    binary_view,
-    metadata_baseline,
-    other_ear,
-    shuffled_labels,
-)
-from medical_fenlei.analysis.doubtful_labels import (
-    agreement_over_epochs,
-    by_date,
-    out_of_sample,
-    over_epochs,
-    suspects,
-)
-from medical_fenlei.analysis.exchanged import exchanged_sides
+from medical_fenlei.audits.checks import binary_view, metadata_baseline, other_ear, shuffled_labels
+from medical_fenlei.audits.doubtful_labels import agreement_over_epochs, by_date, out_of_sample, over_epochs, suspects
+from medical_fenlei.audits.exchanged_sides import exchanged_sides
 from medical_fenlei.tasks import find_task
 
 TASK, SIX = find_task("normal_vs_abnormal"), find_task("six_class")
@@ -157,7 +146,7 @@ def answered(wrong, epochs=8, ears=200, seed=0):
     skill = np.linspace(0, 3, epochs)[:, None]
     logits = skill * (2 * truth - 1) + rng.normal(size=(epochs, ears))
     frame = pd.DataFrame({"exam_id": [f"e{n}" for n in range(ears)], "side": "left", "label_code": np.where(label == 1, 1, 5)})
-    return tables.ANSWERED.frame(frame), logits[:, :, None].astype(np.float32)
+    return tables.TRAINING_EARS.frame(frame), logits[:, :, None].astype(np.float32)
 
 
 def test_wrong_labels_stand_at_the_top_of_what_is_to_be_read_again():

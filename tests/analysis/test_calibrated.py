@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from small_study import MANIFEST, SPLITS, sets_in_turn, write_study
 
 from medical_fenlei import tables
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.config import EarSpec
 
 WORDS = ("--splits-root", SPLITS, "--pct", 100, "--cache-dir", "cache/dual_volumes", "--device", "cpu")
 BEST, REPORTS = "outputs/a/checkpoints/best.pt", Path("outputs/a/reports")

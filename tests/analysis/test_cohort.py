@@ -10,8 +10,8 @@ from commands import run
 from scipy.stats.contingency import association as cramers_v
 
 from medical_fenlei import tables
-from medical_fenlei.analysis import cohort
-from medical_fenlei.analysis.cohort import Grouping
+from medical_fenlei.cohort import groups as cohort
+from medical_fenlei.cohort.groups import Grouping
 
 EXAMS = 240
 SETS = {"train": slice(0, 140), "tune": slice(140, 160), "val": slice(160, 240)}

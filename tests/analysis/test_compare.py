@@ -5,8 +5,8 @@ import pytest
 from commands import run
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.compare import compare
 from medical_fenlei.errors import UserError
+from medical_fenlei.evaluation.compare import compare
 from medical_fenlei.metrics.predictions import differences_of, intervals_of
 from medical_fenlei.tasks import find_task
 

@@ -14,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.embeddings import Embeddings, standardised
-from medical_fenlei.analysis.fewshot import METHODS, few_shot
-from medical_fenlei.analysis.neighbours import neighbours
+from medical_fenlei.embeddings.fewshot import METHODS, few_shot
+from medical_fenlei.embeddings.neighbors import neighbours
+from medical_fenlei.embeddings.vectors import Embeddings, standardised
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.bootstrap import canonical_patients
 from medical_fenlei.tasks import find_task
@@ -216,12 +216,12 @@ def test_the_nearest_cases_are_the_nearest_of_other_patients():
 def test_neighbours_found_in_chunks_are_those_found_at_once_and_fewer_where_there_are_fewer(monkeypatch):
     train = draw(27, 300, 9)
     at_once = neighbours(train, train)
-    monkeypatch.setattr("medical_fenlei.analysis.neighbours.CHUNK_MIB", 0.1)
+    monkeypatch.setattr("medical_fenlei.embeddings.neighbors.CHUNK_MIB", 0.1)
     pd.testing.assert_frame_equal(neighbours(train, train), at_once, rtol=1e-9)          # a product's last bits follow its size
     few = neighbours(train[np.arange(4)], train[np.arange(3)])   # two patients of two ears: two of another patient for each
     assert len(few) == 6 and few["rank"].tolist() == [1, 2] * 3
     alone = neighbours(train[np.arange(2)], train[np.arange(2)])
-    assert len(alone) == 0 and list(alone.columns) == list(tables.NEIGHBOURS.columns)
+    assert len(alone) == 0 and list(alone.columns) == list(tables.NEIGHBORS.columns)
 
 
 def test_equally_near_cases_stand_in_the_order_of_their_exams():
@@ -286,7 +286,7 @@ def test_the_command_writes_what_it_says(tmp_path, monkeypatch, capsys):
     assert header.split()[0] == "method" and [line.split()[0] for line in methods] == list(METHODS)
     folder = tmp_path / "artifacts/fewshot_normal_vs_cholesterol_granuloma"
     assert len(tables.FEWSHOT.read(folder / "predictions.csv")) == 48
-    assert len(tables.NEIGHBOURS.read(folder / "neighbours.csv")) == 5 * 48
+    assert len(tables.NEIGHBORS.read(folder / "neighbours.csv")) == 5 * 48
     told = json.loads((folder / "metrics.json").read_text())
     assert set(told["metrics"]) == set(METHODS)
     digest = hashlib.sha256((tmp_path / "artifacts/emb_val.npz").read_bytes()).hexdigest()

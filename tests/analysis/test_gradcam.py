@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medical_fenlei.analysis.gradcam import INTEGRATED, METHODS, SMOOTH_MM, explain
-from medical_fenlei.analysis.trained import Trained
+from medical_fenlei.config import EAR_ROUTE, AugmentConfig, ModelConfig
 from medical_fenlei.data.augment import window
 from medical_fenlei.errors import UserError
+from medical_fenlei.explanations.maps import INTEGRATED, METHODS, SMOOTH_MM, explain
 from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_task, find_tasks
-from medical_fenlei.training.config import EAR_ROUTE, AugmentConfig, ModelConfig
+from medical_fenlei.trained.network import Trained
 from medical_fenlei.training.device import Arithmetic
 
 CPU = Arithmetic(torch.device("cpu"), torch.float32)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from medical_fenlei.analysis.pointing import MEASURES, pointing, pointing_intervals, random_twin
-from medical_fenlei.analysis.trained import Trained
+from medical_fenlei.config import EAR_ROUTE
+from medical_fenlei.explanations.pointing import MEASURES, pointing, pointing_intervals, random_twin
 from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_tasks
-from medical_fenlei.training.config import EAR_ROUTE
+from medical_fenlei.trained.network import Trained
 from medical_fenlei.training.device import Arithmetic
 
 SHAPE = (4, 6, 5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medical_fenlei.analysis.robustness import AIR, changes
+from medical_fenlei.audits.robustness import AIR, changes
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.subgroups import FEWEST, subgroups_of
+from medical_fenlei.evaluation.subgroups import FEWEST, subgroups_of
 from medical_fenlei.tasks import find_task
 
 TASK = find_task("normal_vs_abnormal")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import ndimage
 
+from medical_fenlei.config import AugmentConfig
 from medical_fenlei.data.augment import Draw, augment, draw, window
-from medical_fenlei.training.config import AugmentConfig
 
 CONFIG = AugmentConfig()
 STILL = {"jitter_level": 0, "jitter_width": 0, "rotate_deg": 0, "shift": 0, "scale": 0, "noise": 0, "blur": 0}

@@ -6,13 +6,12 @@ import torch
 from small_study import codes_in_turn, write_study
 from torch import nn
 
+from medical_fenlei.config import AugmentConfig, DataConfig, EarSpec
 from medical_fenlei.data.dataset import ABSENT, EarDataset, group_by_exam
 from medical_fenlei.data.sources import find_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.models.output import Output
 from medical_fenlei.tasks import find_task
-from medical_fenlei.training.config import AugmentConfig, DataConfig
 from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.predict import infer
 

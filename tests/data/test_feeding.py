@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
+from medical_fenlei.config import EarSpec
 from medical_fenlei.data.dataset import ABSENT, EarDataset
-from medical_fenlei.data.homes import Placement
 from medical_fenlei.data.loaders import cut, nth_time, training_order
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.tasks import OUTSIDE

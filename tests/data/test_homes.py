@@ -16,17 +16,16 @@ import torch
 from commands import run
 from small_study import CACHE, codes_in_turn, write_study
 
-from medical_fenlei.analysis.trained import open_trained
-from medical_fenlei.data import homes
+from medical_fenlei.config import DataConfig, EarSpec
+from medical_fenlei.data import storage as homes
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.data.homes import InMemory, OnDevice, OnDisk, Placement
 from medical_fenlei.data.loaders import Waiting, cut
 from medical_fenlei.data.sources import find_ears
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.data.storage import InMemory, OnDevice, OnDisk, Placement
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.runs import Run
-from medical_fenlei.training.config import DataConfig
+from medical_fenlei.trained.network import open_trained
 from medical_fenlei.vocabulary import Side
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

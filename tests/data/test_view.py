@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from medical_fenlei.config import WINDOWS, AugmentConfig
 from medical_fenlei.data.augment import Draw, augment, blocks, draw, window
 from medical_fenlei.data.blocks import block_starts, over_slices, with_neighbours
-from medical_fenlei.training.config import WINDOWS, AugmentConfig
 
 K, ROWS, COLUMNS = 7, 24, 32
 THREE = ("soft", "bone", "wide")

@@ -9,11 +9,11 @@ import pytest
 import SimpleITK as sitk
 from dicom_files import write_volume
 
+from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears import prepare
 from medical_fenlei.ears.localize import EarPlace, Localization
 from medical_fenlei.ears.prepare import EAR_MM, prepare_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.symmetry import Plane
 from medical_fenlei.vocabulary import SIDES, Side
 

@@ -6,9 +6,9 @@ import pytest
 import SimpleITK as sitk
 from dicom_files import axial, write_volume
 
+from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.vocabulary import SIDES, Side
 
 SHAPE, SPACING = (6, 100, 96), (1.5, 2.0, 2.0)

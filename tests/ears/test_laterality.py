@@ -8,9 +8,9 @@ import pytest
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
+from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.phantom.anatomy import Pose, draw_person, landmarks
 from medical_fenlei.phantom.disease import EarChange
 from medical_fenlei.phantom.head import LESION_BIT, draw_head

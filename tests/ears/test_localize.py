@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from medical_fenlei.config import EarSpec
 from medical_fenlei.ears.localize import locate
 from medical_fenlei.ears.prepare import find_ears, prepare_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.phantom.anatomy import Pose, draw_person, landmarks
 from medical_fenlei.phantom.disease import EarChange
 from medical_fenlei.phantom.drawn import KINDS, draw_challenge

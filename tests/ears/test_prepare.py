@@ -7,9 +7,9 @@ import SimpleITK as sitk
 from dicom_files import axial, write_volume
 
 from medical_fenlei import settings
+from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.errors import Rejected
 from medical_fenlei.vocabulary import SIDES, Side
 

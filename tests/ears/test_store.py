@@ -14,9 +14,9 @@ import pytest
 from commands import ROOT
 from dicom_files import axial, write_volume
 
+from medical_fenlei.config import EarSpec
 from medical_fenlei.ears import build
 from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.phantom.anatomy import Pose, draw_person

@@ -12,16 +12,18 @@ import time
 import numpy as np
 import pytest
 from commands import ROOT, run, script
+from medical_fenlei.training.config import EarSpec
 from small_study import codes_in_turn, write_study
 
 from medical_fenlei import cli, settings, tables
+from medical_fenlei.commands.train import add_run_flags
+from medical_fenlei.config import DUAL_ROUTE, RunConfig
 from medical_fenlei.errors import UserError
-from medical_fenlei.experiments.route import add_run_flags, with_cache
 from medical_fenlei.experiments.study import Job, Study
 from medical_fenlei.experiments.summary import over_seeds
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.tasks import find_task
-from medical_fenlei.training.config import DUAL_ROUTE, EarSpec, RunConfig
+from medical_fenlei.training.run import with_cache
 
 SMALL = ("--label-task", "normal_vs_abnormal", "--epochs", 3, "--precision", "fp32", "--device", "cpu",
          "--backbone", "test_resnet", "--batch-size", 4)

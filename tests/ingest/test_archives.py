@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from medical_fenlei import cli, tables
-from medical_fenlei.ingest import archives, joined, unpack
+from medical_fenlei.archives import extract as archives
+from medical_fenlei.archives import joined_files as joined
+from medical_fenlei.archives import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "extract_all.sh"

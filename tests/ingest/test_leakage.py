@@ -12,10 +12,10 @@ from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 from small_study import SPEC
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.same_pixels import cached_marks, decoded_marks
 from medical_fenlei.ears.store import EarStore
-from medical_fenlei.ingest.leakage import shared_exams, shared_marks, study_marks
 from medical_fenlei.ingest.manifest import build_manifest
+from medical_fenlei.leakage.same_pixels import cached_marks, decoded_marks
+from medical_fenlei.leakage.shared import shared_exams, shared_marks, study_marks
 from medical_fenlei.tables import Split
 from medical_fenlei.vocabulary import Side
 
@@ -178,9 +178,9 @@ def test_a_series_that_cannot_be_decoded_is_said_and_the_others_are_looked_at(co
 
 def test_a_run_is_checked_by_what_it_used(split, here, capsys):
     from medical_fenlei import settings
+    from medical_fenlei.config import EAR_ROUTE
     from medical_fenlei.files import sha256
     from medical_fenlei.runs import Run
-    from medical_fenlei.training.config import EAR_ROUTE
 
     split(**APART)
     folder = here / "artifacts/splits_dual/100pct"

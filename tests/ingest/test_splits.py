@@ -8,8 +8,8 @@ from commands import run
 
 from medical_fenlei import tables
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.leakage import shared_patients
 from medical_fenlei.ingest.splits import SplitSpec, ears_of, largest_deviation, make_splits, too_few
+from medical_fenlei.leakage.shared import shared_patients
 from medical_fenlei.tables import Split
 from medical_fenlei.vocabulary import SIDES
 

@@ -6,12 +6,12 @@ import torch
 from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 
+from medical_fenlei.config import ModelConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
 from medical_fenlei.models.pooling import POOLINGS
 from medical_fenlei.models.slice_encoder import build_backbone
 from medical_fenlei.models.weights import load_weights
-from medical_fenlei.training.config import ModelConfig
 
 N, K, D = 3, 7, 24
 WEIGHTED = ("attention", "gated_attention", "transformer")

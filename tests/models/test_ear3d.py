@@ -9,17 +9,16 @@ from commands import run
 from safetensors.torch import save_file
 from small_study import SPEC, codes_in_turn, write_study
 
-from medical_fenlei.analysis.trained import open_trained
+from medical_fenlei.config import DUAL, DataConfig, EarSpec, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.data.dataset import EarDataset, group_by_exam
 from medical_fenlei.data.sources import find_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
 from medical_fenlei.models.ear3d import build_encoder
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_task
-from medical_fenlei.training.config import DUAL, DataConfig, ModelConfig, RunConfig, TrainConfig
+from medical_fenlei.trained.network import open_trained
 from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.loop import Trainer
 from medical_fenlei.training.predict import infer, tables_of

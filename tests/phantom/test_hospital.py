@@ -13,9 +13,9 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
+from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.label_sheet import read_label_sheet
 from medical_fenlei.phantom.anatomy import draw_person, draw_pose, landmarks

@@ -13,10 +13,10 @@ from scipy.spatial.transform import Rotation
 from small_study import write_manifest
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.ear_outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear
-from medical_fenlei.analysis.scan_view import ScanView, box_corners, open_view, outline, place, plane_line
+from medical_fenlei.cache_qa.outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear
+from medical_fenlei.config import EarSpec
 from medical_fenlei.ears.build import fill_store
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.ears.scan_view import ScanView, box_corners, open_view, outline, place, plane_line
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.vocabulary import SIDES, Side
 
@@ -194,7 +194,7 @@ def test_the_outline_of_a_turned_box_runs_along_its_faces():
 
 def test_the_picture_s_slice_is_the_nearest_and_the_plane_crosses_it_where_it_is(built):
     ear = read_ear(EarStore(built / "cache/ears_hu", SPEC), WHOLE)
-    view = open_view(built / "data/medical_data_2", [ear])
+    view = open_view(built / "data/medical_data_2", ear.series_relpath, [ear.centre])
     assert abs(view.affine[2, 3] + view.k * view.affine[2, 0] - ear.centre[2]) <= view.affine[2, 0] / 2
     line = np.column_stack([np.full(2, view.k), plane_line(ear.plane_point, ear.plane_normal, view), np.ones(2)])
     np.testing.assert_allclose((line @ view.affine[:3].T - ear.plane_point) @ ear.plane_normal, 0, atol=1e-6)

@@ -11,14 +11,13 @@ from commands import run
 from small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei import tables
-from medical_fenlei.analysis import retrieval
-from medical_fenlei.analysis.embeddings import Embeddings
-from medical_fenlei.analysis.neighbours import neighbours
-from medical_fenlei.analysis.retrieval import agreement, training_embeddings
-from medical_fenlei.analysis.trained import open_trained
-from medical_fenlei.ears.spec import EarSpec
-from medical_fenlei.report.explanations import explain_ears
-from medical_fenlei.training.config import EAR2D
+from medical_fenlei.config import EAR2D, EarSpec
+from medical_fenlei.embeddings import retrieval
+from medical_fenlei.embeddings.neighbors import neighbours
+from medical_fenlei.embeddings.retrieval import agreement, training_embeddings
+from medical_fenlei.embeddings.vectors import Embeddings
+from medical_fenlei.explanations.pictures import explain_ears
+from medical_fenlei.trained.network import open_trained
 
 SPEC = EarSpec(num_slices=4, image_size=32, extent="half")
 BEST = "outputs/ear/checkpoints/best.pt"
@@ -121,17 +120,17 @@ def test_neighbours_of_a_set_are_training_ears_of_other_patients_with_a_picture_
     words = ("retrieve_neighbors_ear2d", "--checkpoint", BEST, "--device", "cpu", "--most", 3, "--draws", 50)
     assert run(*words, "--split", "train") == 0
     folder = here / "outputs/ear/reports/neighbors"
-    found = tables.NEIGHBOURS.read(folder / "neighbors_train.csv")
+    found = tables.NEIGHBORS.read(folder / "neighbors_train.csv")
     assert len(found) == 16 * 3 and (found.exam_id != found.neighbour_exam_id).all()     # an exam a patient
     assert set(found.neighbour_exam_id) <= {f"exam_{name}" for name in "abcdefgh"}
     assert len(list(folder.glob("exam_*.png"))) == 16
     assert "share" in capsys.readouterr().out
     assert run(*words, "--exam-id", "exam_x", "--side", "right") == 0
-    one = tables.NEIGHBOURS.read(folder / "exam_x_right.csv")
+    one = tables.NEIGHBORS.read(folder / "exam_x_right.csv")
     assert len(one) == 3 and (folder / "exam_x_right.png").stat().st_size < 200_000
     whole = here / "whole"
     assert run(*words, "--split", "val", "--pictures", 0, "--out-dir", whole) == 0
-    val = tables.NEIGHBOURS.read(whole / "neighbors_val.csv")
+    val = tables.NEIGHBORS.read(whole / "neighbors_val.csv")
     same = val[(val.exam_id == "exam_x") & (val.side == "right")]
     assert same.neighbour_exam_id.tolist() == one.neighbour_exam_id.tolist() and not list(whole.glob("*.png"))
     for wrong in (("--exam-id", "exam_x"), ("--split", "val", "--side", "left"), ("--exam-id", "exam_0", "--side", "left")):

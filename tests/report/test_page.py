@@ -11,8 +11,8 @@ from PIL import Image
 from small_study import sets_in_turn, write_study
 
 from medical_fenlei import tables
-from medical_fenlei.ears.spec import EarSpec
-from medical_fenlei.report.page import write_page
+from medical_fenlei.config import EarSpec
+from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 
 SPEC = EarSpec(num_slices=8, image_size=32)

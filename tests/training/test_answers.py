@@ -6,13 +6,13 @@ from commands import run
 from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.trained import open_trained
+from medical_fenlei.config import EAR2D as EAR
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.errors import UserError
 from medical_fenlei.runs import Run
-from medical_fenlei.training.answers import Answers, read_answers
-from medical_fenlei.training.config import EAR2D as EAR
+from medical_fenlei.trained.network import open_trained
 from medical_fenlei.training.distributed import Ranks
+from medical_fenlei.training.dynamics import Answers, read_answers
 from medical_fenlei.training.loop import Trainer
 
 WORDS = ("--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100, "--batch-size", 4, "--device",
@@ -55,7 +55,7 @@ def test_an_answer_belongs_to_the_ear_that_it_stands_beside(study):
 
 def test_ears_that_come_twice_have_the_mean_and_those_that_do_not_come_have_none(tmp_path):
     run_ = Run(tmp_path)
-    ears = tables.ANSWERED.frame([{"exam_id": f"e{n}", "side": "left", "label_code": 5} for n in range(4)])
+    ears = tables.TRAINING_EARS.frame([{"exam_id": f"e{n}", "side": "left", "label_code": 5} for n in range(4)])
     kept = Answers()
     kept.step(np.array([2, 0])).append(torch.tensor([[1.0], [2.0]]))
     parts = kept.step(np.array([2, 1]))
@@ -88,7 +88,7 @@ def test_a_run_that_goes_on_between_epochs_keeps_the_same_answers(study, monkeyp
 def test_a_run_without_answers_or_with_others_is_told(tmp_path):
     with pytest.raises(UserError, match="no answers of training"):
         read_answers(Run(tmp_path))
-    kept, frame = Answers(), tables.ANSWERED.frame([{"exam_id": "a", "side": "left", "label_code": 5}])
+    kept, frame = Answers(), tables.TRAINING_EARS.frame([{"exam_id": "a", "side": "left", "label_code": 5}])
     kept.step(np.array([0])).append(torch.zeros(1, 1))
     kept.end_epoch(1, Run(tmp_path), frame, Ranks())
     np.save(tmp_path / "answers/epoch_0002.npy", np.zeros((3, 1), np.float32))

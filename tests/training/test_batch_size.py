@@ -8,7 +8,7 @@ from commands import run
 from small_study import codes_in_turn, write_study
 from torch import nn
 
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.config import EarSpec
 from medical_fenlei.models.output import Output
 from medical_fenlei.runs import Run
 from medical_fenlei.training import batch_size

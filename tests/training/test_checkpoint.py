@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from medical_fenlei.config import EAR2D, DataConfig, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.training.checkpoint import FOOTER, Checkpoint, read_checkpoint, write_checkpoint
-from medical_fenlei.training.config import EAR2D, DataConfig, ModelConfig, RunConfig, TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,12 @@ from commands import run
 from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 from torch import nn
 
-from medical_fenlei.analysis.trained import open_trained
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.config import EarSpec, ModelConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
 from medical_fenlei.models.ear2d import Ear2d
+from medical_fenlei.trained.network import open_trained
 from medical_fenlei.training import batch_size
-from medical_fenlei.training.config import ModelConfig
 from medical_fenlei.training.device import Arithmetic, compiling, memory_gb, seed_everything
 from medical_fenlei.training.step import Stepper, running_mean
 

@@ -11,13 +11,12 @@ from small_study import CACHE, MANIFEST, SPLITS, write_study
 from torch import nn
 
 from medical_fenlei import tables
+from medical_fenlei.config import DataConfig, EarSpec, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.data.augment import draw
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.models.output import Network, Output
 from medical_fenlei.runs import Run
 from medical_fenlei.training import loop
-from medical_fenlei.training.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.loop import Trainer
 

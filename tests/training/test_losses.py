@@ -13,11 +13,10 @@ from small_study import CACHE, codes_in_turn, write_study
 from torchvision.ops import sigmoid_focal_loss
 
 from medical_fenlei import settings
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.config import EAR_ROUTE, LONG_TAIL, DataConfig, EarSpec, RunConfig, TrainConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import BINARY_TASKS, OUTSIDE, TASKS, find_task
-from medical_fenlei.training.config import EAR_ROUTE, LONG_TAIL, DataConfig, RunConfig, TrainConfig
 from medical_fenlei.training.losses import TaskLoss, class_weights, effective_weights, lowest, prior_shift, training_loss
 
 SIX, ABNORMAL, OME = TASKS["six_class"], TASKS["normal_vs_abnormal"], TASKS["normal_vs_ome"]

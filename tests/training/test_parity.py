@@ -4,12 +4,12 @@ import pytest
 from commands import run
 from small_study import CACHE, codes_in_turn, write_study
 
-from medical_fenlei.analysis.trained import open_trained
+from medical_fenlei.config import EarSpec
 from medical_fenlei.data.sources import find_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_task
+from medical_fenlei.trained.network import open_trained
 
 STILL = ("--jitter-level", 0, "--jitter-width", 0, "--rotate-deg", 0, "--shift", 0, "--scale", 0, "--noise", 0, "--blur", 0)
 SAME = ("--pct", 100, "--backbone", "test_resnet", "--dropout", 0, "--batch-size", 64, "--epochs", 2, "--lr", 3e-5,

@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from medical_fenlei.config import AugmentConfig, EarSpec
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.models.output import Output
-from medical_fenlei.training.config import AugmentConfig
 from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.distributed import Ranks
 from medical_fenlei.training.predict import Inferred, infer

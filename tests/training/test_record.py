@@ -16,10 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from medical_fenlei import tables
+from medical_fenlei.config import AugmentConfig, DataConfig, RunConfig
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.runs import LOG, Run
+from medical_fenlei.log import LOG
+from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_tasks
-from medical_fenlei.training.config import AugmentConfig, DataConfig, RunConfig
 from medical_fenlei.training.device import Arithmetic
 from medical_fenlei.training.record import BAR, EARS_SHOWN, SLICES_SHOWN, Record, montage
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from medical_fenlei.training.config import TrainConfig
+from medical_fenlei.config import TrainConfig
 from medical_fenlei.training.schedule import drop_share, learning_rate, rate_of
 
 

@@ -10,13 +10,12 @@ from commands import run
 from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.trained import open_trained
+from medical_fenlei.config import EAR2D, EarSpec
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.metrics.predictions import measures_over
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import OUTSIDE, find_task
-from medical_fenlei.training.config import EAR2D
+from medical_fenlei.trained.network import open_trained
 
 TASKS = ("six_class", "normal_vs_abnormal", "cholesteatoma_vs_csoma")
 NARROW = "cholesteatoma_vs_csoma"

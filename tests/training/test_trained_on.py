@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from medical_fenlei.config import EAR2D, RunConfig
 from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from medical_fenlei.training.config import EAR2D, RunConfig
 from medical_fenlei.training.trained_on import TrainedOn
 
 EARS = pd.DataFrame({

@@ -15,9 +15,8 @@ from apart import Fate, end, said, start, start_company
 from commands import ROOT
 from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.config import EAR2D, EarSpec
 from medical_fenlei.training.checkpoint import read_checkpoint
-from medical_fenlei.training.config import EAR2D
 
 EPOCHS, STEPS = 4, 3
 TRAIN = ("train_ear2d", "--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100,
@@ -104,7 +103,7 @@ STEP, BACKWARD, ADAM = "medical_fenlei.training.step:Stepper.__call__", "torch:T
 MEASURE, BOARD = "medical_fenlei.training.predict:look", "torch.utils.tensorboard:SummaryWriter.add_scalar"
 WRITE, BACK = "medical_fenlei.training.loop:write_checkpoint", "medical_fenlei.training.loop:step_back"
 FLUSH, RENAME, LINK = "os:fsync", "os:replace", "os:link"
-CURVES = "medical_fenlei.report.plots:plot_training"
+CURVES = "medical_fenlei.run_report.curves:plot_training"
 
 KILLS = {
     "before a step": Fate(STEP, nth=2),
@@ -183,10 +182,10 @@ def test_two_ranks_of_which_one_is_killed_end_by_themselves_and_then_as_two_that
 
 
 BEGINNING = {
-    "reading the cache's settings": Fate("medical_fenlei.experiments.route:with_cache"),
+    "reading the cache's settings": Fate("medical_fenlei.training.run:with_cache"),
     "building the network": Fate("medical_fenlei.models.build:build_model"),
     "finding the ears": Fate("medical_fenlei.data.sources:find_ears"),
-    "loading the ears": Fate("medical_fenlei.data.homes:OnDisk.read", nth=5),
+    "loading the ears": Fate("medical_fenlei.data.storage:OnDisk.read", nth=5),
     "writing the settings": Fate(RENAME),
     "after the settings": Fate(CONFIG, after=True),
 }

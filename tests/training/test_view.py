@@ -5,14 +5,13 @@ import torch
 from commands import run
 from small_study import codes_in_turn, write_study
 
-from medical_fenlei.analysis.embeddings import Embeddings
-from medical_fenlei.analysis.gradcam import explain
-from medical_fenlei.analysis.trained import open_trained
+from medical_fenlei.config import DUAL, EAR2D, AugmentConfig, DataConfig, EarSpec, ModelConfig, RunConfig
 from medical_fenlei.data.augment import window
 from medical_fenlei.data.blocks import block_starts
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.embeddings.vectors import Embeddings
+from medical_fenlei.explanations.maps import explain
 from medical_fenlei.models.build import build_model
-from medical_fenlei.training.config import DUAL, EAR2D, AugmentConfig, DataConfig, ModelConfig, RunConfig
+from medical_fenlei.trained.network import open_trained
 from medical_fenlei.training.predict import look
 
 EARS = EarSpec(num_slices=6, image_size=32, extent="half")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from medical_fenlei.config import AugmentConfig
 from medical_fenlei.data.blocks import block_starts, random_block, with_neighbours
-from medical_fenlei.training.config import AugmentConfig
 
 NOISE_SEEDS = 2**63
 

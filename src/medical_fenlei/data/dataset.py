@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medical_fenlei.data.homes import Placement
+from medical_fenlei.config import DataConfig
+from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.store import EarStore
-from medical_fenlei.training.config import DataConfig
 from medical_fenlei.vocabulary import SIDES, UNLABELLED, Side
 
 ABSENT = -1

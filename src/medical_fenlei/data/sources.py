@@ -6,15 +6,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medical_fenlei import cli, tables
+from medical_fenlei import tables
+from medical_fenlei.config import DataConfig
 from medical_fenlei.data.dataset import EarDataset, group_by_exam
-from medical_fenlei.data.homes import Placement
+from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.build import fill_store, missing_ears
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
+from medical_fenlei.log import LOG
 from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.training.config import DataConfig
 from medical_fenlei.vocabulary import UNLABELLED
 
 
@@ -74,6 +75,11 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data)
 
 
+def set_label(set_name: str, data: DataConfig) -> str:
+    """The set as reports call it: with `--limit` they say so."""
+    return set_name if data.limit is None else f"{set_name}_first{data.limit}"
+
+
 def _first(ears: pd.DataFrame, data: DataConfig) -> pd.DataFrame:
     """As many samples as --limit says."""
     if data.limit is None or data.sample == "ear":
@@ -89,5 +95,5 @@ def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> 
     if not data.dicom_base.is_dir():
         raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears of the split, and there "
                         f"is no --dicom-base {data.dicom_base} to prepare them from")
-    cli.warn(f"{len(missing)} ears are not in the cache; preparing them now, see build_cache_ears")
+    LOG.warning("%s", f"{len(missing)} ears are not in the cache; preparing them now, see build_cache_ears")
     return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.pixels import AIR
 from medical_fenlei.dicom.volume import Series
 from medical_fenlei.ears import sampling
-from medical_fenlei.ears.lattice import Box, Lattice
 from medical_fenlei.ears.localize import GRID_MM, Localization, locate
 from medical_fenlei.ears.resample import Axis, Plane, resample, resample_turned, to_hu
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.ears.sampling_grid import Box, Lattice
 from medical_fenlei.errors import Rejected
 from medical_fenlei.vocabulary import SIDES, Side
 

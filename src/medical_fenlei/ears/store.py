@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medical_fenlei import settings, tables
-from medical_fenlei.ears.spec import EarSpec
+from medical_fenlei.config import EarSpec
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, read_json, sha256, write_json
 from medical_fenlei.vocabulary import Side

@@ -3,18 +3,16 @@
 Each run has a process of its own, so that what ends one (no memory, a broken driver) does not end the others. `state.json` says
 what became of each; the folder of a run is the run's own.
 """
-import argparse
 import fcntl
 import json
 import multiprocessing
 import os
-import shlex
 import shutil
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -22,13 +20,15 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from medical_fenlei import cli, settings
-from medical_fenlei.errors import CheckFailed, Rejected, Stopped, UserError
-from medical_fenlei.experiments.route import add_run_flags, deciding, resume_run, start_run, with_cache
+from medical_fenlei import settings
+from medical_fenlei.config import DUAL, EAR2D, RunConfig, deciding
+from medical_fenlei.errors import STOPPED, CheckFailed, Rejected, Stopped, UserError
 from medical_fenlei.files import write_json
+from medical_fenlei.log import LOG
 from medical_fenlei.parallel import Outcome, attempt, default_workers
 from medical_fenlei.runs import Run
-from medical_fenlei.training.config import DUAL, EAR2D, EarSpec, RunConfig
+from medical_fenlei.signals import stop_on_signals
+from medical_fenlei.training.run import resume_run, start_run
 
 REPORTED = "val"
 """The set on which each run is reported."""
@@ -91,14 +91,14 @@ class Study:
             todo = deque[Job]()
             for number, job in enumerate(self.jobs, 1):
                 if state.get(job.name, {}).get("status") == "done":
-                    cli.say(f"[{number}/{len(self.jobs)}] {job.name}: done before")
+                    LOG.info("%s", f"[{number}/{len(self.jobs)}] {job.name}: done before")
                 else:
                     todo.append(job)
             with _Apart(quiet=at_once > 1, threads=max(1, default_workers() // at_once) if at_once > 1 else None) as apart:
                 while todo or apart.jobs:
                     while todo and len(apart.jobs) < at_once:
                         job = todo.popleft()
-                        cli.say(f"[{self.jobs.index(job) + 1}/{len(self.jobs)}] {job.name}"
+                        LOG.info("%s", f"[{self.jobs.index(job) + 1}/{len(self.jobs)}] {job.name}"
                                 + (f"; tail -f {Run(job.folder).folder / 'train.log'}" if at_once > 1 else ""))
                         self._note(state, job, "running")
                         apart.start(job)
@@ -106,7 +106,7 @@ class Study:
                     job = outcome.item
                     self._note(state, job, "done" if outcome.ok else "failed", f"{outcome.reason}: {outcome.detail}")
                     if not outcome.ok:
-                        cli.warn(f"{job.name} failed: {outcome.reason}: {outcome.detail}")
+                        LOG.warning("%s", f"{job.name} failed: {outcome.reason}: {outcome.detail}")
 
     def _note(self, state: dict[str, dict[str, Any]], job: Job, status: str, reason: str = "") -> None:
         state[job.name] = {"status": status, "reason": reason if status == "failed" else "",
@@ -159,7 +159,7 @@ class _Apart:
             outcome: Outcome[Job, None] = receiver.recv()
         except EOFError:
             process.join()
-            if process.exitcode == cli.STOPPED:
+            if process.exitcode == STOPPED:
                 raise Stopped(f"{job.name} is saved; the same command goes on") from None
             code = process.exitcode or 0
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
@@ -171,7 +171,7 @@ class _Apart:
 
 def _work(job: Job, answer: Connection, quiet: bool, threads: int | None) -> None:
     """What the process of a job does."""
-    cli.stop_on_signals()
+    stop_on_signals()
     if quiet:
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
@@ -183,7 +183,7 @@ def _work(job: Job, answer: Connection, quiet: bool, threads: int | None) -> Non
     try:
         answer.send(attempt(_train_and_evaluate, job))
     except KeyboardInterrupt:
-        raise SystemExit(cli.STOPPED) from None
+        raise SystemExit(STOPPED) from None
 
 
 def _die_with_parent() -> None:
@@ -195,19 +195,19 @@ def _die_with_parent() -> None:
 
 def _train_and_evaluate(job: Job) -> None:
     """Go on with the run if it was begun. Raises Rejected with what the user can do about it."""
-    from medical_fenlei.analysis.evaluate import evaluate
-    from medical_fenlei.analysis.trained import open_trained
-    from medical_fenlei.report.evaluation import write_evaluation
-    from medical_fenlei.report.page import write_page
+    from medical_fenlei.evaluation.evaluate import evaluate
+    from medical_fenlei.evaluation.report import write_evaluation
+    from medical_fenlei.run_report.page import write_page, write_training_report
+    from medical_fenlei.trained.network import open_trained
 
     run, config = Run(job.folder), job.config
     began = time.monotonic()
     try:
         if run.config_json.is_file():
-            resume_run(job.folder, kind=config.kind)
+            resume_run(job.folder, kind=config.kind, report=write_training_report)
         else:
             shutil.rmtree(job.folder, ignore_errors=True)        # what a kill left of its beginning
-            start_run(config, job.folder)
+            start_run(config, job.folder, report=write_training_report)
         trained = open_trained(run.checkpoint("best"), kind=config.kind, device=config.training.device)
         for result in evaluate(trained, config.data, REPORTED):
             write_evaluation(result, run.reports)
@@ -215,53 +215,5 @@ def _train_and_evaluate(job: Job) -> None:
     except (UserError, CheckFailed) as error:
         raise Rejected("not_possible" if isinstance(error, UserError) else "check_failed", str(error)) from None
     except Stopped:                                              # no failure, which `attempt` would take it for
-        raise SystemExit(cli.STOPPED) from None
-    cli.say(f"{job.name}: done in {time.monotonic() - began:.0f} s")
-
-
-def add_study_flags(
-    parser: argparse.ArgumentParser, route: RunConfig, *, default_dir: str, seeds: str, leave_out: tuple[str, ...]
-) -> None:
-    """What every study takes: seeds, where to, whether only to show; and the settings of its runs."""
-    parser.add_argument("--seeds", type=cli.numbers, default=seeds, help=f"default: {seeds}")
-    parser.add_argument("--output-dir", type=Path, default=Path(default_dir), help=f"of all studies (default: {default_dir})")
-    parser.add_argument("--jobs", type=cli.at_least(1), default=1, metavar="N",
-                        help="runs at once, each with its share of the processors (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="only print the command line of each run")
-    parser.add_argument("--summarize", action="store_true", help="only write the tables of what is done")
-    add_run_flags(parser, route, leave_out=leave_out)
-
-
-def study_settings(args: argparse.Namespace, route: RunConfig) -> RunConfig:
-    """The settings that the runs have in common, with the cache that is there and the tasks under their English names."""
-    from medical_fenlei.tasks import find_tasks
-
-    config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
-    return settings.changed(config, label_task=",".join(task.name for task in find_tasks(config.data.label_task)))
-
-
-def study_name(config: RunConfig) -> str:
-    """The tasks of `study_settings` as the folder of a study calls them: `one` or `one+two`."""
-    return config.data.label_task.replace(",", "+")
-
-
-def run_study(folder: Path, runs: Mapping[str, RunConfig], args: argparse.Namespace, route: RunConfig) -> int:
-    """Run, or show, the runs of these names below the folder; then write and show the tables. Returns the exit status."""
-    study = Study(folder, [Job(folder / name, config) for name, config in runs.items()])
-    if args.dry_run:
-        for job in study.jobs:
-            cli.say(shlex.join(job.command(route)))
-        return cli.OK
-    if not args.summarize:
-        study.run(at_once=args.jobs)
-
-    from medical_fenlei.experiments.summary import summarize
-
-    files = summarize(study)
-    cli.say(files[-1].read_text(encoding="utf-8"))
-    cli.say("wrote " + ", ".join(map(str, files)))
-    state = study.state()
-    unfinished = [job.name for job in study.jobs if state.get(job.name, {}).get("status") != "done"]
-    if unfinished:
-        cli.warn(f"{len(unfinished)} of {len(study.jobs)} runs are not done; {study.state_json} says why")
-    return cli.PARTLY if unfinished else cli.OK
+        raise SystemExit(STOPPED) from None
+    LOG.info("%s", f"{job.name}: done in {time.monotonic() - began:.0f} s")

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
-from medical_fenlei.analysis.evaluate import set_label
+from medical_fenlei.data.sources import set_label
 from medical_fenlei.errors import UserError
+from medical_fenlei.experiments.page import write_study_page
 from medical_fenlei.experiments.study import REPORTED, Job, Study
 from medical_fenlei.files import write_text
 from medical_fenlei.metrics.binary import THRESHOLD
 from medical_fenlei.metrics.bootstrap import Intervals, patient_intervals
 from medical_fenlei.metrics.predictions import SEED, class_codes, intervals_of, measures_of, probabilities
-from medical_fenlei.report.page import write_page
-from medical_fenlei.report.study import write_study_page
+from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks, named_apart
 

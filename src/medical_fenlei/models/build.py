@@ -1,11 +1,11 @@
 """From a run's settings to its network."""
 import torch
 
+from medical_fenlei.config import SLICE_ATTENTION, ModelConfig
 from medical_fenlei.models.ear2d import Ear2d
 from medical_fenlei.models.output import Network
 from medical_fenlei.models.slice_encoder import build_backbone
 from medical_fenlei.models.weights import load_weights
-from medical_fenlei.training.config import SLICE_ATTENTION, ModelConfig
 
 
 def build_model(config: ModelConfig, *, shape: tuple[int, int, int, int], outputs: int, start: bool = True) -> Network:
@@ -16,7 +16,7 @@ def build_model(config: ModelConfig, *, shape: tuple[int, int, int, int], output
     backbone or the weights cannot be had.
     """
     if config.model not in SLICE_ATTENTION:
-        from medical_fenlei.models.ear3d import Ear3d, build_encoder  # monai takes seconds to import
+        from medical_fenlei.models.ear3d import Ear3d, build_encoder
 
         encoder, features = build_encoder(config.model, shape=shape)
         if config.weights and start:

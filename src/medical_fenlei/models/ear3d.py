@@ -13,9 +13,9 @@ from monai.networks.nets.vit import ViT
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from medical_fenlei.config import SIZE_STEP
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.output import Network, Output
-from medical_fenlei.training.config import SIZE_STEP
 
 UNET_CHANNELS = (16, 32, 64, 128, 256)
 UNET_FEATURES = 64

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.runs import LOG
+from medical_fenlei.log import LOG
 
 CONTAINERS = ("model", "state_dict", "weights")
 """Names under which weight files hold their tensors."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from medical_fenlei.data.homes import free_memory
+from medical_fenlei.data.storage import free_memory
 from medical_fenlei.training.device import Arithmetic
 
 LARGEST = 256

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from medical_fenlei import settings
+from medical_fenlei.config import DUAL, EAR2D, RunConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
-from medical_fenlei.runs import LOG
-from medical_fenlei.training.config import DUAL, EAR2D, RunConfig
+from medical_fenlei.log import LOG
 
 MARK = b"medical_fenlei checkpoint, sha256 "
 FOOTER = len(MARK) + 64

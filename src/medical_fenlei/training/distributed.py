@@ -16,8 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from medical_fenlei.cli import BAD_INPUT
-from medical_fenlei.errors import CheckFailed, UserError
+from medical_fenlei.errors import BAD_INPUT, CheckFailed, UserError
 
 T = TypeVar("T")
 

@@ -18,21 +18,22 @@ from torch import nn
 from tqdm import tqdm
 
 from medical_fenlei import settings
-from medical_fenlei.cli import Stop
+from medical_fenlei.config import RunConfig
 from medical_fenlei.data.augment import Draw, augment, draw
 from medical_fenlei.data.dataset import Batch, EarDataset
-from medical_fenlei.data.homes import ahead
 from medical_fenlei.data.loaders import Waiting, cut, nth_time, training_order
+from medical_fenlei.data.storage import ahead
 from medical_fenlei.errors import CheckFailed, Stopped, UserError
+from medical_fenlei.log import LOG
 from medical_fenlei.metrics.predictions import measures_over
 from medical_fenlei.models.output import Network
-from medical_fenlei.runs import LOG, Run
+from medical_fenlei.runs import Run
+from medical_fenlei.signals import Stop
 from medical_fenlei.tasks import OUTSIDE, find_tasks
-from medical_fenlei.training.answers import Answers
 from medical_fenlei.training.checkpoint import Checkpoint, read_last, step_back, write_checkpoint
-from medical_fenlei.training.config import RunConfig
 from medical_fenlei.training.device import Arithmetic, compiled, compiling, memory_gb
 from medical_fenlei.training.distributed import Ranks
+from medical_fenlei.training.dynamics import Answers
 from medical_fenlei.training.losses import training_loss
 from medical_fenlei.training.predict import Inferred, infer, tables_of
 from medical_fenlei.training.record import Record

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from medical_fenlei.config import TrainConfig
 from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.training.config import TrainConfig
 
 
 def class_counts(targets: np.ndarray, classes: int) -> np.ndarray:

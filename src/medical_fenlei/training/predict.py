@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from medical_fenlei import tables
+from medical_fenlei.config import AugmentConfig
 from medical_fenlei.data.augment import blocks
 from medical_fenlei.data.blocks import block_starts, over_slices
 from medical_fenlei.data.dataset import EarDataset
@@ -17,7 +18,6 @@ from medical_fenlei.metrics.binary import THRESHOLD
 from medical_fenlei.metrics.predictions import class_codes
 from medical_fenlei.models.output import Output
 from medical_fenlei.tasks import Task
-from medical_fenlei.training.config import AugmentConfig
 from medical_fenlei.training.device import Arithmetic
 
 TOP_SLICES = 5

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from medical_fenlei.config import SLICE_ATTENTION, ModelConfig, RunConfig
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.files import write_json
-from medical_fenlei.runs import LOG, Run
+from medical_fenlei.log import LOG
+from medical_fenlei.runs import Run
 from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.training.config import SLICE_ATTENTION, ModelConfig, RunConfig
 from medical_fenlei.training.device import Arithmetic
 
 EARS_SHOWN, SLICES_SHOWN = 4, 8

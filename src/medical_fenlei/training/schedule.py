@@ -1,7 +1,7 @@
 """What changes as training goes on: the learning rate of a step, the share of ears that an epoch drops."""
 import math
 
-from medical_fenlei.training.config import TrainConfig
+from medical_fenlei.config import TrainConfig
 
 
 def rate_of(plan: TrainConfig, epoch: int, step: int, steps: int) -> float:

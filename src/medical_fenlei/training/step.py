@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medical_fenlei.errors import CheckFailed
-from medical_fenlei.runs import LOG
+from medical_fenlei.log import LOG
 from medical_fenlei.training.batch_size import is_out_of_memory
 from medical_fenlei.training.distributed import Ranks
 

@@ -1,0 +1,1 @@
+"""How do the archives become a tree of DICOM? Standard library alone, so that it runs without an environment."""

@@ -1,0 +1,1 @@
+"""Who is in the data? Labelled ears, patients and scanners, set by set, and what deserves a look."""

@@ -1,0 +1,54 @@
+"""build_cache_ears and build_cache_dual: fill a cache with the ears of a split."""
+from typing import TYPE_CHECKING
+
+from medical_fenlei import cli, settings
+from medical_fenlei.commands.train import FIXED
+from medical_fenlei.config import EarSpec, RunConfig
+from medical_fenlei.errors import UserError
+
+if TYPE_CHECKING:
+
+    pass
+
+
+
+def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> int:
+    """build_cache_ears and build_cache_dual."""
+    parser = cli.parser(doc)
+    cli.add(parser, "splits_root", "manifest_csv", "dicom_base", "num_workers", "cluster", "limit",
+            pct=100, cache_dir=route.data.cache_dir)
+    parser.add_argument("--verify", action="store_true", help="read what is there first, and make anew what is damaged")
+    settings.add_flags(parser, EarSpec, base=route.ears, leave_out=FIXED[route.kind])
+    args = parser.parse_args(argv)
+    spec = settings.from_flags(EarSpec, args, base=route.ears)
+
+    import pandas as pd
+
+    from medical_fenlei import tables
+    from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
+    from medical_fenlei.ears.store import EarStore
+
+    split = tables.read_split(args.splits_root, args.pct)
+    manifest = tables.MANIFEST.read(args.manifest_csv)
+    if not args.dicom_base.is_dir():
+        raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
+    exams = pd.Series(sorted({e for frame in split.sets.values() for e in frame.exam_id}))
+    if len(strangers := exams[~exams.isin(manifest.exam_id)]):
+        what = f"--manifest-csv {args.manifest_csv}: lacks {len(strangers)} of the {len(exams)} exams of {split.folder}"
+        if len(strangers) == len(exams):
+            raise UserError(f"{what}: it is of another index; name the one that the splits were made with")
+        cli.warn(f"{what}, which are left out: {', '.join(strangers[:5])}{', …' if len(strangers) > 5 else ''}")
+    wanted = manifest[manifest.exam_id.isin(exams)][: args.limit]
+    store = EarStore(args.cache_dir, spec)
+    if args.verify:
+        damaged = verify_store(store, wanted, workers=cli.workers(args))
+        cli.say(f"verified: {len(damaged)} were damaged and are made anew" + (f": {', '.join(damaged)}" if damaged else ""))
+    there = len(wanted) - len(missing_ears(store, wanted))
+    done = fill_store(store, wanted, dicom_base=args.dicom_base, workers=cli.workers(args), label="ears")
+    others = len(wanted) - there - done.made - len(done.rejects)
+    cli.say(f"{len(wanted)} ears wanted: {there} were there, {done.made} made, {len(done.rejects)} rejected"
+            + (f", {others} made by other builders meanwhile" if others else ""))
+    if done.seconds:
+        cli.say("seconds of work: " + ", ".join(f"{spent:.1f} {stage}" for stage, spent in done.seconds.items()))
+    cli.say(f"wrote {store.folder / 'index.csv'}")
+    return cli.report_rejects(done.rejects, store.folder / "index.csv")

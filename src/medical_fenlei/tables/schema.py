@@ -1,0 +1,156 @@
+"""The contract of every CSV: what columns it has, what a cell may hold. Reading checks it; writing is atomic.
+
+In memory a code is an integer with 0 for "no label", an absent text is "", an absent number NaN. Text that a spreadsheet would
+run as a formula is written behind an apostrophe, which reading takes off again.
+"""
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import pandas as pd
+
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import atomic, is_inside
+from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
+
+Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "float", "share"]
+"""key: text, never empty; relpath: a path below a base folder; code: 1 to 6 or empty; int: never empty; count: an integer that
+may be; float: may be; share: from 0 to 1, never empty."""
+_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
+_ESCAPED = re.compile(r"^'+[=+\-@\t\r]")
+_DTYPES: dict[str, str] = {
+    "code": "int8", "flag": "bool", "int": "int64", "count": "Int64", "float": "float64", "share": "float64"}
+_ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
+    "key": (lambda v: v != "", "must not be empty"),
+    "relpath": (lambda v: is_inside(str(v)), "must stay below its base folder"),
+    "side": (lambda v: v in SIDES, "must be left or right"),
+    "share": (lambda v: 0 <= cast(float, v) <= 1, "must be 0 to 1"),
+    "code": (lambda v: v == UNLABELLED or v in DIAGNOSES, "must be 1 to 6 or empty"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One kind of CSV."""
+
+    name: str
+    columns: dict[str, Kind]
+    more: Kind | None = None
+    """What columns beyond those named hold; None where they are ignored."""
+
+    optional: dict[str, Kind] = field(default_factory=dict)
+    """Columns that may be missing."""
+
+    unique: tuple[str, ...] = ()
+    """Columns that together name a row."""
+
+    def read(self, path: Path) -> pd.DataFrame:
+        """The checked table. Raises UserError: no file, no such column, or the first cell that may not be."""
+        try:
+            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig",
+                              encoding_errors="surrogateescape")
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file ({self.name})") from None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path}: cannot be read as CSV ({self.name}): {str(error).splitlines()[0]}") from None
+        missing = [c for c in self.columns if c not in raw.columns]
+        if missing:
+            other = next((mark for mark in ";\t" if len(raw.columns) == 1 and mark in raw.columns[0]), "")
+            hint = f"; it is divided by {other!r}, expected commas: was it saved by Excel?" if other else ""
+            there = ", ".join(c for c in raw.columns if c in self.columns) or "none"     # the others may be a patient's data
+            raise UserError(f"{path}: column {missing[0]!r} is missing ({self.name}); of its columns there are: {there}{hint}")
+        kinds = self._kinds(raw.columns)
+        frame = pd.DataFrame({c: self._parse(raw[c], kind, path) for c, kind in kinds.items()})
+        self._check(frame, str(path))
+        return frame
+
+    def write(self, path: Path, frame: pd.DataFrame) -> None:
+        """Write the table's columns (and further ones, where it has them). Raises UserError if a cell may not be."""
+        kinds = self._kinds(frame.columns)
+        frame = frame.reset_index(drop=True)[list(kinds)]
+        self._check(frame, str(path))
+        shown = pd.DataFrame({c: self._show(frame[c], kind) for c, kind in kinds.items()})
+        with atomic(path, "w") as file:
+            shown.to_csv(file, index=False, lineterminator="\n")
+
+    def empty(self) -> pd.DataFrame:
+        return self.frame([])
+
+    def frame(self, rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
+        """A table of these rows with the types of its columns, also where there are none."""
+        frame = pd.DataFrame(rows, columns=None if len(rows) else list(self.columns))
+        return frame.astype({c: _DTYPES.get(k, "str") for c, k in self._kinds(frame.columns).items()})
+
+    def _kinds(self, present: Iterable[str]) -> dict[str, Kind]:
+        present = list(present)
+        named = {**self.columns, **{c: kind for c, kind in self.optional.items() if c in present}}
+        return {**named, **{c: self.more for c in present if self.more and c not in named}}
+
+    def _parse(self, cells: pd.Series, kind: Kind, path: Path) -> pd.Series:
+        if kind not in ("relpath", "text"):                      # folders are called what they are called
+            cells = cells.str.strip()
+        try:
+            if kind == "flag":
+                values = cells.str.lower().map({"true": True, "false": False, "1": True, "0": False})
+                if values.isna().any():
+                    raise ValueError(f"got {cells[values.isna()].iloc[0]!r}, expected true or false")
+                return values.astype(bool)
+            if kind == "code":
+                return cells.where(cells != "", str(UNLABELLED)).astype("int8")
+            if kind in ("int", "count", "float", "share"):
+                _refuse_words(cells, kind)
+                numbers = cells.where(cells != "", "nan").astype("float64")
+                return numbers if kind in ("float", "share") else numbers.astype("int64" if kind == "int" else "Int64")
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{path}: column {cells.name!r}: {str(error).splitlines()[0]}") from None
+        return cells.map(lambda text: text[1:] if _ESCAPED.match(text) else text).astype("str")
+
+    def _show(self, cells: pd.Series, kind: Kind) -> pd.Series:
+        if kind == "code":
+            return cells.map(lambda code: "" if code == UNLABELLED else str(code))
+        if kind in _DTYPES:
+            return cells
+        return cells.map(lambda text: f"'{text}" if _FORMULA.match(text) else text)
+
+    def _check(self, frame: pd.DataFrame, where: str) -> None:
+        import pandera.pandas as pa  # slow to import, so not with the flags
+
+        def column(kind: Kind) -> pa.Column:
+            allowed, words = _ALLOWED.get(kind, (None, ""))
+            checks = [pa.Check(allowed, element_wise=True, error=words)] if allowed else []
+            return pa.Column(_DTYPES.get(kind, "str"), checks, nullable=kind in ("count", "float"))
+
+        schema = pa.DataFrameSchema(
+            {c: column(k) for c, k in self._kinds(frame.columns).items()}, unique=list(self.unique) or None
+        )
+        try:
+            schema.validate(frame)
+        except pa.errors.SchemaError as error:
+            if frame.duplicated(list(self.unique)).any() if self.unique else False:
+                row = frame[frame.duplicated(list(self.unique))].iloc[0]
+                named = ", ".join(f"{c} {row[c]}" for c in self.unique)
+                raise UserError(f"{where}: more than one row for {named} ({self.name})") from None
+            cases = error.failure_cases
+            first = cases.iloc[0] if isinstance(cases, pd.DataFrame) and len(cases) else None
+            if first is None or pd.isna(first["index"]):
+                raise UserError(f"{where}: {str(error).splitlines()[0]} ({self.name})") from None
+            case = first["failure_case"]
+            got = f"row {int(first['index']) + 2}: got {getattr(case, 'item', lambda: case)()!r}, it {error.check.error}"
+            raise UserError(f"{where}: column {error.schema.name!r}, {got} ({self.name})") from None
+
+
+def _refuse_words(cells: pd.Series, kind: Kind) -> None:
+    """Raises ValueError with the first cell that is no number of this kind."""
+    numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
+    wrong = numbers.isna() & ~(cells.str.lower().isin(["", "nan"]) & (kind in ("count", "float")))
+    if kind in ("int", "count"):
+        wrong |= numbers.notna() & (numbers % 1 != 0)
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        expected = "a whole number" if kind in ("int", "count") else "a number"
+        raise ValueError(f"row {row + 2}: got {cells.iloc[row]!r}, expected {expected}; was the file cut short, or edited?")
+
+
+assert set(get_args(Kind)) >= set(_DTYPES) | set(_ALLOWED)

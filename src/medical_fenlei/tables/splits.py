@@ -1,0 +1,39 @@
+"""The sets of a split, as folders of tables."""
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from medical_fenlei.errors import UserError
+from medical_fenlei.tables.contracts import SPLIT
+
+SETS = ("train", "tune", "val", "test")
+WHOLE_MANIFEST = "manifest"
+"""A set beside them: every ear of a manifest, whatever its splits; for patients of another hospital, say."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The sets of one amount of training data, as read from `<root>/<pct>pct/`."""
+
+    folder: Path
+    sets: dict[str, pd.DataFrame] = field(repr=False)
+    by_patient: bool
+
+
+def read_split(root: Path, pct: int) -> Split:
+    """Raises UserError, naming the amounts there are, where this one is missing."""
+    folder = root / f"{pct}pct"
+    if not (folder / "train.csv").is_file():
+        there = sorted(f.name for pattern in ("*pct", "fold_*") for f in root.glob(pattern)) if root.is_dir() else []
+        listed = ", ".join(there) or "no splits"
+        raise UserError(f"--splits-root {root} --pct {pct}: no {folder}/train.csv; there are: {listed}")
+    sets = {name: SPLIT.read(folder / f"{name}.csv") for name in SETS if (folder / f"{name}.csv").is_file()}
+    return Split(folder, sets, by_patient=all((s.patient_key != "").all() for s in sets.values()))
+
+
+def read_splits(root: Path) -> list[Split]:
+    """Every amount below a splits folder, smallest first, then those of its folds."""
+    amounts = sorted(int(f.name[:-3]) for f in root.glob("*pct") if f.name[:-3].isdigit())
+    folds = sorted((f for f in root.glob("fold_*") if f.name[5:].isdigit()), key=lambda f: int(f.name[5:]))
+    return [read_split(root, pct) for pct in amounts] + [split for fold in folds for split in read_splits(fold)]
