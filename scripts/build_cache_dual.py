@@ -1,9 +1,9 @@
-"""Cut both halves of the head of every exam of a split out of its series once, so that no epoch decodes DICOM again.
+"""Cut both halves of the head out of every exam of a split, once, so that training decodes no DICOM.
 
     python scripts/build_cache_dual.py --pct 100 --num-slices 32 --image-size 224 --num-workers 16
 
-A half goes from the edge of the scan to the midsagittal plane, without a crop; files are those of the ear cache. Halves that
-are there are left alone: it can be interrupted, run again, and run in two terminals at once.
+A half extends from the edge of the scan to the midsagittal plane, without a crop; the files are those of the ear cache. Cached
+halves are kept: the command can be interrupted, repeated, and run in two terminals at once.
 """
 from medical_fenlei import cli
 from medical_fenlei.commands.build_cache import build_cache_command

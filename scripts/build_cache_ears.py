@@ -1,10 +1,10 @@
-"""Cut every ear of a split out of its series once, so that no epoch decodes DICOM again.
+"""Cut every ear of a split out of its series, once, so that training decodes no DICOM.
 
     python scripts/build_cache_ears.py --splits-root artifacts/splits_dual_patient --pct 100 --num-slices 32 \\
         --image-size 224 --crop-size 192 --sampling even --num-workers 16
 
-Ears that are there are left alone: it can be interrupted, run again, and run in two terminals at once, which share the work.
---verify reads them all first, and makes anew what is damaged.
+Cached ears are kept: the command can be interrupted, repeated, and run in two terminals at once, which share the work. --verify
+first reads all of them and rebuilds the damaged ones.
 """
 from medical_fenlei import cli
 from medical_fenlei.commands.build_cache import build_cache_command

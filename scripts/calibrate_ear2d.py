@@ -1,11 +1,11 @@
-"""Make a trained ear network's probabilities honest, and choose where it decides, on its tune set alone.
+"""Calibrate the probabilities of a trained ear network and choose its thresholds, on the tune set only.
 
     python scripts/calibrate_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --point youden --sensitivity 0.95
 
 Fits a temperature and, for each binary task, operating points: 0.5 (half), the greatest sensitivity + specificity (youden),
-95 % specificity (specificity_95), a wanted sensitivity (sensitivity_<percent>). Written to
-outputs/<run>/checkpoints/best.calibration.json; eval_ear2d and predict_ear2d apply it, and decide at --point. It cannot be
-fitted on validation or test, and refuses a split that shares patients with them.
+95 % specificity (specificity_95), a required sensitivity (sensitivity_<percent>). Writes
+outputs/<run>/checkpoints/best.calibration.json, which eval_ear2d and predict_ear2d apply, deciding at --point. It cannot be
+fitted on validation or test sets, and refuses a split whose tune set shares patients with them.
 """
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
@@ -15,8 +15,9 @@ from medical_fenlei.config import EAR2D
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser, leave_out=("limit",))
-    parser.add_argument("--point", default="youden", help="which operating point decides (default: youden)")
-    parser.add_argument("--sensitivity", type=float, default=0.95, help="wanted, for one of the points (default: 0.95)")
+    parser.add_argument("--point", default="youden", help="operating point that decides (default: %(default)s)")
+    parser.add_argument("--sensitivity", type=float, default=0.95,
+                        help="sensitivity that one of the operating points shall have (default: %(default)s)")
     args = parser.parse_args(argv)
 
     from medical_fenlei.errors import UserError
@@ -24,11 +25,11 @@ def main(argv: list[str] | None = None) -> int:
 
     if not 0 < args.sensitivity <= 1:
         raise UserError(f"--sensitivity: got {args.sensitivity:g}, expected above 0, at most 1")
-    trained, data = open_checkpoint(args, kind=EAR2D)
-    found = fit_calibration(trained, args.checkpoint, data, sensitivity=args.sensitivity, point=args.point)
+    network, data = open_checkpoint(args, kind=EAR2D)
+    found = fit_calibration(network, data, sensitivity=args.sensitivity, point=args.point)
     for name, fitted in found.tasks.items():
         cli.say(f"{name}: fitted on {fitted.ears} ears of {fitted.patients} patients of the tune set; temperature "
-                f"{fitted.temperature:.3f}, mean surprise {fitted.loss_before:.4f} before, {fitted.loss_after:.4f} after")
+                f"{fitted.temperature:.3f}, mean loss {fitted.loss_before:.4f} before, {fitted.loss_after:.4f} after")
         if fitted.note:
             cli.warn(f"{name}: temperature {fitted.note}")
         for point, threshold in fitted.points.items():

@@ -1,11 +1,11 @@
-"""Is one network better than another, on the same ears?
+"""Compare two networks on the same ears.
 
     python scripts/compare_predictions.py --predictions outputs/<one>/reports/predictions_val.csv \\
         outputs/<other>/reports/predictions_val.csv --label-task normal_vs_abnormal --out-dir artifacts/comparison
 
-Every measure of either, the difference (the second minus the first) with its 95 % interval, patients resampled for both at
-once, and a p of no difference; that of the AUROC of a binary task by its variance over patients (DeLong, Obuchowski). Ears that
-only one of them has are left out, and counted. Writes comparison.csv and comparison.png.
+Computes each measure of both networks, the difference (second minus first) with its 95 % interval (patients resampled for both
+together) and the p-value of no difference. For the AUROC of a binary task it uses the variance over patients (DeLong,
+Obuchowski). Ears that only one network has are left out and counted. Writes comparison.csv and comparison.png.
 """
 from pathlib import Path
 
@@ -16,9 +16,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--predictions", type=Path, nargs=2, required=True, metavar="CSV",
                         help="predictions_<set>.csv of two runs")
-    parser.add_argument("--label-task", default="normal_vs_abnormal", help="what they tell apart (default: normal_vs_abnormal)")
-    parser.add_argument("--out-dir", type=Path, default=Path("artifacts/comparison"), help="default: artifacts/comparison")
-    cli.add(parser, "draws")
+    parser.add_argument("--label-task", default="normal_vs_abnormal",
+                        help="their task, by name or Chinese alias (default: %(default)s)")
+    cli.add_shared_flags(parser, "resamples", out_dir=Path("artifacts/comparison"))
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
     task = find_task(args.label_task)
     one, other = (tables.PREDICTIONS.read(path) for path in args.predictions)
-    found = compare(one, other, task, draws=args.draws)
+    found = compare(one, other, task, n_resamples=args.resamples)
     csv, png = args.out_dir / "comparison.csv", args.out_dir / "comparison.png"
     tables.COMPARISON.write(csv, found.table)
     plot_differences(png, found.table, title=f"{args.predictions[1]}\nminus {args.predictions[0]}; {found.ears} ears")

@@ -1,14 +1,14 @@
-"""What a trained ear network looked at: in one ear, or in every ear of a set.
+"""Explain the predictions of a trained ear network, for one ear or for every ear of a set.
 
     python scripts/gradcam_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --exam-id <id> --side left
     python scripts/gradcam_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --all --split val
 
-One ear: grey slice, heat map and overlay of its top slices (PNG, in the network's bone window), all of them together by every
-method (overview.png) and gradcam.json, with the place of each slice and of each map's peak in the patient, in
-outputs/<run>/reports/gradcam/<id>_<side>/; of a network with several tasks in a folder in it for each, <id>_<side>/<task>/.
---all: the overview of each labelled ear of the set as reports/explanations_<set>/<id>_<side>.png, and explanations_<set>.csv;
-it may be stopped, and goes on where it was. Methods: integrated (integrated gradients from air to the ear, the finest),
-and class activation: gradcam, gradcam++, hirescam, layercam, xgradcam. Any backbone of timm, convolutional or transformer.
+One ear: grey slice, heat map and overlay of the top slices (PNG, in the network's bone window), an overview with every method
+(overview.png), and gradcam.json with the position of each slice and of each map's peak in the patient, in
+outputs/<run>/reports/gradcam/<id>_<side>/ (several tasks: a folder <task>/ each). --all: an overview of each labelled ear,
+reports/explanations_<set>/<id>_<side>.png, and explanations_<set>.csv; it can be interrupted and resumed. Methods: integrated
+(integrated gradients from air to the ear, the finest) and the class activation maps gradcam, gradcam++, hirescam, layercam,
+xgradcam. Works with any timm backbone, convolutional or transformer.
 """
 from pathlib import Path
 
@@ -16,25 +16,25 @@ from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
 from medical_fenlei.config import EAR2D
 from medical_fenlei.errors import UserError
-from medical_fenlei.tables import SETS
-from medical_fenlei.vocabulary import SIDES, Side
+from medical_fenlei.vocabulary import SETS, SIDES, Side
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser, leave_out=("data_on", "read_workers"))
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--exam-id", help="the exam of one ear")
-    which.add_argument("--all", action="store_true", help="every labelled ear of --split")
-    parser.add_argument("--side", choices=SIDES, help="of the patient, with --exam-id")
-    parser.add_argument("--split", choices=SETS, help="which set, with --all (default: val)")
-    parser.add_argument("--top", type=cli.at_least(1), default=5, help="slices to show (default: 5)")
-    parser.add_argument("--target", default="predicted", help="the class to explain, by its name (default: the predicted one)")
-    parser.add_argument("--method", default="integrated,hirescam", help="commas between several; the first is shown most "
-                        "(default: integrated,hirescam)")
-    parser.add_argument("--layer", help="of class activation: a stage of the backbone (default: the last; hirescam and "
-                        "layercam: that of stride 4)")
-    parser.add_argument("--out-dir", type=Path, help="default: see above")
+    which.add_argument("--exam-id", help="explain one ear: its exam")
+    which.add_argument("--all", action="store_true", help="explain every labelled ear of --split")
+    parser.add_argument("--side", choices=SIDES, help="explain one ear: its side of the patient")
+    parser.add_argument("--split", choices=SETS, help="set of --all (default: val)")
+    cli.add_flag(parser, "--top-k", "--top", type=cli.int_at_least(1), default=5, metavar="K",
+                 help="slices to show (default: %(default)s)")
+    parser.add_argument("--target", default="predicted", help="name of the class to explain (default: the predicted class)")
+    parser.add_argument("--method", default="integrated,hirescam", metavar="NAME,NAME",
+                        help="methods, the main one first (default: %(default)s)")
+    parser.add_argument("--layer", help="stage of the backbone for class activation maps (default: the last; hirescam and "
+                        "layercam: the one of stride 4)")
+    parser.add_argument("--out-dir", type=Path, metavar="DIR", help="output folder (default: see above)")
     args = parser.parse_args(argv)
     if args.exam_id and not args.side:
         raise UserError("--exam-id: needs --side left or --side right")
@@ -43,27 +43,29 @@ def main(argv: list[str] | None = None) -> int:
     if args.exam_id and args.split:
         raise UserError("--split: is for --all; an exam is found whatever its set")
 
-    from medical_fenlei.explanations.explain import Request, explain_one, explain_set
+    from medical_fenlei.explanations.explain import explain_ear, explain_set
+    from medical_fenlei.explanations.maps import ExplanationRequest
     from medical_fenlei.run_report.page import write_page
     from medical_fenlei.vocabulary import DIAGNOSES
 
-    request = Request(target=args.target, methods=tuple(args.method.split(",")), top=args.top, layer=args.layer)
-    trained, data = open_checkpoint(args, kind=EAR2D)
+    request = ExplanationRequest(target=args.target, methods=tuple(args.method.split(",")), top=args.top_k, layer=args.layer)
+    network, data = open_checkpoint(args, kind=EAR2D)
     if args.all:
         split = args.split or "val"
-        sets, rejects, table = explain_set(trained, args.checkpoint, data, split, request, args.out_dir)
-        for own in sets:
+        explained = explain_set(network, data, split, request, args.out_dir)
+        for own in explained.tasks:
             cli.say(f"{own.task.name}, {split}: {own.ears} ears: {own.done.made} explained, {own.done.kept} were there, "
                     f"{len(own.done.rejects)} could not be")
             cli.say(f"wrote {own.csv}; look into {own.csv.with_suffix('')}")
         if args.out_dir is None:
-            cli.say(f"the page has them: {write_page(trained.run)}")
-        return cli.report_rejects(rejects, table)
-    for ear in explain_one(trained, args.checkpoint, data, args.exam_id, Side(args.side), request, args.out_dir):
-        label = f"labelled {ear.label_code} ({DIAGNOSES[ear.label_code].english})" if ear.label_code else "without a label"
-        cli.say(f"{args.exam_id} {args.side}, {label}: {ear.found.class_name} with probability {ear.found.probability:.3f}; "
-                f"slices {', '.join(map(str, ear.found.slices))} by {ear.found.ranked_by}")
-        cli.say(f"wrote {len(ear.files)} files to {ear.folder}; look at {ear.folder / 'overview.png'}")
+            cli.say(f"the page has them: {write_page(network.run)}")
+        return cli.report_rejects(explained.rejects, explained.csv)
+    for written in explain_ear(network, data, args.exam_id, Side(args.side), request, args.out_dir):
+        code, found = written.ear.label_code, written.ear.explanation
+        label = f"labelled {code} ({DIAGNOSES[code].english})" if code else "without a label"
+        cli.say(f"{args.exam_id} {args.side}, {label}: {found.class_name} with probability {found.probability:.3f}; "
+                f"slices {', '.join(map(str, found.slices))} by {found.ranked_by}")
+        cli.say(f"wrote {len(written.files)} files to {written.folder}; look at {written.folder / 'overview.png'}")
     return cli.OK
 
 

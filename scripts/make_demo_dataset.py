@@ -1,9 +1,9 @@
-"""Draw a synthetic hospital: temporal bones as real DICOM, a label sheet, and the truth beside it.
+"""Generate a synthetic hospital: temporal bones as real DICOM, a label sheet, and the truth beside it.
 
     python scripts/make_demo_dataset.py --out-dir data/demo --num-exams 160 --seed 0
 
-Writes data/medical_data_2/, metadata/labels.xlsx and truth/ below --out-dir: go there and run the main route. No script of the
-route reads truth/. Interrupt it and run it again: it goes on. Everything in it is synthetic, not clinical evidence.
+Writes data/medical_data_2/, metadata/labels.xlsx and truth/ below --out-dir; run the main route in that folder. No script of
+the route reads truth/. An interrupted command can be repeated and continues. Everything is synthetic, not clinical evidence.
 """
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from medical_fenlei.phantom.spec import HospitalSpec
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--out-dir", type=Path, default=Path("data/demo"), help="the hospital's folder (default: data/demo)")
-    cli.add(parser, "num_workers")
+    cli.add_shared_flags(parser, "num_workers", out_dir=Path("data/demo"))
     settings.add_flags(parser, HospitalSpec)
     args = parser.parse_args(argv)
     spec = settings.from_flags(HospitalSpec, args)

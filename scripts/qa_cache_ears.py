@@ -1,12 +1,12 @@
-"""See every cached ear, the oddest first: where it was cut from its scan, its slices, its HU, how sure its place is.
+"""Show the cached ears, most unusual first: position in the scan, slices, HU, confidence of the localisation.
 
     python scripts/qa_cache_ears.py --cache-dir cache/ears_hu --manifest-csv artifacts/manifest_ears.csv \\
         --dicom-base data/medical_data_2 --out-dir artifacts/qa_ears
 
-Writes index.html (open it in a browser; it needs no network), qa_ears.csv (the score of each ear, and what makes it),
-overview.png, and exams/<id>.png of the --worst exams. Where the DICOM is not there, a picture shows the cached volumes alone.
-Of several caches in --cache-dir the preprocessing flags name one. A damaged ear is listed in qa_ears_rejects.csv, and the
-status is 3; one that the cache does not hold is only counted.
+Writes index.html (self-contained; open it in a browser), qa_ears.csv (the score of each ear and its parts), overview.png, and
+exams/<id>.png for the --worst exams. Without the DICOM, pictures show the cached volumes only. If --cache-dir contains several
+caches, the preprocessing flags choose one. A damaged ear is listed in qa_ears_rejects.csv, with status 3; an ear that is not
+cached is only counted.
 """
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from medical_fenlei.config import EarSpec
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    cli.add(parser, "cache_dir", "manifest_csv", "dicom_base", "num_workers", "limit")
-    parser.add_argument("--out-dir", type=Path, default=Path("artifacts/qa_ears"), help="default: artifacts/qa_ears")
-    parser.add_argument("--worst", type=cli.at_least(0), default=60, metavar="N",
-                        help="how many exams get a picture, the oddest first; 0 for all (default: 60)")
+    cli.add_shared_flags(parser, "cache_dir", "manifest_csv", "dicom_base", "num_workers", "limit",
+                         out_dir=Path("artifacts/qa_ears"))
+    parser.add_argument("--worst", type=cli.int_at_least(0), default=60, metavar="N",
+                        help="number of exams with a picture, the most unusual first; 0 for all (default: %(default)s)")
     settings.add_flags(parser, EarSpec)
     args = parser.parse_args(argv)
 
@@ -32,17 +32,17 @@ def main(argv: list[str] | None = None) -> int:
     spec = settings.from_flags(EarSpec, args) if settings.given(args, EarSpec) else None
     store = choose_store(args.cache_dir, spec)
     manifest = tables.MANIFEST.read(args.manifest_csv)
-    wanted = manifest[manifest.exam_id.isin(manifest.exam_id.unique()[: args.limit])]
+    wanted = tables.first_exams(manifest, args.limit)
     if not args.dicom_base.is_dir():
-        cli.warn(f"--dicom-base {args.dicom_base}: no such folder; pictures show the cached volumes alone")
+        cli.warn(f"--dicom-base {args.dicom_base}: no such folder; pictures show the cached volumes only")
     ears, rejects = read_ears(store, wanted, workers=args.num_workers)
     if not ears:
         raise UserError(f"--cache-dir {store.folder}: of {len(wanted)} ears of {args.manifest_csv} none can be read "
                         f"({(rejects.reason != NOT_CACHED).sum()} are damaged); build it with build_cache_ears")
     done = write_ear_qa(args.out_dir, store, ears, rank(ears), rejects, dicom_base=args.dicom_base, worst=args.worst,
                         workers=args.num_workers)
-    cli.say(f"{len(wanted)} ears wanted: {len(ears)} looked at, {len(wanted) - len(ears)} could not be")
-    cli.say(f"{done.pictures} exams drawn, {len(done.without_scan)} of them without their scan; the oddest ears:")
+    cli.say(f"{len(wanted)} ears wanted: {len(ears)} read, {len(wanted) - len(ears)} could not be read")
+    cli.say(f"{done.pictures} exams drawn, {len(done.without_scan)} of them without their scan; the most unusual ears:")
     cli.show(done.ranked.head(3)[["exam_id", "side", "score", "why", "confidence", "padded_share"]].round(3))
     cli.say(f"wrote {args.out_dir}; look at {args.out_dir / 'index.html'}")
     faults = int((done.rejects.reason != NOT_CACHED).sum())

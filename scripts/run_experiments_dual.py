@@ -1,11 +1,11 @@
-"""The whole matrix of the dual route: amounts of training data first, then networks, then seeds.
+"""Run the experiment matrix of the dual route: amounts of training data first, then networks, then seeds.
 
     python scripts/run_experiments_dual.py --label-task normal_vs_cholesteatoma --dry-run
 
-Takes every flag of train_dual but those that the matrix sets. At most 200, 80 and 40 epochs with 1, 20 and 100 % of the data
-(--epochs: the same for all), fewer by early stopping. Writes outputs/experiments_dual/<task>/ with a folder a run, state.json,
-runs.csv, summary.csv and summary.md. It can be killed: the same command goes on, runs that are done are passed over, and one
-that fails does not end the others. --dry-run prints the command line of each run; --summarize only writes the tables anew.
+Takes the flags of train_dual, except those that the matrix sets. Trains at most 200, 80 and 40 epochs with 1, 20 and 100 % of
+the data (--epochs: the same for all), fewer by early stopping. Writes outputs/experiments_dual/<task>/ with one folder per run,
+state.json, runs.csv, summary.csv, summary.md and index.html. After a kill the same command continues and skips finished runs; a
+failed run does not stop the others. --dry-run prints the command line of each run; --summarize only rewrites the tables.
 """
 from medical_fenlei import cli, settings
 from medical_fenlei.commands.study import add_study_flags, run_study, study_name, study_settings
@@ -18,8 +18,10 @@ EPOCHS = ((1, 200), (20, 80), (100, 40))
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--pcts", type=cli.numbers, default="1,20,100", help="amounts of data, percent (default: 1,20,100)")
-    parser.add_argument("--models", type=cli.words(MODELS), default=",".join(MODELS), help="default: all")
+    parser.add_argument("--pcts", type=cli.comma_separated_ints, default="1,20,100",
+                        help="amounts of training data in percent (default: %(default)s)")
+    parser.add_argument("--models", type=cli.comma_separated(MODELS), default=",".join(MODELS), metavar="NAME,NAME",
+                        help="networks (default: %(default)s)")
     add_study_flags(parser, DUAL_ROUTE, default_dir="outputs/experiments_dual", seeds=str(DUAL_ROUTE.training.seed),
                     leave_out=("seed", "pct", "model"))
     args = parser.parse_args(argv)

@@ -1,13 +1,12 @@
-"""Train and evaluate the same ear network from several seeds: how much of a figure is luck?
+"""Train and evaluate the same ear network with several seeds: how much of a result is chance?
 
     python scripts/run_seeds_ear2d.py --splits-root artifacts/splits_dual_patient --pct 20 \\
         --label-task normal_vs_abnormal --seeds 0,1,2
 
-Takes every flag of train_ear2d. Writes outputs/ear2d_seeds/<task>_<pct>pct_<backbone>/ with a run a seed, state.json, runs.csv,
-and summary.csv, summary.md and index.html, the page: mean ± standard deviation over seeds, the interval of the mean when
-patients are resampled, and the same of the networks' mean probability (the ensemble), of each task where there are several
-(<task>+<task>_<pct>pct_<backbone>/). --jobs N runs N seeds at once. Seeds that are done are not run again; run it again after a
-stop.
+Takes the flags of train_ear2d. Writes outputs/ear2d_seeds/<task>_<pct>pct_<backbone>/ (several tasks: <task>+<task>_…) with one
+run per seed, state.json, runs.csv, summary.csv, summary.md and index.html, the page: mean ± standard deviation over seeds, the
+interval of the mean with patients resampled, and the same for the ensemble (the networks' mean probability). --jobs N runs N
+seeds at once. After a stop the same command continues and skips finished seeds.
 """
 from medical_fenlei import cli, settings
 from medical_fenlei.commands.study import add_study_flags, run_study, study_name, study_settings

@@ -1,10 +1,10 @@
-"""Train a network that reads an exam: each ear through the same weights, two diagnoses out.
+"""Train a network on both ears of each exam, which share its weights.
 
     python scripts/train_dual.py --pct 20 --model dual_resnet50_3d --label-task normal_vs_diseased --auto-batch
 
-Missing sides, and those whose diagnosis the task does not concern, enter neither the network nor the loss nor a metric. Takes
-the cache that the preprocessing flags name; given none of them, the only one in --cache-dir. Writes outputs/<run>/ as
-train_ear2d does. After a stop (status 75), --resume outputs/<run> goes on where it was saved.
+Ears that are missing or outside the task do not enter the network, the loss or any metric. Uses the cache that the
+preprocessing flags name; without such flags, the only one in --cache-dir. Writes outputs/<run>/ as train_ear2d does. After a
+stop (status 75), --resume outputs/<run> continues.
 """
 from medical_fenlei import cli
 from medical_fenlei.commands.train import train_command

@@ -48,7 +48,7 @@ def _joined(work: Callable[..., Any], *words: Any) -> Any:
 
     from medical_fenlei.training.distributed import Ranks
 
-    with Ranks.joined(torch.device("cpu")) as ranks:
+    with Ranks.join(torch.device("cpu")) as ranks:
         return work(ranks, *words)
 
 

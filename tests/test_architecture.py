@@ -1,6 +1,8 @@
-"""The rooms and the direction of their imports; docs/architecture.md shows the same table."""
+"""The rooms and the direction of their imports, as the table in docs/architecture.md has them."""
 import ast
+import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,32 +12,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "medical_fenlei"
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \|$", re.MULTILINE)
 
-MAY_IMPORT = {
-    "bottom": set(),
-    "tables": set(), "config": set(), "dicom": set(), "metrics": set(), "archives": set(),
-    "pages": set(), "models": {"config"}, "phantom": {"dicom"},
-    "ears": {"tables", "config", "dicom"},
-    "ingest": {"tables", "dicom"},
-    "leakage": {"tables", "config", "dicom"},
-    "cohort": {"tables", "pages"},
-    "cache_qa": {"tables", "ears", "pages"},
-    "data": {"tables", "config", "ears"},
-    "training": {"tables", "config", "metrics", "models", "ears", "data"},
-    "trained": {"tables", "config", "metrics", "models", "ears", "data", "training"},
-    "evaluation": {"tables", "config", "metrics", "data", "trained", "cohort", "pages"},
-    "explanations": {"tables", "config", "metrics", "models", "ears", "data", "trained", "pages"},
-    "embeddings": {"tables", "config", "metrics", "ears", "data", "training", "trained", "pages", "explanations"},
-    "new_exams": {"tables", "config", "dicom", "metrics", "ears", "ingest", "data", "training", "trained", "explanations",
-                  "pages"},
-    "run_report": {"tables", "config", "metrics", "cohort", "pages"},
-    "audits": {"tables", "config", "metrics", "data", "training", "trained", "evaluation", "leakage", "cohort", "pages",
-               "run_report"},
-    "experiments": {"tables", "config", "metrics", "data", "training", "trained", "evaluation", "pages", "run_report"},
-    "commands": {"tables", "config", "ears", "training", "trained", "run_report", "experiments", "archives"},
-}
-"""What each room may import beyond itself and the bottom, which is the modules beside the rooms. Every room stands below those
-that are named after it. `cli` belongs to `commands`: libraries do not talk through the command line."""
+
+def table() -> dict[str, set[str]]:
+    """What each room may import beyond itself and the bottom (the modules beside the rooms), in the order of the docs."""
+    rows = ROW.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    return {"bottom": set(), **{room: set() if names == "–" else set(names.split(", ")) for room, names in rows}}
+
+
+MAY_IMPORT = table()
 
 
 def room_of(module: str) -> str:
@@ -44,6 +30,7 @@ def room_of(module: str) -> str:
     return "commands" if first == "cli" else first if (PACKAGE / first).is_dir() else "bottom"
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Every module by its name below the package; a room's own `__init__` by the name of the room."""
     found = {}
@@ -54,6 +41,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """The modules below medical_fenlei that a file imports, wherever in the file it does."""
     known, found = modules(), set()
@@ -92,7 +80,7 @@ def test_a_room_imports_what_the_table_says_and_all_of_it(room):
 
 
 def test_no_file_imports_itself_through_others():
-    graph = {module: imports(path) - {module} for module, path in modules().items()}
+    graph = {module: set(imports(path)) - {module} for module, path in modules().items()}
     for room in (module for module in graph if (PACKAGE / module.replace(".", "/")).is_dir()):
         graph[room] -= {module for module in graph if module.startswith(f"{room}.")}     # an interface of its own files
         for module in graph:

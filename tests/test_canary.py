@@ -189,11 +189,11 @@ def test_the_whole_route_lets_no_canary_out(here, capfd):
     assert run("train_ear2d", "--splits-root", SPLITS, *FIT, "--output-dir", "outputs/a") == 0
     checkpoint = ("--checkpoint", "outputs/a/checkpoints/best.pt")
     assert run("calibrate_ear2d", *checkpoint) in (0, 2)         # the tune set may hold one class
-    assert run("eval_ear2d", "--pictures", 2, *checkpoint, "--draws", 20) == 0
-    assert run("audit_run", *checkpoint, "--draws", 20) in (0, 1)
+    assert run("eval_ear2d", "--pictures", 2, *checkpoint, "--resamples", 20) == 0
+    assert run("audit_run", *checkpoint, "--resamples", 20) in (0, 1)
     assert run("retrieve_neighbors_ear2d", *checkpoint, "--split", "val") == 0
     assert run("extract_embeddings_ear2d", *checkpoint, "--split", "val", "--out-npz", "artifacts/emb.npz") == 0
-    assert run("predict_ear2d", *checkpoint, "--dicom", "data/medical_data_2", "--out", "answers", "--num-workers", 1) == 3
+    assert run("predict_ear2d", *checkpoint, "--dicom", "data/medical_data_2", "--out-dir", "answers", "--num-workers", 1) == 3
     assert said(capfd) == [] and found_below(here) == []
     written = {path.suffix for path in here.rglob("*") if path.is_file() and "data/" not in path.as_posix()}
     assert {".csv", ".json", ".jsonl", ".npy", ".npz", ".pt", ".png", ".html", ".log", ".key"} <= written

@@ -1,12 +1,19 @@
 """Exit statuses, and a reason for everything that failed in a map."""
+import argparse
 import errno
 import os
+import re
+from functools import partial
+from pathlib import Path
 
 import pytest
+from commands import script
 
-from medical_fenlei import cli, tables
+from medical_fenlei import cli, settings, tables
+from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.errors import CheckFailed, Rejected, UserError
 from medical_fenlei.files import atomic
+from medical_fenlei.log import LOG, log_to_file, log_to_terminal
 from medical_fenlei.parallel import map_items
 
 
@@ -51,6 +58,7 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
 
 
 def test_the_summary_tells_faults_before_what_is_none_and_where_both_are_listed(tmp_path, capsys):
+    log_to_terminal()
     rows = [{"exam_id": exam, "file": "f", "reason": reason, "detail": ""} for exam, reason in
             [("1", "localizer"), ("2", "localizer"), ("1", "not_dicom"), ("1", "not_dicom"), ("", "no_exam_id")]]
     rejects = tables.REJECTS.frame(rows)
@@ -75,12 +83,87 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 
 def test_wrong_arguments_are_one_line_that_names_the_flag(capsys):
     parser = cli.parser("doc")
-    cli.add(parser, "pct", "num_workers")
+    cli.add_shared_flags(parser, "pct", "num_workers")
     for words in (["--pct", "many"], ["--num-workers", "-3"]):
         with pytest.raises(SystemExit) as end:
             parser.parse_args(words)
         said = capsys.readouterr().err
         assert end.value.code == 2 and words[0] in said and len(said.splitlines()) == 1
+
+
+def test_a_shared_flag_is_the_setting_of_a_run_with_its_help_default_and_check(capsys):
+    parser = cli.parser("doc")
+    cli.add_shared_flags(parser, "splits_root", "limit", "device", pct=100)
+    found = parser.parse_args(["--limit", "3"])
+    assert vars(found) == {"splits_root": DataConfig().splits_root, "limit": 3, "device": "auto", "pct": 100}
+    help_of = {setting.name: setting.help for setting in settings.settings_of(DataConfig)}
+    shown = " ".join(parser.format_help().split())
+    assert f"{help_of['splits_root'].rstrip('.')} (default: artifacts/splits_dual)" in shown
+    assert f"{help_of['pct'].rstrip('.')} (default: 100)" in shown
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--limit", "0"])
+    assert "--limit: got 0, expected at least 1" in capsys.readouterr().err
+
+
+def test_no_flag_is_typed_both_as_a_setting_and_in_the_table_of_other_flags():
+    assert not {setting.name for setting in settings.settings_of(RunConfig)} & set(cli.FLAGS)
+
+
+NETWORK = ("--checkpoint", "best.pt")
+
+
+@pytest.mark.parametrize(("name", "words", "given", "shown"), [
+    ("fewshot_code4", ("--task", "x"), {"label_task": "x"}, True),
+    ("fewshot_code4", ("--draws", "7"), {"resamples": 7}, False),
+    ("eval_ear2d", (*NETWORK, "--draws", "7"), {"resamples": 7}, False),
+    ("audit_run", (*NETWORK, "--draws", "7"), {"resamples": 7}, False),
+    ("predict_dual", (*NETWORK, "--draws", "7"), {"resamples": 7}, False),
+    ("compare_predictions", ("--predictions", "a", "b", "--draws", "7"), {"resamples": 7}, False),
+    ("gradcam_ear2d", (*NETWORK, "--all", "--top", "3"), {"top_k": 3}, False),
+    ("predict_ear2d", (*NETWORK, "--dicom", "d", "--out-dir", "o", "--top", "0"), {"top_k": 0}, False),
+    ("predict_ear2d", (*NETWORK, "--dicom", "d", "--out", "o"), {"out_dir": Path("o")}, False),
+    ("retrieve_neighbors_ear2d", (*NETWORK, "--split", "val", "--most", "3"), {"top_k": 3}, False),
+    ("retrieve_neighbors_ear2d", (*NETWORK, "--split", "val", "--draws", "7"), {"resamples": 7}, False),
+])
+def test_a_former_name_of_a_flag_is_accepted(name, words, given, shown, monkeypatch):
+    """shown: the help names it too."""
+    parse, parsers = argparse.ArgumentParser.parse_args, []
+
+    def parse_only(parser, argv):
+        parsers.append(parser)
+        raise Parsed(parse(parser, argv))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    with pytest.raises(Parsed) as parsed:
+        script(name).main(list(words))
+    found = vars(parsed.value.args[0])
+    assert {key: found[key] for key in given} == given
+    assert bool(re.search(rf"{words[-2]}\b(?!-)", parsers[0].format_help().replace(script(name).__doc__, ""))) == shown
+
+
+class Parsed(Exception):
+    """The flags of a script, in place of what it would do with them."""
+
+
+def test_why_a_command_ends_is_in_the_log_of_its_run_and_once_on_the_terminal(tmp_path, capsys):
+    def ended_by(error):
+        log_to_file(tmp_path / "train.log")
+        LOG.info("epoch 1")
+        cli.warn("odd")
+        raise error
+
+    for error, logged in ((UserError("x.csv: no such file"), "error: x.csv: no such file"),
+                          (KeyboardInterrupt(), "stopped; what was finished is kept; run it again to go on")):
+        assert cli.run(partial(ended_by, error)) in (2, 75)
+        said = capsys.readouterr()
+        assert said.out == "epoch 1\n" and said.err.splitlines()[0] == "warning: odd"
+        assert len(said.err.splitlines()) == 2 and logged.removeprefix("error: ") in said.err
+        lines = [line.split(" ", 2)[2] for line in (tmp_path / "train.log").read_text().splitlines()]
+        assert lines[-3:] == ["epoch 1", "warning: odd", logged]
+    with pytest.raises(ZeroDivisionError):
+        cli.run(partial(ended_by, ZeroDivisionError("of Mr. Secret")))
+    last = (tmp_path / "train.log").read_text().splitlines()[-1]
+    assert "error: ZeroDivisionError" in last and "Secret" not in last
 
 
 def picky(number):

@@ -11,9 +11,10 @@ from small_study import SPLITS
 from test_data_scripts import SPEC_FLAGS, hospital, write_exam  # noqa: F401 (a fixture)
 from test_parallel import fate
 
-from medical_fenlei import parallel
+from medical_fenlei import cluster as cluster_module
 from medical_fenlei.errors import UserError
-from medical_fenlei.parallel import DIED, UNEXPECTED, map_items
+from medical_fenlei.outcomes import DIED, UNEXPECTED
+from medical_fenlei.parallel import map_items
 
 QUIET = {**os.environ, "DASK_LOGGING__DISTRIBUTED": "error", "OMP_NUM_THREADS": "1",
          "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "False"}
@@ -76,7 +77,7 @@ def cluster(tmp_path_factory):
 
 
 def test_an_item_that_ends_its_worker_or_hangs_costs_itself_alone_and_order_stays(cluster):
-    outcomes = list(map_items(fate, range(12), workers=cluster.address, label="numbers", patience=3))
+    outcomes = list(map_items(fate, range(12), workers=cluster.address, label="numbers", item_seconds=3))
     assert [outcome.item for outcome in outcomes] == list(range(12))
     reasons = ["", "", "", DIED, DIED, DIED, UNEXPECTED, UNEXPECTED, "odd", "", "", ""]
     assert [outcome.reason for outcome in outcomes] == reasons
@@ -112,7 +113,7 @@ def says(words, address):
 
 
 def test_a_cluster_that_cannot_do_the_work_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "CONNECT", "3s")
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT", "3s")
     empty = Cluster(tmp_path)
     try:
         says("no Dask scheduler answers", "tcp://127.0.0.1:1")

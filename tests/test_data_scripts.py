@@ -71,7 +71,7 @@ def test_exams_match_by_id_alone_and_the_best_series_is_chosen(here, capsys):
     assert index.loc["000001", "date"] == "2023-01-02" and index.ambiguous_match.sum() == 1       # the sheet's date wins
     assert not index.loc["000003", "date_match"] and index.loc["000004", "right_code"] == 0
     said = capsys.readouterr().out
-    for line in ("13 rows in the sheet", "12 matched", "1 missing", "1 of these, ambiguous", "1 unlabelled", "11 usable"):
+    for line in ("13 rows in the label sheet", "12 matched", "1 missing", "1 of these, ambiguous", "1 unlabelled", "11 usable"):
         assert line in " ".join(said.split())
     reasons = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").reason.value_counts()
     assert reasons["localizer"] == NUMBER_OF_EXAMS + 1 and reasons["not_chosen"] == NUMBER_OF_EXAMS + 2   # one lies there twice
@@ -102,7 +102,7 @@ def test_the_whole_way_to_the_cache(here, capsys):
 def test_a_build_in_one_process_and_in_two_gives_the_same_bytes(here):
     to_splits()
     for workers in (1, 2):
-        assert run("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS, "--limit", 6,
+        assert run("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS, "--limit", 3,
                    "--cache-dir", f"cache/{workers}", "--num-workers", workers) == 0
     one, two = (choose_store(here / "cache" / name, None).folder for name in "12")
     assert (one / "index.csv").read_bytes() == (two / "index.csv").read_bytes()
@@ -111,7 +111,7 @@ def test_a_build_in_one_process_and_in_two_gives_the_same_bytes(here):
 def test_nothing_that_identifies_a_person_is_written(here, capfd):
     to_splits()
     run("check_patient_leakage")
-    run("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS, "--limit", 2)
+    run("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS, "--limit", 1)
     said = capfd.readouterr()
     written = [p for folder in ("artifacts", "cache", "config") for p in (here / folder).rglob("*") if p.is_file()]
     assert len(written) > 15
@@ -179,7 +179,7 @@ def test_a_sheet_that_names_no_folder_is_unusable_and_both_are_quoted(here, caps
     (here / "ids.csv").write_text("检查号,左侧诊断-训练,右侧诊断-训练\n9000001,5,1\n", encoding="utf-8")
     assert run("build_index", "--xlsx-path", "ids.csv", "--num-workers", 1) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "ids.csv: the sheet names no exam folder" in said and "'9000001'" in said and "000000" in said
+    assert "ids.csv: the label sheet names no exam folder" in said and "'9000001'" in said and "000000" in said
     reasons = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").reason.value_counts()
     assert reasons["missing_on_disk"] == 1 and reasons["not_in_sheet"] >= NUMBER_OF_EXAMS
     (here / "ids.csv").write_text("检查号,左侧诊断-训练,右侧诊断-训练\n", encoding="utf-8")

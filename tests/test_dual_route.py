@@ -16,7 +16,7 @@ from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import TASKS
-from medical_fenlei.trained.network import open_trained
+from medical_fenlei.trained.network import open_network
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES
 
 pytestmark = pytest.mark.end_to_end
@@ -103,7 +103,7 @@ def test_each_exam_of_the_index_has_a_row_with_a_diagnosis_of_either_side(here):
 
 
 def test_what_stands_under_a_side_is_what_the_network_says_of_that_ear(here):
-    trained = open_trained(here / BEST, kind=DUAL, device="cpu")
+    trained = open_network(here / BEST, kind=DUAL, device="cpu")
     store = EarStore(here / "cache/dual_volumes", trained.config.ears)
     found, _ = predictions(here / "predictions.csv")
     for side in SIDES:
@@ -128,7 +128,7 @@ def test_without_labels_the_same_is_predicted_and_no_figure_is_shown(here, capsy
 
 
 def test_with_labels_the_figures_are_those_of_the_rows(here, capsys):
-    assert run("predict_dual", "--checkpoint", BEST, "--index-csv", VAL, "--out-csv", "p.csv", "--draws", 50) == 0
+    assert run("predict_dual", "--checkpoint", BEST, "--index-csv", VAL, "--out-csv", "p.csv", "--resamples", 50) == 0
     said = capsys.readouterr().out
     found, _ = predictions(here / "p.csv")
     true, called = (np.concatenate([found[f"{side}_{name}"].to_numpy("float64", na_value=np.nan) for side in SIDES])
@@ -258,7 +258,7 @@ def ear_run(hospital):
     (("predict_dual", "--checkpoint", BEST, "--index-csv", "nothing.csv"), "no ear of its 1 exams could be prepared"),
     (("predict_dual", "--index-csv", VAL), "--checkpoint"),
     (("train_dual", "--early-stop-metric", "kappa"), "--early-stop-metric"),
-    ((*TRAIN, "--output-dir", "outputs/a"), "--output-dir outputs/a: holds a run already"),
+    ((*TRAIN, "--output-dir", "outputs/a"), "--output-dir outputs/a: contains a run already"),
 ])
 def test_wrong_input_is_one_line_with_status_2(here, ear_run, capfd, words, says):
     (here / "no_series.csv").write_text("exam_id,left_code\n1,5\n")
@@ -331,7 +331,7 @@ def test_any_measure_chooses_the_epoch_that_the_metrics_say(tmp_path, monkeypatc
     ranked = [(v, -line["tune_loss"]) for v, line in zip(value, lines, strict=True)]
     for number, line in enumerate(lines):
         assert line["best_epoch"] == 1 + ranked.index(max(ranked[: number + 1]))
-    trained = open_trained(tmp_path / "outputs/run/checkpoints/best.pt", kind=DUAL, device="cpu")
+    trained = open_network(tmp_path / "outputs/run/checkpoints/best.pt", kind=DUAL, device="cpu")
     best = lines[-1]["best_epoch"]
     assert trained.checkpoint.epoch == best and trained.checkpoint.metric == metric
     assert trained.checkpoint.value == pytest.approx(abs(value[best - 1]))

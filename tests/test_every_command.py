@@ -23,8 +23,8 @@ SMALL = {
     "train_ear2d": ("--backbone", "test_resnet", *FIT, "--output-dir", "outputs/ear"),
     "run_seeds_ear2d": ("--backbone", "test_resnet", *FIT),
     "build_cache_dual": ("--num-slices", 16, "--image-size", 48, "--num-workers", 1),
-    "train_dual": FIT, "predict_ear2d": ("--limit", 1), "audit_run": ("--draws", 50),
-    "eval_ear2d": ("--draws", 50, "--pictures", 2), "compare_predictions": ("--draws", 50),
+    "train_dual": FIT, "predict_ear2d": ("--limit", 1), "audit_run": ("--resamples", 50),
+    "eval_ear2d": ("--resamples", 50, "--pictures", 2), "compare_predictions": ("--resamples", 50),
 }
 """What is added to the command lines of a script."""
 BEYOND_TRAINING = "_val|gradcam|neighbors|calibration|audits|one_sided|labels_to_read"
@@ -151,13 +151,13 @@ def test_embeddings_hold_every_labelled_ear_of_their_set(ran):
             zip(wanted.exam_id, wanted.side, wanted.label_code, strict=True))
 
 
-def test_few_shot_names_its_positives_and_never_a_neighbour_of_the_same_patient(ran):
+def test_few_shot_names_its_positives_and_never_a_neighbor_of_the_same_patient(ran):
     folder = ran[0] / "artifacts/fewshot_normal_vs_cholesterol_granuloma"
     assert json.loads((folder / "metrics.json").read_text())["task"] == "normal_vs_cholesterol_granuloma"
     manifest = tables.MANIFEST.read(ran[0] / "artifacts/manifest_ears.csv")
     patient = dict(zip(manifest.exam_id, manifest.patient_key, strict=True))
-    near = pd.read_csv(folder / "neighbours.csv", dtype=str)
-    assert len(near) and (near.exam_id.map(patient) != near.neighbour_exam_id.map(patient)).all()
+    near = pd.read_csv(folder / "neighbors.csv", dtype=str)
+    assert len(near) and (near.exam_id.map(patient) != near.neighbor_exam_id.map(patient)).all()
 
 
 def test_predictions_of_an_exam_are_probabilities_of_both_its_ears(ran):

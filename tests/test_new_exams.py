@@ -13,6 +13,8 @@ from commands import run, working_in
 from PIL import Image
 
 from medical_fenlei import tables
+from medical_fenlei.errors import UserError
+from medical_fenlei.new_exams import ear_predictor
 from medical_fenlei.tasks import find_task
 from medical_fenlei.trained.calibration import Calibration
 from medical_fenlei.training.checkpoint import read_checkpoint, write_checkpoint
@@ -80,7 +82,7 @@ def alter(here, row, folder, change):
 
 
 def predict(*words, checkpoint=BEST, out="answers"):
-    return run("predict_ear2d", "--dicom", "new", "--checkpoint", checkpoint, "--out", out, "--device", "cpu",
+    return run("predict_ear2d", "--dicom", "new", "--checkpoint", checkpoint, "--out-dir", out, "--device", "cpu",
                "--num-workers", 1, *words)
 
 
@@ -94,7 +96,7 @@ def of_class(found, name):
 
 def test_the_answers_are_those_of_the_main_route(here):
     bring(here, validation())
-    assert predict("--top", 0) == 0
+    assert predict("--top-k", 0) == 0
     known = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv").set_index(["exam_id", "side"])
     found = answers(here)
     probability = of_class(found, "abnormal")
@@ -132,12 +134,12 @@ def test_a_network_of_several_tasks_answers_each_or_those_asked_for(here):
 
 def test_calibration_moves_probabilities_and_thresholds_as_it_says(here):
     bring(here, validation()[:2])
-    assert predict("--top", 0) == 0
+    assert predict("--top-k", 0) == 0
     before = of_class(answers(here), "abnormal")
     assert run("calibrate_ear2d", "--checkpoint", BEST) == 0
-    fitted = Calibration.of(here / BEST).tasks[TASK]
+    fitted = Calibration.read(here / BEST).tasks[TASK]
     for words, point in (((), fitted.point), (("--point", "specificity_95"), "specificity_95")):
-        assert predict("--top", 0, *words) == 0
+        assert predict("--top-k", 0, *words) == 0
         found = answers(here)
         logit = np.log(before / (1 - before)) / fitted.temperature
         np.testing.assert_allclose(of_class(found, "abnormal"), 1 / (1 + np.exp(-logit)), atol=1e-9)
@@ -161,6 +163,18 @@ def test_what_was_answered_before_is_not_done_again(here, capsys):
     assert predict(checkpoint=SIX) == 0 and "0 of them answered before" in capsys.readouterr().out
 
 
+def test_a_network_that_cannot_be_explained_answers_without_pictures_and_only_once(here, capsys, monkeypatch):
+    def refuse(*given):
+        raise UserError("this backbone does not name its stages")
+
+    monkeypatch.setattr(ear_predictor, "explain", refuse)
+    bring(here, validation()[:1])
+    assert predict() == 0 and predict() == 0
+    said = capsys.readouterr()
+    assert said.out.count("1 of them answered before") == 1 and said.err.count("does not name its stages") == 1
+    assert (answers(here).decision != "").all() and (answers(here).picture == "").all()
+
+
 def test_one_ear_cut_off_leaves_the_other_answered(here):
     row = validation().iloc[0]
     bring(here, validation()[:1])
@@ -173,7 +187,7 @@ def test_one_ear_cut_off_leaves_the_other_answered(here):
         ds.Columns = keep
 
     alter(here, row, "half", half)
-    assert predict("--top", 0) == 3
+    assert predict("--top-k", 0) == 3
     found = answers(here)
     own = found[(found.exam_id == "half")].set_index("side")
     lost, kept = ("left", "right") if to_left else ("right", "left")
@@ -210,7 +224,7 @@ def test_a_slice_that_cannot_be_decoded_refuses_its_exam_and_no_other(here):
     (here / "new/short").mkdir()
     for path in (here / DATA / validation().series_relpath.iloc[1]).iterdir():
         (here / "new/short" / path.name).write_bytes(path.read_bytes()[:-2000])
-    assert predict("--top", 0) == 3
+    assert predict("--top-k", 0) == 3
     found = answers(here)
     own = found[found.exam_id == "short"]
     assert len(own) == 2 and (own.refused != "").all() and own.refused_why.str.contains("IM00").all()
@@ -234,14 +248,14 @@ def soft(ds):
 
 @pytest.mark.parametrize(("change", "reason"), [
     (scaled("PixelSpacing", 0.6), "pixel_out_of_range"), (scaled("SliceThickness", 3), "thickness_out_of_range"),
-    (scaled("ImagePositionPatient", 0.5), "step_out_of_range"), (soft, "no_bone_kernel"),
+    (scaled("ImagePositionPatient", 0.5), "slice_spacing_out_of_range"), (soft, "no_bone_kernel"),
 ])
 def test_a_scan_unlike_all_it_was_trained_on_is_refused_and_force_marks_the_answer(here, change, reason):
     alter(here, validation().iloc[0], "odd", change)
-    assert predict("--top", 0) == 3
+    assert predict("--top-k", 0) == 3
     found = answers(here)
     assert list(found.refused) == [reason] * 2 and (found.decision == "").all() and (found.refused_why != "").all()
-    assert predict("--top", 0, "--force") in (0, 3)              # of half a field of view an ear may be missing after all
+    assert predict("--top-k", 0, "--force") in (0, 3)              # of half a field of view an ear may be missing after all
     forced = answers(here)
     assert reason in ";".join(forced.forced) and forced.decision.isin(["normal", "abnormal", ""]).all()
     assert (forced.decision != "").any() and reason not in set(forced.refused)
@@ -250,9 +264,9 @@ def test_a_scan_unlike_all_it_was_trained_on_is_refused_and_force_marks_the_answ
 def test_a_checkpoint_of_before_takes_its_limits_from_the_manifest_or_says_that_it_has_none(here, capsys):
     alter(here, validation().iloc[0], "odd", soft)
     write_checkpoint(here / BEST, replace(read_checkpoint(here / BEST, kind="ear2d"), trained_on=None))
-    assert predict("--top", 0) == 3 and set(answers(here).refused) == {"no_bone_kernel"}
+    assert predict("--top-k", 0) == 3 and set(answers(here).refused) == {"no_bone_kernel"}
     (here / "artifacts/manifest_ears.csv").unlink()
-    assert predict("--top", 0) == 0
+    assert predict("--top-k", 0) == 0
     assert answers(here).quality_flags.str.contains("scope_unknown").all() and "cannot be checked" in capsys.readouterr().err
 
 
@@ -265,7 +279,7 @@ def test_an_exam_of_thick_soft_slices_alone_is_refused_and_others_go_on(here):
 
     alter(here, validation().iloc[1], "soft", thick)
     (here / "new/notes.txt").write_text("not DICOM")
-    assert predict("--top", 0) == 3
+    assert predict("--top-k", 0) == 3
     found = answers(here)
     assert list(found[found.exam_id == "soft"].refused) == ["no_series"] * 2
     assert set(found[found.exam_id != "soft"].decision) <= {"normal", "abnormal"}
@@ -279,7 +293,7 @@ def test_files_of_many_exams_in_one_folder_are_not_mixed(here):
     for row in wanted.itertuples():
         for path in (here / DATA / row.series_relpath).iterdir():
             shutil.copy(path, here / "new" / f"{row.exam_id}_{path.stem}")
-    assert predict("--top", 0) == 0
+    assert predict("--top-k", 0) == 0
     known = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv")
     expected = sorted(known[known.exam_id.isin(wanted.exam_id)].y_prob)
     got = of_class(answers(here), "abnormal")
@@ -293,7 +307,7 @@ def test_images_of_two_patients_in_one_series_are_refused_even_by_force(here):
             ds.PatientID = "SOMEBODY_ELSE"
 
     alter(here, validation().iloc[0], "mixed", other)
-    assert predict("--force", "--top", 0) == 3
+    assert predict("--force", "--top-k", 0) == 3
     assert set(answers(here).refused) == {"several_patients"}
 
 
@@ -352,16 +366,16 @@ def test_the_json_holds_all_that_a_machine_needs(here):
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (("--dicom", "none"), "--dicom none: no such folder"), (("--dicom", "new"), "holds no CT image"),
-    (("--dicom", DATA, "--out", f"{DATA}/answers"), "lies within"),
+    (("--dicom", "none"), "--dicom none: no such folder"), (("--dicom", "new"), "holds no readable CT image"),
+    (("--dicom", DATA, "--out-dir", f"{DATA}/answers"), "lies within"),
     (("--dicom", DATA, "--checkpoint", "none.pt"), "none.pt"), (("--dicom", DATA, "--checkpoint", "dual.pt"), "predict_dual"),
-    (("--dicom", DATA, "--label-task", "six_class"), "--label-task"), (("--dicom", DATA, "--top", "-1"), "--top"),
+    (("--dicom", DATA, "--label-task", "six_class"), "--label-task"), (("--dicom", DATA, "--top-k", "-1"), "--top-k"),
 ])
 def test_wrong_input_is_one_line_with_status_2(here, capsys, words, says):
     plain = read_checkpoint(here / BEST, kind="ear2d")
     plain.__dict__["kind"] = "dual"
     write_checkpoint(here / "dual.pt", plain)
-    flags = {"--checkpoint": BEST, "--out": "answers", "--device": "cpu", **dict(zip(words[::2], words[1::2], strict=True))}
+    flags = {"--checkpoint": BEST, "--out-dir": "answers", "--device": "cpu", **dict(zip(words[::2], words[1::2], strict=True))}
     assert run("predict_ear2d", *(word for pair in flags.items() for word in pair)) == 2
     err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
     assert len(err) == 1 and says in err[0]

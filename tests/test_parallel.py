@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from medical_fenlei.errors import Rejected
-from medical_fenlei.parallel import DIED, TIMED_OUT, UNEXPECTED, map_items
+from medical_fenlei.outcomes import DIED, TIMED_OUT, UNEXPECTED
+from medical_fenlei.parallel import map_items
 
 
 def fate(number):
@@ -30,7 +31,7 @@ def fate(number):
 
 
 def test_an_item_that_kills_its_process_or_hangs_costs_itself_alone_and_order_stays():
-    outcomes = list(map_items(fate, range(12), workers=2, label="numbers", patience=3))
+    outcomes = list(map_items(fate, range(12), workers=2, label="numbers", item_seconds=3))
     assert [outcome.item for outcome in outcomes] == list(range(12))
     reasons = ["", "", "", DIED, DIED, TIMED_OUT, UNEXPECTED, UNEXPECTED, "odd", "", "", ""]
     assert [outcome.reason for outcome in outcomes] == reasons

@@ -68,7 +68,7 @@ def test_a_number_that_is_none_is_named_with_its_row(path, value, says):
 
 def test_a_table_with_other_delimiters_says_so(path):
     path.write_text("exam_id;side;file;sha256\n1;left;x.npy;s\n")
-    with pytest.raises(UserError, match="divided by ';', expected commas"):
+    with pytest.raises(UserError, match="separated by ';', expected commas"):
         tables.CACHE_INDEX.read(path)
 
 

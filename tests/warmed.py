@@ -10,7 +10,7 @@ import commands  # noqa: F401
 from tqdm import tqdm
 
 import medical_fenlei.evaluation.evaluate
-import medical_fenlei.evaluation.report
+import medical_fenlei.evaluation.write
 import medical_fenlei.experiments.study
 import medical_fenlei.models.build
 import medical_fenlei.training.loop  # noqa: F401

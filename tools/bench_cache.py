@@ -1,16 +1,16 @@
-"""How fast, and in how much memory, the cache is built: against its floor, against doing less at once, against MONAI.
+"""Time and memory of building the cache, against a lower bound, against one ear at a time, and against MONAI.
 
     python tools/bench_cache.py                    # some 10 minutes on two cores
     python tools/bench_cache.py --quick            # smaller exams, under a minute
 
-An exam of 160 slices of 512 x 512, both ears, the default options, stored raw and as JPEG Lossless (JPEG-LS). Ratios are
-medians of pairs measured in turn in this run:
-  exam_vs_decode       the whole exam over its floor: each header read once, each used slice decoded once, one resize of every
-                       slice and one flushed write an ear (lower is better)
-  speedup_vs_per_ear   each ear by itself over both together
+An exam of 160 slices of 512 x 512, both ears, the default options, stored raw and as lossless JPEG (JPEG-LS). Ratios are
+medians of pairs measured in turn:
+  exam_vs_decode       the whole exam over its lower bound: each header read once, each used slice decoded once, one resize of
+                       every slice and one flushed write per ear (lower is better)
+  speedup_vs_per_ear   each ear separately over both together
   speedup_vs_monai     a MONAI pipeline (load the series, orient, space, crop, save) over ours
-  scaling_2            what two processes gain over one, over what they gain on a bare loop
-  peak_mb              of one worker, on 467 slices (its own process, VmHWM)
+  scaling_2            speedup of two processes over one, relative to their speedup on a plain loop
+  peak_mb              peak memory of one worker on 467 slices (in its own process, VmHWM)
 Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
 """
 import json
@@ -35,9 +35,8 @@ from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.files import write_json
-from medical_fenlei.phantom.head import draw_head
-from medical_fenlei.phantom.hospital import examine
-from medical_fenlei.phantom.population import draw_population
+from medical_fenlei.phantom.hospital import sample_acquisition
+from medical_fenlei.phantom.population import sample_population
 from medical_fenlei.phantom.scanner import acquire
 from medical_fenlei.phantom.series import SeriesFacts, write_series
 from medical_fenlei.phantom.spec import HospitalSpec
@@ -46,14 +45,14 @@ from medical_fenlei.vocabulary import SIDES
 SYNTAXES = {"raw": str(ExplicitVRLittleEndian), "jpeg": str(JPEGLSLossless)}
 SPEC = EarSpec()
 Job = Callable[[Path, Path], None]
-"""From a series folder to files in another folder."""
+"""Reads a series folder and writes files to another folder."""
 
 WORKER = r"""
 import json, re, sys
 from pathlib import Path
+from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
-from medical_fenlei.ears.spec import EarSpec
 from medical_fenlei.ears.store import EarStore
 spec = EarSpec(num_slices=int(sys.argv[3]))
 store = EarStore(Path(sys.argv[2]), spec)
@@ -62,27 +61,29 @@ for side, ear in prepare_ears(open_series(Path(sys.argv[1])), spec).items():
 peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
 print(json.dumps(int(peak[1]) / 1024))
 """
-"""Its own process, so that the peak is that of one worker (VmHWM; ru_maxrss would begin at the parent's)."""
+"""Code of a process of its own, whose peak memory is that of one worker (VmHWM; ru_maxrss includes the parent's)."""
 
 
 def write_exam(folder: Path, syntax: str, slices: int) -> None:
+    """Write one drawn exam in this transfer syntax."""
     spec = HospitalSpec(num_exams=4, matrix=512, slices=slices)
-    exam = draw_population(spec.num_exams, spec.seed)[0]
-    seen, rng = examine(exam, spec)
-    scan = replace(seen.scan, transfer_syntax=syntax)
-    hu = acquire(draw_head(exam.person, seen.changes, seen.pose, seen.affine, scan.shape).hu, scan, rng)
+    exam = sample_population(spec.num_exams, spec.seed)[0]
+    acquisition, rng = sample_acquisition(exam, spec)
+    scan = replace(acquisition.scan, transfer_syntax=syntax)
+    hu = acquire(acquisition.draw(acquisition.affine, scan.shape).hu, scan, rng)
     facts = SeriesFacts(patient=exam.patient, exam_id=exam.exam_id, date=exam.date, number=2, description="bench")
-    write_series(folder, hu, seen.affine, scan, facts, rng)
+    write_series(folder, hu, acquisition.affine, scan, facts, rng)
 
 
 def ours(series: Path, out: Path) -> None:
-    """Both ears of an exam, as the builder makes them."""
+    """Cache both ears of an exam together, as the builder does."""
     store = EarStore(out, SPEC)
     for side, ear in prepare_ears(open_series(series), SPEC).items():
         store.write("1", side, ear.volume, ear.facts)
 
 
 def per_ear(series: Path, out: Path) -> None:
+    """Cache each ear of an exam separately."""
     store = EarStore(out, SPEC)
     for side in SIDES:
         for own, ear in prepare_ears(open_series(series), SPEC, (side,)).items():
@@ -90,7 +91,7 @@ def per_ear(series: Path, out: Path) -> None:
 
 
 def floor(series: Path, out: Path) -> None:
-    """What no builder can leave out, by pydicom and OpenCV alone."""
+    """Do only what every builder must do, with pydicom and OpenCV."""
     import cv2
     import pydicom
 
@@ -98,8 +99,7 @@ def floor(series: Path, out: Path) -> None:
               "RescaleIntercept"]
     paths = sorted(series.iterdir())
     headers = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=needed) for path in paths]
-    places = [float(header.ImagePositionPatient[2]) for header in headers]
-    order = np.argsort(places)
+    order = np.argsort([float(header.ImagePositionPatient[2]) for header in headers])
     used = np.rint(np.linspace(0, len(order) - 1, SPEC.num_slices)).astype(int)
     slices = []
     for i in order[used]:
@@ -117,13 +117,13 @@ def floor(series: Path, out: Path) -> None:
 
 
 def monai(series: Path, out: Path) -> None:
-    """The same work as the library's transforms do it: the whole series, oriented, spaced as the cache is, cropped, saved."""
+    """Do the same work with MONAI transforms: load the whole series, orient, space like the cache, crop, save."""
     from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, Spacingd
 
     out.mkdir(parents=True, exist_ok=True)
     series_of = open_series(series)
-    pixel = float(np.linalg.norm(series_of.affine[:3, 2])) * SPEC.crop_size / SPEC.image_size
-    between = float(np.linalg.norm(series_of.affine[:3, 0])) * (series_of.shape[0] - 1) / (SPEC.num_slices - 1)
+    pixel = float(series_of.affine.spacing[2]) * SPEC.crop_size / SPEC.image_size
+    between = float(series_of.affine.spacing[0]) * (series_of.shape[0] - 1) / (SPEC.num_slices - 1)
     pipeline = Compose([
         LoadImaged("image", reader="PydicomReader"), EnsureChannelFirstd("image"), 
         Orientationd("image", axcodes="LPS", labels=(("R", "L"), ("A", "P"), ("I", "S"))),
@@ -140,40 +140,43 @@ def monai(series: Path, out: Path) -> None:
 
 
 def seconds(job: Job, series: Path) -> float:
+    """Return the seconds of a job, with a fresh output folder."""
     with tempfile.TemporaryDirectory() as out:
         return measuring.seconds(lambda: job(series, Path(out) / "cache"))
 
 
 def ratios(one: Job, other: Job, series: Path, pairs: int) -> list[float]:
-    """Time of the one over that of the other."""
+    """Return the time of `one` over that of `other`, for pairs measured in turn."""
     times = measuring.in_turn(lambda: seconds(one, series), lambda: seconds(other, series), pairs)
     return [a / b for a, b in times]
 
 
 def work(series: str) -> None:
+    """Cache one exam; the job of a worker process."""
     seconds(ours, Path(series))
 
 
 def peak(syntax: str, slices: int) -> float:
-    """MB of a worker that takes every slice of the series."""
+    """Return the peak memory in MB of a worker that uses every slice of the series."""
     with tempfile.TemporaryDirectory() as folder:
         write_exam(Path(folder) / "series", syntax, slices)
-        said = subprocess.run([sys.executable, "-c", WORKER, f"{folder}/series", f"{folder}/cache", str(slices)],
+        done = subprocess.run([sys.executable, "-c", WORKER, f"{folder}/series", f"{folder}/cache", str(slices)],
                               check=True, capture_output=True, text=True)
-        return float(json.loads(said.stdout))
+        return float(json.loads(done.stdout))
 
 
 def main() -> int:
+    """Run the benchmark; return the exit status."""
     parser = cli.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller exams and fewer repeats, under a minute")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     slices, pairs, many, exams = (40, 2, 48, 4) if args.quick else (160, 9, 467, 8)
     few = max(2, pairs // 3)
     found = []
     context = multiprocessing.get_context("fork")
-    plain = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
-    with context.Pool(1, **plain) as one, context.Pool(2, **plain) as two:
+    default_signal = signal.signal, (signal.SIGTERM, signal.SIG_DFL)       # workers end on SIGTERM
+    with context.Pool(1, *default_signal) as one, context.Pool(2, *default_signal) as two:
         for name, syntax in SYNTAXES.items():
             with tempfile.TemporaryDirectory() as folder:
                 series = Path(folder) / "series"

@@ -1,15 +1,15 @@
-"""Is looking at a hospital's disk as fast as the disk allows, and a second look free?
+"""Time of scanning a hospital's disk and of scanning it again, against `find` and against pydicom.
 
     python tools/bench_ingest.py                   # some 10 minutes; 680,000 small files in a temporary folder (3 GB)
     python tools/bench_ingest.py --quick           # 8,000 files, under a minute
 
-The tree has 4,012 exams in the sheet, 153 of them without a label, 170 files each: real headers with tiny pixels. Ratios are
-medians over pairs measured in turn in this run, the disk's cache warm:
-  scan_vs_find        finding the exams and listing their files, name, size and time, over `find -type f -printf '%p %s %T@'`
-  rescan_vs_find      the whole command build_index on a tree that has not changed since the first time, over that find
-  headers_vs_pydicom  headers a second that we read and check, over bare pydicom reading the same attributes
-  scaling_2           what two processes gain over one in reading exams, over what they gain on a bare loop
-It fails if the index does not count the tree's exams, those without a label and those that can be used.
+The sheet lists 4,012 exams, 153 of them unlabelled, with 170 files each: full headers with tiny images. Ratios are medians of
+pairs measured in turn with a warm disk cache:
+  scan_vs_find        finding the exams and listing their files with name, size and time, over `find -printf '%p %s %T@'`
+  rescan_vs_find      the whole command build_index on an unchanged tree that was indexed before, over the same find
+  headers_vs_pydicom  headers per second that we read and check, over plain pydicom reading the same attributes
+  scaling_2           speedup of two processes over one in reading exams, relative to their speedup on a plain loop
+The benchmark fails if the index does not count the exams, the unlabelled exams and the usable exams of the tree.
 Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
 """
 import contextlib
@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,8 @@ from medical_fenlei import cli
 from medical_fenlei.dicom.header import read_headers_of
 from medical_fenlei.errors import CheckFailed
 from medical_fenlei.files import write_json
-from medical_fenlei.ingest.scan import list_exam, scan_exam
+from medical_fenlei.ingest.exam_files import list_exam
+from medical_fenlei.ingest.scan import scan_exam
 from medical_fenlei.ingest.tree import find_exams
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +47,7 @@ USED = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows
 
 
 def header(exam: int) -> Dataset:
-    """As scanners write it: what we read, and what we do not."""
+    """Return a header as scanners write it, with the attributes that we read and others."""
     ds = Dataset()
     ds.SpecificCharacterSet, ds.ImageType = "ISO_IR 100", ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]
     ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, f"1.2.826.0.1.{exam + 10000}.00000"
@@ -74,6 +76,7 @@ def header(exam: int) -> Dataset:
 
 
 def encoded(dataset: Dataset) -> bytes:
+    """Return the dataset as a DICOM file."""
     with tempfile.TemporaryFile() as file:
         dataset.save_as(file, enforce_file_format=True)
         file.seek(0)
@@ -81,7 +84,7 @@ def encoded(dataset: Dataset) -> bytes:
 
 
 def write_exam(folder: Path, exam: int, slices: int) -> None:
-    """A series and a scout; each file its own position and name, put into the bytes of one header."""
+    """Write a series and a scout; position and UID of each file are replaced in the bytes of one header."""
     dataset = header(exam)
     whole = encoded(dataset)
     uid = dataset.SOPInstanceUID.encode()
@@ -98,6 +101,7 @@ def write_exam(folder: Path, exam: int, slices: int) -> None:
 
 
 def write_hospital(here: Path, exams: int, unlabelled: int, slices: int) -> None:
+    """Write the DICOM tree and the label sheet."""
     rows = []
     for exam in range(exams):
         date = f"20{exam % 10 + 14}-{exam % 12 + 1:02d}-{exam % 28 + 1:02d}"
@@ -110,58 +114,64 @@ def write_hospital(here: Path, exams: int, unlabelled: int, slices: int) -> None
 
 
 def find(base: Path) -> None:
+    """List all files with `find`."""
     with open(os.devnull, "wb") as nowhere:
         subprocess.run(["find", base, "-type", "f", "-printf", "%p %s %T@\\n"], check=True, stdout=nowhere)
 
 
 def listed(base: Path) -> None:
+    """List the files of all exams."""
     for exam in find_exams(base).exams:
         list_exam(base, exam.relpath)
 
 
 def build_index(here: Path) -> str:
-    """What the command says."""
+    """Run the command build_index; return its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     return subprocess.run([sys.executable, ROOT / "scripts/build_index.py"], cwd=here, env=environment, check=True,
                           capture_output=True, text=True).stdout
 
 
-def check_counts(said: str, expected: dict[str, int]) -> None:
+def check_counts(output: str, expected: dict[str, int]) -> None:
+    """Raise CheckFailed unless the output reports these counts."""
     for what, number in expected.items():
-        found = re.search(rf"^ *(\d+) +{what}$", said, re.MULTILINE)
+        found = re.search(rf"^ *(\d+) +{what}$", output, re.MULTILINE)
         if found is None or int(found[1]) != number:
             raise CheckFailed(f"build_index: got {found and found[1]} {what}, expected {number}")
     cli.say("counts: " + ", ".join(f"{number} {what}" for what, number in expected.items()))
 
 
 def by_us(paths: list[Path]) -> None:
+    """Read the headers as the index does."""
     for path in paths:
         read_headers_of(path)
 
 
 def by_pydicom(paths: list[Path]) -> None:
+    """Read the same attributes with plain pydicom."""
     for path in paths:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=USED)
         for name in USED:
             dataset.get(name)
 
 
-def ratios(one: functools.partial[object], other: functools.partial[object], pairs: int) -> list[float]:
-    """Time of the one over that of the other."""
+def ratios(one: Callable[[], object], other: Callable[[], object], pairs: int) -> list[float]:
+    """Return the time of `one` over that of `other`, for pairs measured in turn."""
     return [a / b for a, b in in_turn(lambda: seconds(one), lambda: seconds(other), pairs)]
 
 
 def main() -> int:
+    """Run the benchmark; return the exit status."""
     parser = cli.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="a smaller tree and fewer repeats, under a minute")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     exams, unlabelled, slices, pairs = (80, 3, 98, 3) if args.quick else (EXAMS, UNLABELLED, SLICES, 5)
     found = []
     context = multiprocessing.get_context("fork")
-    plain = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
+    default_signal = signal.signal, (signal.SIGTERM, signal.SIG_DFL)       # workers end on SIGTERM
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as pools:
-        one, two = (pools.enter_context(context.Pool(workers, **plain)) for workers in (1, 2))
+        one, two = (pools.enter_context(context.Pool(workers, *default_signal)) for workers in (1, 2))
         here = Path(folder)
         base = here / "data/medical_data_2"
         took = seconds(lambda: write_hospital(here, exams, unlabelled, slices))
@@ -176,15 +186,15 @@ def main() -> int:
             figure("scan_vs_find", ratios(functools.partial(listed, base), functools.partial(find, base), pairs), "ratio",
                    "lower"),
         ]
-        said = []
-        took = seconds(lambda: said.append(build_index(here)))
-        cli.say(f"build_index for the first time: {took:.1f} s, {exams * (slices + SCOUTS) / took:.0f} files a second")
-        check_counts(said[0], {"matched to a folder": exams, "unlabelled on both sides": unlabelled,
+        outputs: list[str] = []
+        took = seconds(lambda: outputs.append(build_index(here)))
+        cli.say(f"first build_index: {took:.1f} s, {exams * (slices + SCOUTS) / took:.0f} files per second")
+        check_counts(outputs[0], {"matched to a folder": exams, "unlabelled on both sides": unlabelled,
                                "usable": exams - unlabelled})
         rescan = ratios(functools.partial(build_index, here), functools.partial(find, base), pairs)
         found.append(figure("rescan_vs_find", rescan, "ratio", "lower"))
-        if said[0] != build_index(here):
-            raise CheckFailed("build_index: the second time it says something else")
+        if outputs[0] != build_index(here):
+            raise CheckFailed("build_index: the output differs when it is run again")
     if args.json:
         write_json(args.json, found)
     return cli.OK

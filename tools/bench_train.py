@@ -1,22 +1,22 @@
-"""Is the training loop as fast as the network alone, and how much faster than what one would write otherwise?
+"""Speed of the training loop, against the network alone and against loops written with MONAI and with torch only.
 
     python tools/bench_train.py                    # some 10 minutes on two cores without a GPU
     python tools/bench_train.py --quick            # small ears, under a minute
     python tools/bench_train.py --nets convnext_tiny --batch-size 32 --repeats 9
 
-Our loop is the real one with its default augmentation, on ears of noise in a real store. Ratios are of ears a second, medians
-over epochs of the same ears that were measured in turn in this run:
-  loop_vs_ceiling.NET.HOME  our loop over its ceiling: the same network, optimizer, precision and batch size, on one batch that
-                            lies windowed on the device (1 is as fast as can be); HOME is where our ears live
-  loop_vs_ceiling           of the first net, its ears on the device
-  ears_per_s.HOME           of the first net
-  speedup_vs_monai          our loop as it is by default over MONAI's way: CacheDataset, its transforms, DataLoader
-  speedup_vs_plain          our loop over torch and torchvision alone: a Dataset that loads and transforms, DataLoader
-  ..._same_precision        the same with our loop in float32, as its peers are
-  peak_gb                   on a GPU: the most memory that an epoch takes, ears read from disk
-  largest_batch             on a GPU: the ears a step that --auto-batch finds; largest_batch_gb what they take
-The peers (peer_loops.py) train the first net in NCHW, with our optimizer, on our files, each with the number of workers that it
-is fastest with; TF32 and cuDNN's search are theirs as well as ours.
+Our loop runs with its default augmentation on ears of noise in a cache. Ratios are of ears per second, medians over epochs of
+the same ears, measured in turn:
+  loop_vs_ceiling.NET.STORAGE  our loop over its upper bound: the same network, optimizer, precision and batch size on one
+                               windowed batch on the device (1 is optimal); STORAGE is where our ears are stored
+  loop_vs_ceiling              the same for the first net, ears stored on the device
+  ears_per_s.STORAGE           ears per second of the first net
+  speedup_vs_monai             our default loop over MONAI's: CacheDataset, its transforms, DataLoader
+  speedup_vs_plain             our default loop over torch and torchvision: a Dataset that loads and transforms, DataLoader
+  ..._same_precision           the same with our loop in float32, like its peers
+  peak_gb                      on a GPU: peak memory of an epoch, ears read from disk
+  largest_batch                on a GPU: batch size that --auto-batch finds; largest_batch_gb its peak memory
+The peers (peer_loops.py) train the first net in NCHW with our optimizer on our files, each with its fastest number of workers;
+TF32 and the cuDNN benchmark are enabled for all.
 Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
 """
 import argparse
@@ -43,17 +43,17 @@ from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.files import write_json
 from medical_fenlei.models.build import build_model
-from medical_fenlei.models.output import Network
+from medical_fenlei.models.network import Network
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_task
-from medical_fenlei.training.batch_size import LARGEST, STEPS_AN_EPOCH, largest_batch
-from medical_fenlei.training.device import Arithmetic, memory_gb, seed_everything
+from medical_fenlei.training.batch_size import MAX_BATCH_SIZE, MIN_STEPS_PER_EPOCH, largest_batch
+from medical_fenlei.training.device import ComputeSettings, peak_memory_gb, seed_everything
+from medical_fenlei.training.logger import TrainingLogger
 from medical_fenlei.training.loop import Progress, Trainer
-from medical_fenlei.training.record import Record
 from medical_fenlei.vocabulary import Side
 
 NETS = "resnet18,convnext_tiny,dual_resnet18_3d"
-HOMES = ("device", "memory", "disk")
+STORAGES = ("device", "memory", "disk")
 TASK = find_task(EAR_ROUTE.data.label_task)
 NORMAL, ABNORMAL = 5, 1
 Epoch = Callable[[], object]
@@ -63,16 +63,18 @@ Figures = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Size:
+    """The size of a benchmark."""
+
     slices: int
     image_size: int
     batch_size: int
-    """Ears a step."""
+    """Ears per step."""
 
     ears: int
-    """An epoch of the first net, a multiple of the batch size; half of them of the others, which are slower."""
+    """Ears per epoch of the first net, a multiple of the batch size; half as many for the other nets, which are slower."""
 
     repeats: int
-    """Epochs that are measured; half as many of the peers, and of ours beside them."""
+    """Measured epochs; half as many for the comparison with the peers."""
 
 
 SIZES = {"quick": Size(2, 64, 4, 8, 3), "cpu": Size(32, 224, 2, 4, 5), "cuda": Size(32, 224, 16, 1024, 7)}
@@ -80,7 +82,7 @@ SIZES = {"quick": Size(2, 64, 4, 8, 3), "cpu": Size(32, 224, 2, 4, 5), "cuda": S
 
 @dataclass(frozen=True)
 class Bench:
-    """Ears of noise, and what trains on them."""
+    """Ears of noise, and the trainers on them."""
 
     folder: Path
     config: RunConfig
@@ -88,28 +90,29 @@ class Bench:
     device: torch.device
 
     @classmethod
-    def drawn(cls, folder: Path, config: RunConfig, count: int) -> "Bench":
-        """Half of the ears are normal: the balancing sampler then shows each of them once an epoch."""
+    def with_noise(cls, folder: Path, config: RunConfig, count: int) -> "Bench":
+        """Store `count` ears of noise, half of them normal, so that the balancing sampler shows each once per epoch."""
         exams, rng = [f"exam_{n}" for n in range(count)], np.random.default_rng(0)
         store = EarStore(folder, config.ears)
         for exam in exams:
             store.write(exam, Side.LEFT, rng.integers(-1000, 2000, config.ears.shape, np.int16), {})
         ears = pd.DataFrame({"exam_id": exams, "side": str(Side.LEFT), "label_code": np.resize([NORMAL, ABNORMAL], count)})
-        return cls(folder, config, ears, Arithmetic.choose(config.training.device, config.training.precision).device)
+        return cls(folder, config, ears, ComputeSettings.choose(config.training.device, config.training.precision).device)
 
     def network(self, net: str) -> tuple[RunConfig, Network]:
-        """A 3D one by our name, or the encoder of a slice by timm's."""
+        """Build a 3D network by its name here, or a slice encoder by its name in timm."""
         config = settings.changed(self.config, **{"model" if net.startswith("dual_") else "backbone": net})
         return config, build_model(config.model, shape=config.input_shape, outputs=TASK.outputs).to(self.device)
 
-    def trainer(self, config: RunConfig, model: Network, ears: pd.DataFrame, **others: Any) -> Trainer:
-        """Ours, with other settings in place of those of the config where named."""
-        config, store = settings.changed(config, **others), EarStore(self.folder, config.ears)
+    def trainer(self, config: RunConfig, model: Network, ears: pd.DataFrame, **changes: Any) -> Trainer:
+        """Return our trainer, with changed settings."""
+        config, store = settings.changed(config, **changes), EarStore(self.folder, config.ears)
         placement = Placement.choose(config.data, store, self.device, ears=len(ears))
-        return Trainer(config, Run(self.folder / "run"), model, Arithmetic.choose(self.device.type, config.training.precision),
-                       EarDataset(store, ears, placement=placement), None)
+        compute = ComputeSettings.choose(self.device.type, config.training.precision)
+        return Trainer(config, Run(self.folder / "run"), model, compute, EarDataset(store, ears, placement=placement), None)
 
     def ears_per_s(self, epoch: Epoch) -> float:
+        """Return the speed of one epoch in ears per second."""
         def finished() -> None:
             epoch()
             if self.device.type == "cuda":
@@ -118,7 +121,7 @@ class Bench:
         return len(self.ears) / seconds(finished)
 
     def in_turn(self, epochs: dict[str, Epoch], repeats: int) -> dict[str, np.ndarray]:
-        """Ears a second, float64 (repeats,): of one after the other, each time another one first; once before, to be warm."""
+        """Return the ears per second of each, float64 (repeats,), measured in turn after one epoch to warm up."""
         found: dict[str, list[float]] = {name: [] for name in epochs}
         for n in range(repeats + 1):
             for name in np.roll([*epochs], -n).tolist():
@@ -127,13 +130,13 @@ class Bench:
 
 
 def ours(trainer: Trainer) -> None:
-    """An epoch of the loop. Not `fit`, which also measures a tune set and writes records and checkpoints."""
+    """Run an epoch of our loop, without the tune set, records and checkpoints of `fit`."""
     trainer.progress = Progress()
-    trainer.train_epoch(1, Record(trainer.run, trainer.config, trainer.arithmetic, active=False))
+    trainer.train_epoch(1, TrainingLogger(trainer.run, trainer.config, trainer.compute, active=False))
 
 
 def ceiling(trainer: Trainer) -> Epoch:
-    """The trainer's own network, loss and optimizer, on one batch that lies ready: no data, no augmentation, no checks."""
+    """Return an epoch of the trainer's network, loss and optimizer on one prepared batch, without data and augmentation."""
     plan, optimizer, parameters = trainer.config.training, trainer.step.optimizer, list(trainer.model.parameters())
     batch = trainer.train.batch(np.arange(plan.batch_size))
     image = window(batch.ears.to(trainer.device), trainer.config.augment)
@@ -143,7 +146,7 @@ def ceiling(trainer: Trainer) -> Epoch:
         trainer.model.train()
         for _ in range(len(trainer.train) // plan.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            with trainer.arithmetic.autocast():
+            with trainer.compute.autocast():
                 output = trainer.network(image)
             trainer.loss(output.logits, target).backward()
             nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
@@ -153,34 +156,35 @@ def ceiling(trainer: Trainer) -> Epoch:
 
 
 def peer(bench: Bench, trainer: Trainer, loader: peer_loops.Loader, name: str) -> Epoch:
-    """An epoch of a peer, with as many workers as it is fastest with. trainer: whose network and optimizer it takes."""
+    """Return an epoch of a peer with its fastest number of workers, on the network and optimizer of `trainer`."""
     plan, cores, model = trainer.config.training, parallel.default_workers(), peer_loops.Usual(trainer.model)
     epochs: dict[int, Epoch] = {}
     for workers in (0, 1, cores) if cores <= 4 else (cores // 2, cores):
         batches = loader(batch_size=plan.batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0,
                          pin_memory=bench.device.type == "cuda")
         epochs[workers] = partial(peer_loops.train, model, batches, trainer.step.optimizer, clip_norm=plan.clip_norm)
-    next(iter(epochs.values()))()                                # what happens only once, before the clock runs
+    next(iter(epochs.values()))()                                # one-time work, before the measurement
     best = max(epochs, key=lambda workers: bench.ears_per_s(epochs[workers]))
     cli.say(f"{name}: fastest with {best} workers (of {', '.join(map(str, epochs))})")
     return epochs[best]
 
 
 def against_ceiling(bench: Bench, net: str, repeats: int, *, first: bool) -> Figures:
+    """Measure our loop against its upper bound, for each storage of the ears."""
     config, model = bench.network(net)
-    trainers = {home: bench.trainer(config, model, bench.ears, data_on=home) for home in HOMES}
-    epochs: dict[str, Epoch] = {home: partial(ours, trainer) for home, trainer in trainers.items()}
+    trainers = {storage: bench.trainer(config, model, bench.ears, data_on=storage) for storage in STORAGES}
+    epochs: dict[str, Epoch] = {storage: partial(ours, trainer) for storage, trainer in trainers.items()}
     speeds = bench.in_turn({**epochs, "ceiling": ceiling(trainers["device"])}, repeats)
-    ratios = {home: speeds[home] / speeds["ceiling"] for home in HOMES}
-    found = [figure(f"loop_vs_ceiling.{net}.{home}", ratios[home].tolist(), "ratio", "higher") for home in HOMES]
+    ratios = {storage: speeds[storage] / speeds["ceiling"] for storage in STORAGES}
+    found = [figure(f"loop_vs_ceiling.{net}.{storage}", ratios[storage].tolist(), "ratio", "higher") for storage in STORAGES]
     if first:
         found.append(figure("loop_vs_ceiling", ratios["device"].tolist(), "ratio", "higher"))
-        found += [figure(f"ears_per_s.{home}", speeds[home].tolist(), "ears/s", "higher") for home in HOMES]
+        found += [figure(f"ears_per_s.{storage}", speeds[storage].tolist(), "ears/s", "higher") for storage in STORAGES]
     return found
 
 
 def against_peers(bench: Bench, net: str, repeats: int) -> Figures:
-    """Ours have their ears on the device."""
+    """Measure our loop, with ears on the device, against the peers."""
     config, model = bench.network(net)
     trainers = {precision: bench.trainer(config, model, bench.ears, data_on="device", precision=precision)
                 for precision in (config.training.precision, "fp32")}
@@ -197,7 +201,7 @@ def against_peers(bench: Bench, net: str, repeats: int) -> Figures:
 
 
 def memory(bench: Bench, net: str) -> Figures:
-    """Of a GPU, whatever else lies on it left aside: ears come from disk."""
+    """Measure the memory of a GPU, with ears read from disk."""
     config, model = bench.network(net)
 
     def peak(batch_size: int) -> float:
@@ -206,39 +210,40 @@ def memory(bench: Bench, net: str) -> Figures:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         ours(trainer)
-        return memory_gb(bench.device)
+        return peak_memory_gb(bench.device)
 
-    arithmetic = Arithmetic.choose(bench.device.type, config.training.precision)
+    compute = ComputeSettings.choose(bench.device.type, config.training.precision)
     found = [figure("peak_gb", [peak(config.training.batch_size)], "GB", "lower")]
-    largest = largest_batch(model, (1, *config.input_shape), arithmetic, samples=STEPS_AN_EPOCH * LARGEST)
+    largest = largest_batch(model, (1, *config.input_shape), compute, samples=MIN_STEPS_PER_EPOCH * MAX_BATCH_SIZE)
     return [*found, figure("largest_batch", [largest], "ears", "higher"),
             figure("largest_batch_gb", [peak(largest)], "GB", "lower")]
 
 
 def main() -> int:
+    """Run the benchmark; return the exit status."""
     parser = cli.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="small ears and few repeats, under a minute")
-    parser.add_argument("--nets", default=NETS, help=f"timm's names, or dual_..._3d; the first has peers (default: {NETS})")
+    parser.add_argument("--nets", default=NETS, help=f"names of timm, or dual_..._3d; peers train the first (default: {NETS})")
     for setting in fields(Size):
         sizes = ", ".join(f"{getattr(size, setting.name)} {name}" for name, size in SIZES.items())
-        parser.add_argument("--" + setting.name.replace("_", "-"), type=cli.at_least(1), default=argparse.SUPPRESS,
+        parser.add_argument("--" + setting.name.replace("_", "-"), type=cli.int_at_least(1), default=argparse.SUPPRESS,
                             help=f"(default: {sizes})")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of ours (default: auto)")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    cli.add(parser, "device")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of our loop (default: auto)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    cli.add_shared_flags(parser, "device")
     args = parser.parse_args()
-    arithmetic = Arithmetic.choose(args.device, args.precision)
-    size = SIZES["quick" if args.quick else arithmetic.device.type]
+    compute = ComputeSettings.choose(args.device, args.precision)
+    size = SIZES["quick" if args.quick else compute.device.type]
     size = replace(size, **{name: value for name, value in vars(args).items() if hasattr(size, name)})
     config = settings.changed(
         EAR_ROUTE, num_slices=size.slices, image_size=size.image_size, batch_size=size.batch_size, device=args.device,
-        precision=args.precision, save_minutes=math.inf)         # nothing is written while the clock runs
+        precision=args.precision, save_minutes=math.inf)         # no checkpoint during the measurement
     count = size.batch_size * max(1, size.ears // size.batch_size)
-    seed_everything(config.training.seed, arithmetic.device)
-    cli.say(f"{count} ears of {size.slices} x {size.image_size} x {size.image_size}, {size.batch_size} a step, on {arithmetic}")
+    seed_everything(config.training.seed, compute.device)
+    cli.say(f"{count} ears of {size.slices} x {size.image_size} x {size.image_size}, {size.batch_size} per step, on {compute}")
     found, (first, *others) = [], args.nets.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench.drawn(Path(folder), config, count)
+        bench = Bench.with_noise(Path(folder), config, count)
         if bench.device.type == "cuda":
             found += memory(bench, first)
         found += against_ceiling(bench, first, size.repeats, first=True)

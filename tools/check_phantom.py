@@ -1,11 +1,11 @@
-"""Is the synthetic hospital honest? It must not be solvable by a shortcut, and a network must learn from the right labels only.
+"""Check that the synthetic hospital cannot be solved by a shortcut, and that a network learns only from correct labels.
 
-    python tools/check_phantom.py                                       # baselines on 400 exams, drawn straight to volumes
-    python tools/check_phantom.py --hospital data/demo --run outputs/demo_seed0    # and, from the demo's own run, the network:
-                                                                        # against the baselines, with wrong training labels
+    python tools/check_phantom.py                                       # baselines on 400 exams, drawn without files
+    python tools/check_phantom.py --hospital data/demo --run outputs/demo_seed0    # also the network of the demo, against the
+                                                                        # baselines and with wrong training labels
 
-Prints each figure beside its bound; leaves with status 1 if one is out of bounds. The second form trains twice (some 10 minutes
-on two cores). Synthetic, not clinical evidence.
+Prints each figure with its bound; exits with status 1 if one is out of bounds. The second form trains twice (some 10 minutes on
+two cores). Synthetic, not clinical evidence.
 """
 import os
 import subprocess
@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import cli, settings, tables
-from medical_fenlei.audits.run_audits import Wrong, wrong_labels
+from medical_fenlei.audits.retraining import WrongLabels, with_wrong_labels
 from medical_fenlei.config import RunConfig
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.binary import BinaryMeasures
-from medical_fenlei.metrics.bootstrap import Interval, patient_intervals
+from medical_fenlei.metrics.bootstrap import Interval, PatientBootstrap
 from medical_fenlei.parallel import map_items
-from medical_fenlei.phantom.hospital import draw_ears, examine
-from medical_fenlei.phantom.population import Exam, draw_population
+from medical_fenlei.phantom.hospital import draw_ears, sample_acquisition
+from medical_fenlei.phantom.population import Exam, sample_population
 from medical_fenlei.phantom.spec import HospitalSpec
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import OUTSIDE, find_task
@@ -37,18 +37,18 @@ BINS = np.linspace(-1024, 3072, 17)
 
 
 def describe(spec: HospitalSpec, exam: Exam) -> list[dict[str, object]]:
-    """What the baselines see of each ear of an exam."""
-    seen, _ = examine(exam, spec)
-    scan = {"model": seen.scan.model, "kernel": "/".join(seen.scan.kernel), "pixel_mm": seen.scan.pixel_mm,
-            "increment_mm": seen.scan.increment_mm, "thickness_mm": seen.scan.thickness_mm, "day": exam.date.toordinal()}
+    """Return the features of the baselines for each ear of an exam."""
+    scan = sample_acquisition(exam, spec)[0].scan
+    facts = {"model": scan.model, "kernel": "/".join(scan.kernel), "pixel_mm": scan.pixel_mm,
+             "increment_mm": scan.increment_mm, "thickness_mm": scan.thickness_mm, "day": exam.date.toordinal()}
     ears = draw_ears(exam, spec, num_slices=16, image_size=96, crop_mm=64)
-    return [{"patient": exam.patient.name, "y": int(TASK.table[exam.codes[side]]), **scan,
+    return [{"patient": exam.patient.name, "y": int(TASK.table[exam.codes[side]]), **facts,
              "mean": ears[side].mean(), "sd": ears[side].std(),
              **{f"bin{i}": share for i, share in enumerate(np.histogram(ears[side], BINS, density=True)[0])}} for side in SIDES]
 
 
 def auroc_across_patients(features: pd.DataFrame, ears: pd.DataFrame) -> Interval:
-    """Of a logistic regression, each patient scored by one that never saw them."""
+    """Return the AUROC of a logistic regression, cross-validated by patient."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -61,12 +61,15 @@ def auroc_across_patients(features: pd.DataFrame, ears: pd.DataFrame) -> Interva
 
 
 def interval(y: np.ndarray, score: np.ndarray, patient: np.ndarray) -> Interval:
-    return patient_intervals(BinaryMeasures(y, score), patient, np.column_stack([y, score]), seed=SEED).values["auroc"]
+    """Return the AUROC with its interval."""
+    bootstrap = PatientBootstrap(patient=patient, observations=np.column_stack([y, score]), seed=SEED)
+    return bootstrap.intervals(BinaryMeasures(y, score)).values["auroc"]
 
 
 def baselines(spec: HospitalSpec, workers: int) -> dict[str, Interval]:
+    """Return the AUROC of each baseline."""
     rows = []
-    exams = draw_population(spec.num_exams, spec.seed)
+    exams = sample_population(spec.num_exams, spec.seed)
     for outcome in map_items(partial(describe, spec), exams, workers=workers, label="exams"):
         if outcome.value is None:
             raise RuntimeError(f"exam {outcome.item.exam_id}: {outcome.detail}")
@@ -78,14 +81,14 @@ def baselines(spec: HospitalSpec, workers: int) -> dict[str, Interval]:
             "scanner, kernel, spacing, date": auroc_across_patients(pd.get_dummies(ears[scan]), ears)}
 
 
-def trained_wrongly(hospital: Path, config: RunConfig, how: Wrong) -> Interval:
-    """AUROC against the true labels of the validation set, of a network that was fitted to wrong ones."""
+def trained_wrongly(hospital: Path, config: RunConfig, how: WrongLabels) -> Interval:
+    """Return the AUROC against the true validation labels of a network that was fitted to wrong labels."""
     name = f"phantom_{how}_seed{config.training.seed}"
     manifest = tables.MANIFEST.read(hospital / config.data.manifest_csv)
     split = tables.read_split(hospital / config.data.splits_root, config.data.pct)
     fitted = {exam for part in ("train", "tune") if part in split.sets for exam in split.sets[part].exam_id}
     wrong = Path("artifacts") / f"{name}.csv"
-    tables.MANIFEST.write(hospital / wrong, wrong_labels(manifest, fitted, how))
+    tables.MANIFEST.write(hospital / wrong, with_wrong_labels(manifest, fitted, how))
     run = Run(hospital / "outputs" / name)
     if not run.checkpoint("best").exists():
         words = settings.to_flags(config)
@@ -96,7 +99,7 @@ def trained_wrongly(hospital: Path, config: RunConfig, how: Wrong) -> Interval:
 
 
 def score_of(run: Run, exchanged: bool = False) -> Interval:
-    """AUROC of a run's validation predictions; with `exchanged`, against the label of the other ear."""
+    """Return the AUROC of a run's validation predictions, with `exchanged` against the labels of the other ears."""
     found = tables.PREDICTIONS.read(run.reports / "predictions_val.csv")
     y = found.y_true.to_numpy()
     if exchanged:
@@ -108,16 +111,18 @@ def score_of(run: Run, exchanged: bool = False) -> Interval:
 
 
 def call(script: str, hospital: Path, *words: object) -> None:
+    """Run a script in the folder of the hospital."""
     subprocess.run([sys.executable, SCRIPTS / f"{script}.py", *map(str, words)], cwd=hospital, check=True, env={**os.environ})
 
 
 def main() -> int:
+    """Run the checks; return the exit status."""
     parser = cli.parser(__doc__)
-    parser.add_argument("--num-exams", type=int, default=400, help="exams drawn for the baselines (default: 400)")
+    parser.add_argument("--num-exams", type=int, default=400, help="exams of the baselines (default: 400)")
     parser.add_argument("--hospital", type=Path, help="a folder in which tools/demo.sh has run")
     parser.add_argument("--run", type=Path, help="the demo's run, below --hospital")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    cli.add(parser, "num_workers", seed=11)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    cli.add_shared_flags(parser, "num_workers", seed=11)
     args = parser.parse_args()
 
     lines: list[tuple[str, Interval, str, bool]] = []
@@ -125,7 +130,7 @@ def main() -> int:
     def check(what: str, found: Interval, bound: str, good: bool) -> None:
         lines.append((what, found, bound, good))
         mark, shown = "ok " if good else "BAD", f"AUROC {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"
-        cli.say(f"{mark} {what:44s} {shown}, asked: {bound}")
+        cli.say(f"{mark} {what:44s} {shown}, expected: {bound}")
 
     base = baselines(HospitalSpec(num_exams=args.num_exams, seed=args.seed), args.num_workers)
     by_mean, by_histogram, by_scan = base.values()
@@ -139,15 +144,15 @@ def main() -> int:
         limit = network.estimate - 0.05
         check("histogram of HU, 16 bins", by_histogram, f"at most {limit:.3f}", by_histogram.estimate <= limit)
         crossed = score_of(run, exchanged=True)
-        check("network against the other ear's label", crossed, "far below", crossed.high < network.low)
+        check("network against the other ear's label", crossed, "below its interval", crossed.high < network.low)
         shuffled = trained_wrongly(args.hospital, config, "shuffled")
-        check("network fitted to shuffled labels", shuffled, "0.5 within", shuffled.low <= 0.5 <= shuffled.high)
+        check("network fitted to shuffled labels", shuffled, "interval holds 0.5", shuffled.low <= 0.5 <= shuffled.high)
         exchanged = trained_wrongly(args.hospital, config, "exchanged")
-        check("network fitted to labels left for right", exchanged, "far below", exchanged.high < network.low)
+        check("network fitted to labels of the other ear", exchanged, "below its interval", exchanged.high < network.low)
     else:
-        cli.say(f"    histogram of HU, 16 bins: AUROC {by_histogram.estimate:.3f}; with --run it is held against the network's")
+        cli.say(f"    histogram of HU, 16 bins: AUROC {by_histogram.estimate:.3f}; --run compares it with the network")
     if args.json:
-        names = ("name", "found", "asked", "ok")
+        names = ("name", "found", "expected", "ok")
         write_json(args.json, [dict(zip(names, (what, found._asdict(), *rest), strict=True)) for what, found, *rest in lines])
     return cli.OK if all(good for *_, good in lines) else cli.CHECK_FAILED
 

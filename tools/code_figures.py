@@ -1,119 +1,164 @@
-"""The shape of the code in figures: rooms, sizes, long functions, long signatures, docstrings, names that occur twice.
+"""Figures of the code's structure: rooms, sizes, long functions, long signatures, docstrings, names that occur twice.
 
     python tools/code_figures.py
-    python tools/code_figures.py --list                     # also names each case
+    python tools/code_figures.py --list                     # also list the cases behind each figure
     python tools/code_figures.py --root ../another_checkout
 
-A room is a folder of the package with modules in it; the modules beside the rooms are the bottom.
+A room is a folder of the package; the modules beside the rooms are the bottom.
 """
 import argparse
 import ast
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-LONG_FUNCTION, MANY_PARAMETERS, LONG_MODULE = 60, 8, 300
+MAX_MODULE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 300, 60, 8
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Definition(NamedTuple):
-    """A public class or function of a module, or a public method."""
+    """A class or function at the top of a module, or a method."""
 
-    room: str
-    module: str
-    """Below the package: `evaluation/measure.py`."""
+    module: Path
+    """Path below the package, as `evaluation/evaluate.py`."""
 
     name: str
-    """`Class.method` for a method."""
+    """Its name, or `Class.method`."""
 
     node: ast.ClassDef | Function
 
+    @property
+    def public(self) -> bool:
+        """Whether neither its name nor that of its class begins with an underscore."""
+        return not any(part.startswith("_") for part in self.name.split("."))
 
-def room_of(module: Path) -> str:
-    """`evaluation` for `evaluation/measure.py`; `bottom` for a module beside the rooms."""
-    return module.parts[0] if len(module.parts) > 1 else "bottom"
+    @property
+    def docstring(self) -> str:
+        """The docstring, empty if there is none."""
+        return ast.get_docstring(self.node) or ""
 
+    @property
+    def lines(self) -> int:
+        """Number of lines from the signature to the end."""
+        return (self.node.end_lineno or self.node.lineno) - self.node.lineno + 1
 
-def definitions(package: Path) -> Iterator[Definition]:
-    """Every class, function and method of the package, private ones too."""
-    for path in sorted(package.rglob("*.py")):
-        module = path.relative_to(package)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef | Function):
-                yield Definition(room_of(module), str(module), node.name, node)
-            if isinstance(node, ast.ClassDef):
-                for member in node.body:
-                    if isinstance(member, Function):
-                        yield Definition(room_of(module), str(module), f"{node.name}.{member.name}", member)
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of a function without `self` and `cls`; 0 for a class."""
+        if isinstance(self.node, ast.ClassDef):
+            return 0
+        arguments = self.node.args
+        names = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        return len([name for name in names if name not in ("self", "cls")]) + bool(arguments.vararg) + bool(arguments.kwarg)
 
-
-def parameters(node: Function) -> int:
-    """How many parameters a function takes, without self and cls."""
-    names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-    return len([name for name in names if name not in ("self", "cls")]) + bool(node.args.vararg) + bool(node.args.kwarg)
-
-
-def is_public(definition: Definition) -> bool:
-    """Neither the name, nor the class it belongs to, begins with an underscore."""
-    return not any(part.startswith("_") for part in definition.name.split("."))
+    def __str__(self) -> str:
+        return f"{self.module} {self.name}"
 
 
-def same_named(found: list[Definition]) -> dict[str, list[str]]:
-    """Public names at the top of modules that occur more than once, with the modules they occur in."""
-    places: dict[str, list[str]] = defaultdict(list)
-    for each in found:
-        if is_public(each) and "." not in each.name:
-            places[each.name].append(each.module)
-    return {name: modules for name, modules in sorted(places.items()) if len(modules) > 1}
+class Figure(NamedTuple):
+    """One figure of the table."""
+
+    name: str
+    value: str
+    cases: list[str]
+    """The cases that it counts."""
 
 
-def figures(package: Path) -> list[tuple[str, str, list[str]]]:
-    """Rows of (what, figure, the cases behind it)."""
-    lengths = {str(p.relative_to(package)): len(p.read_text(encoding="utf-8").splitlines())
-               for p in sorted(package.rglob("*.py"))}
-    modules = {name: n for name, n in lengths.items() if Path(name).name != "__init__.py"}
-    rooms = Counter[str]()
-    for name, n in modules.items():
-        rooms[room_of(Path(name))] += n
-    largest, most = rooms.most_common(1)[0]
-    found = list(definitions(package))
-    functions = [each for each in found if isinstance(each.node, Function)]
-    long = [f"{f.module} {f.name}: {n}" for f in functions
-            if (n := (f.node.end_lineno or 0) - f.node.lineno + 1) > LONG_FUNCTION]
-    many = [f"{f.module} {f.name}: {parameters(f.node)}" for f in functions
-            if isinstance(f.node, Function) and parameters(f.node) > MANY_PARAMETERS]
-    public = [each for each in found if is_public(each)]
-    bare = [f"{d.module} {d.name}" for d in public if not ast.get_docstring(d.node)]
-    twice = same_named(found)
-    of = [f"{d.module} {d.name}" for d in found if (ast.get_docstring(d.node) or "").startswith("Of ")]
-    too_long = [f"{name}: {n}" for name, n in modules.items() if n > LONG_MODULE]
-    longest = max(modules, key=lambda name: modules[name])
-    return [
-        ("rooms", str(len(rooms)), [f"{room}: {n} lines" for room, n in rooms.most_common()]),
-        ("largest room's share of lines", f"{most / sum(rooms.values()):.0%} ({largest})", []),
-        ("modules", str(len(modules)), []),
-        ("median module, lines", f"{statistics.median(modules.values()):g}", []),
-        ("longest module, lines", f"{modules[longest]} ({longest})", []),
-        (f"modules over {LONG_MODULE} lines", str(len(too_long)), too_long),
-        (f"functions over {LONG_FUNCTION} lines", str(len(long)), long),
-        (f"functions with more than {MANY_PARAMETERS} parameters", str(len(many)), many),
-        ("public definitions with a docstring", f"{1 - len(bare) / len(public):.1%} of {len(public)}", bare),
-        ('docstrings that begin with "Of"', str(len(of)), of),
-        ("public names that occur in several modules", str(len(twice)),
-         [f"{name}: {', '.join(places)}" for name, places in twice.items()]),
-    ]
+class Code:
+    """The modules and definitions of a package."""
+
+    def __init__(self, package: Path) -> None:
+        self.lines: dict[Path, int] = {}
+        self.definitions: list[Definition] = []
+        for path in sorted(package.rglob("*.py")):
+            module, text = path.relative_to(package), path.read_text(encoding="utf-8")
+            if path.name != "__init__.py":
+                self.lines[module] = len(text.splitlines())
+            for node in ast.parse(text).body:
+                if isinstance(node, ast.ClassDef | Function):
+                    self.definitions.append(Definition(module, node.name, node))
+                if isinstance(node, ast.ClassDef):
+                    self.definitions += [Definition(module, f"{node.name}.{member.name}", member) for member in node.body
+                                         if isinstance(member, Function)]
+
+    def rooms(self) -> Counter[str]:
+        """Return the lines of each room."""
+        found = Counter[str]()
+        for module, lines in self.lines.items():
+            found[module.parts[0] if len(module.parts) > 1 else "bottom"] += lines
+        return found
+
+    def long_modules(self) -> list[str]:
+        """Return the modules of more than MAX_MODULE_LINES lines."""
+        return [f"{module}: {lines}" for module, lines in self.lines.items() if lines > MAX_MODULE_LINES]
+
+    def long_functions(self) -> list[str]:
+        """Return the functions of more than MAX_FUNCTION_LINES lines, docstring and signature included."""
+        return [f"{each}: {each.lines}" for each in self.definitions
+                if isinstance(each.node, Function) and each.lines > MAX_FUNCTION_LINES]
+
+    def long_signatures(self) -> list[str]:
+        """Return the functions with more than MAX_PARAMETERS parameters."""
+        return [f"{each}: {each.parameters}" for each in self.definitions if each.parameters > MAX_PARAMETERS]
+
+    def public(self) -> list[Definition]:
+        """Return the public classes, functions and methods."""
+        return [each for each in self.definitions if each.public]
+
+    def undocumented(self) -> list[str]:
+        """Return the public definitions without a docstring."""
+        return [str(each) for each in self.public() if not each.docstring]
+
+    def incomplete_sentences(self) -> list[str]:
+        """Return the definitions whose docstring begins with "Of"."""
+        return [str(each) for each in self.definitions if each.docstring.startswith("Of ")]
+
+    def duplicate_names(self) -> list[str]:
+        """Return the public names of classes and functions that several modules define."""
+        modules: dict[str, list[str]] = defaultdict(list)
+        for each in self.public():
+            if "." not in each.name:
+                modules[each.name].append(str(each.module))
+        return [f"{name}: {', '.join(places)}" for name, places in sorted(modules.items()) if len(places) > 1]
+
+    def figures(self) -> list[Figure]:
+        """Return the rows of the table."""
+        rooms = self.rooms()
+        largest, lines = rooms.most_common(1)[0]
+        longest = max(self.lines, key=lambda module: self.lines[module])
+        public, undocumented = self.public(), self.undocumented()
+        return [
+            Figure("rooms", str(len(rooms)), [f"{room}: {count} lines" for room, count in rooms.most_common()]),
+            Figure("largest room's share of lines", f"{lines / rooms.total():.0%} ({largest})", []),
+            Figure("modules", str(len(self.lines)), []),
+            Figure("median module, lines", f"{statistics.median(self.lines.values()):g}", []),
+            Figure("longest module, lines", f"{self.lines[longest]} ({longest})", []),
+            _count(f"modules over {MAX_MODULE_LINES} lines", self.long_modules()),
+            _count(f"functions over {MAX_FUNCTION_LINES} lines", self.long_functions()),
+            _count(f"functions with more than {MAX_PARAMETERS} parameters", self.long_signatures()),
+            Figure("public definitions with a docstring", f"{1 - len(undocumented) / len(public):.1%} of {len(public)}",
+                   undocumented),
+            _count('docstrings that begin with "Of"', self.incomplete_sentences()),
+            _count("public names that occur in several modules", self.duplicate_names()),
+        ]
+
+
+def _count(name: str, cases: list[str]) -> Figure:
+    """A figure that is the number of its cases."""
+    return Figure(name, str(len(cases)), cases)
 
 
 def main() -> None:
+    """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1], help="a checkout (default: this one)")
-    parser.add_argument("--list", action="store_true", help="name the cases behind each figure")
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1],
+                        help="root of a checkout (default: this one)")
+    parser.add_argument("--list", action="store_true", help="list the cases behind each figure")
     args = parser.parse_args()
-    for what, figure, cases in figures(args.root / "src" / "medical_fenlei"):
-        print(f"{what:45s} {figure}")
-        for case in cases if args.list else ():
+    for figure in Code(args.root / "src" / "medical_fenlei").figures():
+        print(f"{figure.name:45s} {figure.value}")
+        for case in figure.cases if args.list else ():
             print(f"    {case}")
 
 

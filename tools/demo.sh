@@ -48,9 +48,9 @@ Try next, in this shell:
     python $root/scripts/audit_run.py --checkpoint $run/checkpoints/best.pt
     python $root/scripts/gradcam_ear2d.py --checkpoint $run/checkpoints/best.pt --exam-id ${exam%,*} --side ${exam#*,}
     python $root/scripts/retrieve_neighbors_ear2d.py --checkpoint $run/checkpoints/best.pt --exam-id ${exam%,*} --side ${exam#*,}
-    python $root/scripts/predict_ear2d.py --dicom data/medical_data_2 --limit 2 --checkpoint $run/checkpoints/best.pt --out artifacts/new_exams
+    python $root/scripts/predict_ear2d.py --dicom data/medical_data_2 --limit 2 --checkpoint $run/checkpoints/best.pt --out-dir artifacts/new_exams
     python $root/scripts/extract_embeddings_ear2d.py --checkpoint $run/checkpoints/best.pt --split train --pct 100 --out-npz artifacts/emb_train.npz
     python $root/scripts/extract_embeddings_ear2d.py --checkpoint $run/checkpoints/best.pt --split val --pct 100 --out-npz artifacts/emb_val.npz
-    python $root/scripts/fewshot_code4.py --train-npz artifacts/emb_train.npz --val-npz artifacts/emb_val.npz --task normal_vs_cholesterol_granuloma
+    python $root/scripts/fewshot_code4.py --train-npz artifacts/emb_train.npz --val-npz artifacts/emb_val.npz --label-task normal_vs_cholesterol_granuloma
 How much of the figure is luck:  run_seeds_ear2d.py; both ears at once: build_cache_dual.py, train_dual.py (see README.md)
 NEXT

@@ -1,8 +1,9 @@
-# The environment of the demo, of the tests and of work by hand:   source tools/env.sh
+# The environment of the demo, the tests and everyday work:   source tools/env.sh
 #
-# Makes a virtual environment once (.venv, or the folder that MF_VENV names), installs requirements*.txt at the versions of
-# requirements.lock, and sets `python` and PYTHONPATH to this checkout. MF_PYTHON names an interpreter (3.11 or newer);
-# MF_UNLOCKED=1 takes the newest releases within the ranges instead.
+# Makes a virtual environment once (.venv, or the folder that MF_VENV names) with requirements*.txt at the versions of
+# requirements.lock and this package, editable; afterwards `source .venv/bin/activate` is enough. Sets `python` and PYTHONPATH to
+# this checkout, so that several checkouts can share one environment. MF_PYTHON names an interpreter (3.11 or newer);
+# MF_UNLOCKED=1 installs the newest releases within the ranges instead.
 mf_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 MF_VENV=${MF_VENV:-$mf_root/.venv}
 
@@ -36,5 +37,15 @@ mf_install() {
     touch "$stamp"
 }
 
-mf_install || { echo "env.sh: the environment could not be made" >&2; return 1 2>/dev/null || exit 1; }
+# An editable install of another checkout stays as long as that checkout exists: PYTHONPATH comes first here.
+mf_install_package() {
+    local link
+    for link in "$MF_VENV"/lib/python3*/site-packages/__editable__.medical_fenlei-*.pth; do
+        [ ! -d "$(cat "$link" 2>/dev/null)/medical_fenlei" ] || return 0
+    done
+    "$MF_VENV/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-deps -e "$mf_root" ||
+        echo "env.sh: the package could not be installed (offline?); this shell finds it through PYTHONPATH" >&2
+}
+
+mf_install && mf_install_package || { echo "env.sh: the environment could not be made" >&2; return 1 2>/dev/null || exit 1; }
 export MF_VENV PATH="$MF_VENV/bin:$PATH" PYTHONPATH="$mf_root/src${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,4 +1,4 @@
-"""What the benchmarks share: pairs measured in turn, and a line of their tables."""
+"""Shared parts of the benchmarks: timing, pairs measured in turn, and the figures of their tables."""
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,14 @@ from medical_fenlei import cli
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Return the duration of a call in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def in_turn(one: Callable[[], float], other: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
-    """What each measures, pair by pair, each first in every second pair; once before, so that both are warm."""
+    """Return pairs of measurements, with alternating order, after one measurement of each to warm up."""
     one(), other()
     found = []
     for n in range(pairs):
@@ -26,6 +27,7 @@ def in_turn(one: Callable[[], float], other: Callable[[], float], pairs: int) ->
 
 
 def spin(rounds: int) -> int:
+    """Run a plain loop that uses only the processor."""
     total = 0
     for n in range(rounds):
         total += n * n
@@ -33,17 +35,16 @@ def spin(rounds: int) -> int:
 
 
 def scaling(work: Callable[[Any], object], items: list[Any], one: Any, two: Any) -> float:
-    """What a pool of two processes gains over a pool of one on these items, over what it gains on a bare loop."""
+    """Return the speedup of a pool of two processes over a pool of one on these items, relative to that on a plain loop."""
     def gain(function: Callable[[Any], object], items: list[Any]) -> float:
-        alone, together = (seconds(lambda pool=pool: pool.map(function, items, 1)) for pool in (one, two))
-        return alone / together
+        return seconds(lambda: one.map(function, items, 1)) / seconds(lambda: two.map(function, items, 1))
 
     return gain(work, items) / gain(spin, [6_000_000] * 8)
 
 
 def figure(name: str, values: list[float], unit: str, better: str) -> dict[str, Any]:
-    """Says the median and the distance of the quartiles; returns them as the JSON of SPEC has them."""
+    """Print the median and the interquartile range of a figure; return its row of the JSON file."""
     value = float(np.median(values))
     spread = float(np.subtract(*np.quantile(values, [0.75, 0.25])))
-    cli.say(f"{name:40s} {value:8.2f} {unit:6s} (n {len(values)}, quartiles apart {spread:.2f})")
+    cli.say(f"{name:40s} {value:8.2f} {unit:6s} (n {len(values)}, IQR {spread:.2f})")
     return {"name": name, "value": value, "unit": unit, "better": better, "n": len(values), "spread": spread}

@@ -1,7 +1,7 @@
-"""The training loops that one would write without ours, for the benchmark: by MONAI, and by torch and torchvision alone.
+"""The peers of the training benchmark: loops as usually written with MONAI, and with torch and torchvision only.
 
-Both read the same NPY files, int16 HU (K, H, W), window and augment a sample at a time on the CPU in the ways of
-`data.augment`, and train in float32. The K slices are the channels of one image: one geometry for all of them, in one pass.
+Both read the same NPY files, int16 HU (K, H, W), window and augment each sample on the CPU as `data.augment` does, and train in
+float32. The K slices are the channels of one image, so all have the same random geometry.
 """
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,18 +15,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from medical_fenlei.config import AugmentConfig
 from medical_fenlei.models.ear2d import Ear2d
-from medical_fenlei.models.output import Network
+from medical_fenlei.models.network import Network
 
 Sample = dict[str, Any]
-"""image: the path of a file, or its values; label: 0.0 or 1.0."""
+"""A sample; `image`: the path of a file, or its values; `label`: 0.0 or 1.0."""
 Loader = Callable[..., Iterable[Sample]]
-"""A DataLoader of certain samples, which still takes its options."""
+"""Makes a DataLoader with these options."""
 SIGMA = 0.5
-"""Of the strongest blur, pixels: half an image and half its 3 × 3 binomial blur have this variance."""
+"""Standard deviation of the strongest blur in pixels, that of the mean of an image and its 3 × 3 binomial blur."""
 
 
 class PlainEars(Dataset[Sample]):
-    """Ears as one reads and augments them with torch and torchvision."""
+    """Ears read and augmented with torch and torchvision."""
 
     def __init__(self, samples: Sequence[Sample], config: AugmentConfig) -> None:
         from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
@@ -50,11 +50,12 @@ class PlainEars(Dataset[Sample]):
 
 
 def plain(samples: Sequence[Sample], config: AugmentConfig) -> Loader:
+    """Return the loader of torch and torchvision."""
     return partial(DataLoader, PlainEars(samples, config))
 
 
 def monai(samples: Sequence[Sample], config: AugmentConfig) -> Loader:
-    """The library's way: what is not random is computed before the first epoch and kept."""
+    """Return the loader of MONAI, which computes deterministic transforms once before the first epoch."""
     from monai import data
     from monai import transforms as t
 
@@ -70,22 +71,22 @@ def monai(samples: Sequence[Sample], config: AugmentConfig) -> Loader:
         t.RandGaussianSmoothd("image", (SIGMA / 5, SIGMA), (SIGMA / 5, SIGMA), prob=1),
         t.RandGaussianNoised("image", prob=1, std=config.noise),
         t.ScaleIntensityRanged("image", -1, 1, -1, 1, clip=True),
-        t.EnsureTyped("image", track_meta=False),                # else each operation of the network passes through Python
+        t.EnsureTyped("image", track_meta=False),                # a MetaTensor would route each operation through Python
     ])
     return partial(data.DataLoader, data.CacheDataset(samples, transform, progress=False))
 
 
 class Usual(nn.Module):
-    """Our layers with weights and values in torch's own order (NCHW); binary tasks."""
+    """Our network in torch's default memory format (NCHW), for binary tasks."""
 
     def __init__(self, net: Network) -> None:
         super().__init__()
         self.net = net
-        for parameter in net.parameters():                       # `net.to` leaves the strides of those with one channel
+        for parameter in net.parameters():                       # `net.to` keeps the strides of weights with one channel
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """Logits (N,) of (N, K, H, W)."""
+        """Return the logits (N,) of volumes (N, K, H, W)."""
         if isinstance(self.net, Ear2d):
             vectors = self.net.backbone(volume.flatten(0, 1).unsqueeze(1)).unflatten(0, volume.shape[:2])
             return self.net.head(self.net.dropout(self.net.pooling(vectors)[0]))[:, 0]
@@ -93,7 +94,7 @@ class Usual(nn.Module):
 
 
 def train(model: nn.Module, batches: Iterable[Sample], optimizer: torch.optim.Optimizer, *, clip_norm: float) -> float:
-    """An epoch as it is usually written. The sum of the steps' losses."""
+    """Train for one epoch; return the sum of the losses."""
     device, criterion, total = next(model.parameters()).device, nn.BCEWithLogitsLoss(), 0.0
     model.train()
     for batch in batches:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Style, types and tests:   bash tools/test.sh [arguments of pytest]
-# Makes its environment first (see env.sh); needs nothing but Python 3.11+. Ends by naming the checks that were left out.
+# Makes the environment first (see env.sh); needs only Python 3.11 or newer. Ends with a list of the checks that were left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/env.sh

@@ -1,24 +1,26 @@
-"""What every command shares: flags that mean the same everywhere, exit statuses, the one place where errors become a line."""
+"""What every command shares: flags with one meaning everywhere, output, exit statuses, errors as a single line."""
 import argparse
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from medical_fenlei import parallel
+from medical_fenlei import ENVIRONMENT_HINT, settings
+from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import BAD_INPUT, CHECK_FAILED, OK, PARTLY, STOPPED, CheckFailed, Stopped, UserError
-from medical_fenlei.log import log_to_terminal
+from medical_fenlei.log import FILE_ONLY, LOG, log_to_terminal
+from medical_fenlei.parallel import Workers
 from medical_fenlei.signals import stop_on_signals
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-
-def at_least(low: int) -> Callable[[str], int]:
-    """A flag's value: an integer, `low` or more."""
+def int_at_least(low: int) -> Callable[[str], int]:
+    """Return a parser of flag values: an integer that is at least `low`."""
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < low:
             raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of at least {low}")
@@ -27,60 +29,16 @@ def at_least(low: int) -> Callable[[str], int]:
     return parse
 
 
-SHARED_FLAGS: dict[str, dict[str, Any]] = {
-    "dicom_base": {"type": Path, "default": Path("data/medical_data_2"), "help": "the extracted DICOM"},
-    "xlsx_path": {"type": Path, "default": None, "help": "label sheet, .xlsx or .csv (default: the only .xlsx in metadata/)"},
-    "index_csv": {"type": Path, "default": Path("artifacts/dataset_index.csv"), "help": "one row an exam"},
-    "manifest_csv": {"type": Path, "default": Path("artifacts/manifest_ears.csv"), "help": "one row an ear"},
-    "splits_root": {"type": Path, "default": Path("artifacts/splits_dual"), "help": "holds 1pct/ 20pct/ 100pct/"},
-    "pct": {"type": int, "default": 20, "help": "which amount of training data, percent"},
-    "cache_dir": {"type": Path, "default": Path("cache/ears_hu"), "help": "holds one folder a preprocessing"},
-    "num_workers": {"type": at_least(0), "default": parallel.default_workers(), "help": "processes"},
-    "cluster": {"default": None, "metavar": "ADDRESS",
-                "help": "of a Dask scheduler whose workers do the work, in place of --num-workers (docs/SETUP.md)"},
-    "seed": {"type": int, "default": 42, "help": "of every random choice"},
-    "device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "where to compute"},
-    "limit": {"type": at_least(1), "default": None, "metavar": "N", "help": "only the first N items, to try things out"},
-    "draws": {"type": at_least(1), "default": 2000, "help": "resamples of an interval"},
-    "checkpoint": {"type": Path, "required": True, "help": "outputs/<run>/checkpoints/best.pt"},
-}
+def comma_separated_ints(text: str) -> tuple[int, ...]:
+    """Parse a flag value such as `0,1,2`. Raises argparse.ArgumentTypeError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers with commas") from None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
-
-
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring."""
-    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-
-
-def add(to: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
-    """Add shared flags by name; a keyword adds one with another default (SUPPRESS: only where given)."""
-    for name in (*names, *defaults):
-        options = dict(SHARED_FLAGS[name])
-        if name in defaults:
-            options["default"] = defaults[name]
-        shown = options.get("default")
-        if shown is not None and shown is not argparse.SUPPRESS and "(default" not in options["help"]:
-            options["help"] += f" (default: {shown})"
-        to.add_argument("--" + name.replace("_", "-"), **options)
-
-
-def workers(args: argparse.Namespace) -> parallel.Workers:
-    """Who does the work: --cluster, or --num-workers."""
-    found: parallel.Workers = args.cluster or args.num_workers
-    return found
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """A flag's value like `0,1,2`."""
-    return tuple(int(part) for part in text.split(","))
-
-
-def words(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
-    """A flag's value like `one,two`, each one of the choices."""
+def comma_separated(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return a parser of flag values such as `one,two`, each of them one of the choices."""
     def parse(text: str) -> tuple[str, ...]:
         unknown = [part for part in text.split(",") if part not in choices]
         if unknown:
@@ -90,24 +48,82 @@ def words(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
+FLAGS: dict[str, dict[str, Any]] = {
+    "xlsx_path": {"type": Path, "help": "label sheet, .xlsx or .csv (default: the only .xlsx in metadata/)"},
+    "index_csv": {"type": Path, "default": Path("artifacts/dataset_index.csv"),
+                  "help": "index, one row per exam (default: %(default)s)"},
+    "cluster": {"metavar": "ADDRESS",
+                "help": "Dask scheduler whose workers do the work instead of --num-workers processes (docs/SETUP.md)"},
+    "series_rules": {"type": Path, "metavar": "FILE", "help": "TOML file that changes how series are chosen (docs/TASK.md)"},
+    "out_csv": {"type": Path, "metavar": "CSV", "help": "output table (default: %(default)s)"},
+    "out_dir": {"type": Path, "metavar": "DIR", "help": "output folder (default: %(default)s)"},
+    "resamples": {"type": int_at_least(1), "default": 2000, "metavar": "N",
+                  "help": "bootstrap resamples of each confidence interval (default: %(default)s)"},
+    "checkpoint": {"type": Path, "required": True, "help": "checkpoint of a run: outputs/<run>/checkpoints/best.pt"},
+}
+"""Flags that mean the same in every command and are no settings of a run: keyword arguments of `add_argument`, by name."""
+
+FORMER_NAMES = {"resamples": ("--draws",)}
+"""Flags that were called otherwise in earlier versions."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help begins with the script's docstring."""
+    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def add_shared_flags(to: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
+    """Add flags that mean the same in every command: settings of a run by their field's name, and those of `FLAGS`.
+
+    A keyword adds the flag of that name with another default.
+    """
+    for name in (*names, *defaults):
+        if name in FLAGS:
+            default = {"default": defaults[name]} if name in defaults else {}
+            add_flag(to, "--" + name.replace("_", "-"), *FORMER_NAMES.get(name, ()), **{**FLAGS[name], **default})
+        else:
+            setting = settings.find_setting(RunConfig, name)
+            default = defaults.get(name, setting.default)
+            options = {**setting.argument(setting.text_of(default)), "type": setting.parse_and_check}
+            to.add_argument(setting.flag, default=default, **options)
+
+
+def add_flag(to: argparse.ArgumentParser, flag: str, *former_names: str, **options: Any) -> None:
+    """Add a flag that is accepted under its former names too; help and errors show the present name only."""
+    to.add_argument(flag, *former_names, **options).option_strings = [flag]
+
+
+def workers(args: argparse.Namespace) -> Workers:
+    """The workers that --cluster or else --num-workers names."""
+    chosen: Workers = args.cluster or args.num_workers
+    return chosen
+
+
 def say(text: str) -> None:
-    """A line of result, on standard output."""
+    """Print a line of the result to standard output."""
     print(text, flush=True)
 
 
 def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    """Log a warning: a line on standard error, and in the log file of a run."""
+    LOG.warning("%s", text)
 
 
 def show(table: "pd.DataFrame") -> None:
+    """Print a table to standard output, without its index."""
     say(table.to_string(index=False))
 
 
 def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None = None, harmless: Collection[str] = ()) -> int:
-    """Write what could not be used beside an output, say how many and why, and return the exit status.
+    """Write what could not be used beside an output, print how many and why, and return the exit status.
 
     faults: how many of the rejects are faults of the input (default: all); the others are only counted.
-    harmless: reasons of these others, which are told last.
+    harmless: reasons of those others, which are listed last.
     """
     from medical_fenlei import tables
 
@@ -127,31 +143,44 @@ def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-"""How a disk says that a file cannot be where it was asked for: no fault of the program."""
+"""Error numbers with which a disk refuses a file at the place it was asked for: no fault of the program."""
 
 
 def run(main: Callable[[], int]) -> int:
-    """Call a script's main and return its exit status (SPEC: 0, 1, 2, 3, 75). Faults of the program keep their traceback."""
+    """Call a script's `main` and return its exit status: 0, 1, 2, 3 or 75. Faults of the program keep their traceback.
+
+    Why a command ends early is printed as one line on standard error, and written to the log file of a run.
+    """
     stop_on_signals()
     log_to_terminal()
-    name = Path(sys.argv[0]).stem + (f" (rank {rank})" if (rank := os.environ.get("RANK", "0")) != "0" else "")
     try:
         return main()
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except CheckFailed as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return CHECK_FAILED
-    except (KeyboardInterrupt, Stopped) as error:
-        print(f"{name}: stopped; {str(error) or 'what was finished is kept; run it again to go on'}", file=sys.stderr)
-        return STOPPED
     except BrokenPipeError:                                     # `| head` closed the pipe: not a fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except OSError as error:
-        if error.errno not in REFUSED:
+    except (Exception, KeyboardInterrupt) as error:
+        reason, status = _explained(error)
+        LOG.log(logging.INFO if status == STOPPED else logging.ERROR, "%s", reason, extra=FILE_ONLY)
+        if status is None:
             raise
-        what = "make room there and run it again" if error.errno in FULL else "it cannot be read or written; name another place"
-        print(f"{name}: {error.filename or 'the disk'}: {error.strerror}; {what}", file=sys.stderr)
-        return BAD_INPUT
+        rank = os.environ.get("RANK", "0")
+        print(f"{Path(sys.argv[0]).stem}{f' (rank {rank})' if rank != '0' else ''}: {reason}", file=sys.stderr)
+        return status
+
+
+def _explained(error: BaseException) -> tuple[str, int | None]:
+    """Why a command ends, and its exit status; None for a fault of the program."""
+    match error:
+        case UserError():
+            return str(error), BAD_INPUT
+        case CheckFailed():
+            return str(error), CHECK_FAILED
+        case KeyboardInterrupt() | Stopped():
+            return f"stopped; {str(error) or 'what was finished is kept; run it again to go on'}", STOPPED
+        case ModuleNotFoundError(name=str(module)) if module.split(".")[0] != "medical_fenlei":
+            return f"{sys.executable} has no module {module!r}; {ENVIRONMENT_HINT}", BAD_INPUT
+        case OSError(errno=number) if number in REFUSED:
+            what = "make room there and run it again" if number in FULL else "it cannot be read or written; name another place"
+            return f"{error.filename or 'the disk'}: {error.strerror}; {what}", BAD_INPUT
+        case _:
+            return f"{type(error).__name__}, a fault of the program; its traceback is on standard error", None

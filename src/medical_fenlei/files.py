@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside the target, flushed, then renamed."""
+"""Atomic files: written beside the target, flushed, then renamed, so that a file is complete or absent."""
 import contextlib
 import hashlib
 import json
@@ -12,9 +12,9 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file object whose content appears at `path` when the block ends well, and never in part.
+    """Open a file object whose content appears at `path`, complete, when the block ends without an error.
 
-    Text is UTF-8; names of files that are none on the disk keep their bytes.
+    Text is UTF-8; undecodable bytes of file names survive (surrogateescape). An OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -27,25 +27,26 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(beside, path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError):                           # of the file that was asked for, not of the one beside it
+        if isinstance(error, OSError):                           # name the requested file, not the temporary one
             error.filename, error.filename2 = str(path), None
         raise
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text atomically, as UTF-8."""
     with atomic(path, "w") as file:
         file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON with sorted structure kept as given; NaN is written as null, since JSON has none."""
+    """Write JSON atomically, keys in the given order; NaN and infinity become null."""
     with atomic(path, "w") as file:
         json.dump(_finite(value), file, ensure_ascii=False, indent=2)
         file.write("\n")
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote. Raises OSError or ValueError."""
+    """Read a JSON file. Raises OSError or ValueError."""
     return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
 
 
@@ -60,11 +61,12 @@ def _finite(value: Any) -> Any:
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_inside(path: str) -> bool:
-    """Does a relative path stay below the folder it is meant for, by Linux's and by Windows's rules?"""
+    """Whether a relative path stays below its base folder, by the rules of Linux and of Windows."""
     parts = path.replace("\\", "/").split("/")
     return not (parts[0] == "" and len(parts) > 1) and ".." not in parts and not re.match("[A-Za-z]:", parts[0])

@@ -1,6 +1,6 @@
-"""What the package says while it works: one logger, which commands send to the terminal and runs to a file as well.
+"""The package's logger: commands send it to the terminal, runs to a log file as well.
 
-A program that only imports the package hears warnings through Python's own logging, and may configure the logger
+A program that only imports the package gets warnings through Python's own logging, and may configure the logger
 `medical_fenlei` as it likes.
 """
 import logging
@@ -9,35 +9,41 @@ from pathlib import Path
 
 LOG = logging.getLogger("medical_fenlei")
 
+FILE_ONLY = {"file_only": True}
+"""`extra` of a record that belongs in a log file but not on the terminal, where the user sees it anyway."""
+
+
+class _Formatter(logging.Formatter):
+    """Lines with their level in front from WARNING on: `warning: …`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return super().format(record)
+
 
 class _Terminal(logging.Handler):
-    """Lines on standard output; from WARNING on `warning: …` on standard error."""
+    """Lines on standard output, from WARNING on standard error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.setFormatter(_Formatter("%(prefix)s%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record to the streams of this moment."""
-        text = self.format(record)
-        if record.levelno >= logging.WARNING:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
-        else:
-            print(text, flush=True)
+        """Print the record to what `sys.stdout` and `sys.stderr` are at this moment."""
+        if not getattr(record, "file_only", False):
+            print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
 
 
 def log_to_terminal() -> None:
-    """Send the package's log, from INFO on, to the terminal alone."""
-    _send_to([_terminal()], logging.INFO)
+    """Send the package's log, from INFO on, to the terminal, and to no file."""
+    _send_to([_Terminal()], logging.INFO)
 
 
-def log_to(path: Path, *, level: int = logging.INFO) -> None:
+def log_to_file(path: Path, *, level: int = logging.INFO) -> None:
     """Send the package's log to a file, with the time of each line, and from INFO on to the terminal; to no other file."""
     file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    _send_to([file, _terminal()], level)
-
-
-def _terminal() -> logging.Handler:
-    terminal = _Terminal()
-    terminal.setLevel(logging.INFO)
-    return terminal
+    file.setFormatter(_Formatter("%(asctime)s %(prefix)s%(message)s", "%Y-%m-%d %H:%M:%S"))
+    _send_to([file, _Terminal()], level)
 
 
 def _send_to(handlers: list[logging.Handler], level: int) -> None:

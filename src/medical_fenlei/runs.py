@@ -1,4 +1,4 @@
-"""One folder a training run: its configuration, its metrics, its log, its checkpoints."""
+"""The folder of a training run: its configuration, metrics, log and checkpoints."""
 import contextlib
 import datetime
 import importlib.metadata
@@ -13,20 +13,21 @@ from typing import Any
 from medical_fenlei import __version__
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import write_json, write_text
-from medical_fenlei.log import log_to
+from medical_fenlei.log import log_to_file
 
 LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Paths of a run. Nothing is made until it is written."""
+    """A run on disk: its paths, and reading and writing its files."""
 
     folder: Path
+    """Folder of the run."""
 
     @classmethod
     def new(cls, output_dir: Path | None, name: str) -> "Run":
-        """The folder named, or a new one under outputs/. Raises UserError if it holds a run already."""
+        """Make the folder of a new run, by default below outputs/. Raises UserError if it contains a run already."""
         if output_dir is None:
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             output_dir = Path("outputs") / f"{name}-{stamp}"
@@ -36,50 +37,63 @@ class Run:
                 output_dir = Path("outputs") / f"{name}-{stamp}-{taken}"
         run = cls(output_dir)
         if run.config_json.exists():
-            raise UserError(f"--output-dir {output_dir}: holds a run already; name another folder or remove it")
+            raise UserError(f"--output-dir {output_dir}: contains a run already; name another folder or remove it")
         run.reports.mkdir(parents=True, exist_ok=True)
         return run
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "Run":
-        """The run a checkpoint stands in (`<run>/checkpoints/best.pt`)."""
+        """The run of a checkpoint, `<run>/checkpoints/best.pt`."""
         return cls(checkpoint.resolve().parent.parent)
 
     @property
     def config_json(self) -> Path:
+        """The settings of the run, and the hashes and versions they were used with."""
         return self.folder / "config.json"
 
     @property
     def metrics_jsonl(self) -> Path:
+        """The metrics, one line per epoch."""
         return self.folder / "metrics.jsonl"
 
     @property
     def reports(self) -> Path:
+        """Folder of evaluations, audits, pictures and the page of the run."""
         return self.folder / "reports"
 
     @property
-    def answers(self) -> Path:
+    def training_dynamics(self) -> Path:
+        """Folder with the predictions for each training ear, epoch by epoch."""
         return self.folder / "answers"
 
     @property
     def tensorboard(self) -> Path:
+        """Folder of the TensorBoard events."""
         return self.folder / "tensorboard"
 
+    @property
+    def train_log(self) -> Path:
+        """The log of the run."""
+        return self.folder / "train.log"
+
     def checkpoint(self, name: str) -> Path:
+        """The checkpoint of this name, such as best or last."""
         return self.folder / "checkpoints" / f"{name}.pt"
 
     def write_config(self, settings: dict[str, Any], facts: dict[str, Any]) -> None:
-        """The settings as they were, and beside them what else a repetition needs to know (data hashes, versions)."""
+        """Write the settings, and the facts beside them that a repetition needs: `data` (hashes) and `versions`."""
         write_json(self.config_json, {"settings": settings, **facts})
 
     def read_settings(self) -> Any:
+        """The settings of the run as plain values. Raises UserError."""
         return self._read("settings")
 
     def read_hashes(self) -> Any:
-        """SHA-256 of each table that it read, by name."""
+        """SHA-256 of each table that the run read, by name. Raises UserError."""
         return self._read("data")
 
     def read_versions(self) -> Any:
+        """Versions of the code, of Python and of libraries, as `versions` gives them. Raises UserError."""
         return self._read("versions")
 
     def _read(self, part: str) -> Any:
@@ -91,37 +105,39 @@ class Run:
             raise UserError(f"{self.config_json}: is not a run's configuration") from None
 
     def discard(self) -> None:
-        """Take back what was written of a run that could not begin, and nothing else; of one that has begun nothing."""
+        """Remove the files of a run that could not start, and nothing else. A run that has started is left alone."""
         if self.metrics_jsonl.exists() or self.checkpoint("last").exists():
             return
-        for file in (self.config_json, self.folder / "train.log"):
+        for file in (self.config_json, self.train_log):
             file.unlink(missing_ok=True)
         for folder in (self.reports, self.folder):
-            with contextlib.suppress(OSError):                   # somebody else's files stay
+            with contextlib.suppress(OSError):                   # not empty: other files stay
                 folder.rmdir()
 
     def add_metrics(self, line: dict[str, Any]) -> None:
+        """Append a line to the metrics."""
         with open(self.metrics_jsonl, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=True) + "\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of the metrics, without a last one that a kill cut short."""
         if self.metrics_jsonl.exists():
             for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):                         # else a kill cut it short
+                if line.endswith("\n"):
                     yield json.loads(line)
 
     def keep_metrics(self, *, until: int) -> None:
-        """Drop the lines of epochs after `until`: they will be written again."""
+        """Remove the lines of epochs after `until`, which will be written again."""
         lines = [line for line in self.read_metrics() if line["epoch"] <= until]
         write_text(self.metrics_jsonl, "".join(json.dumps(line, allow_nan=True) + "\n" for line in lines))
 
     def open_log(self) -> None:
         """Send the package's log to `train.log` and to the terminal."""
-        log_to(self.folder / "train.log")
+        log_to_file(self.train_log)
 
 
 def versions() -> dict[str, str]:
-    """Of the code, of Python and of the libraries that decide a result."""
+    """Versions of the code, of Python and of the libraries that affect results."""
     def installed(name: str) -> str:
         try:
             return importlib.metadata.version(name)
@@ -133,7 +149,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the source tree, `+` behind it when files differ from it; "unknown" outside a repository."""
+    """The commit of the source tree, followed by `+` if files differ from it; "unknown" outside a repository."""
     here = Path(__file__).resolve().parent
     try:
         said = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12"],

@@ -1,7 +1,8 @@
-"""Settings typed once: a frozen dataclass is the flags, the JSON of a run, and back.
+"""Settings typed once: a frozen dataclass gives command-line flags and JSON, and is built back from both.
 
-A settings class may hold others; flags are flat (so the names are unique), JSON is nested. A field's help is the string below
-it in the source, its choices are its `Literal`. Readers never invent a value: JSON with a missing or unknown name is refused.
+A settings class may contain other settings classes. Flags are flat, so names must be unique; JSON is nested. The help of a flag
+is the string below its field in the source, its choices are those of the field's `Literal`. Readers never invent a value: JSON
+with a missing or unknown name is refused.
 """
 import argparse
 import ast
@@ -20,22 +21,69 @@ from medical_fenlei.errors import UserError
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One field that is not itself a settings class."""
+    """A field of a settings class that is not itself a settings class."""
+
+    owner: type
+    """The settings class that declares the field."""
 
     name: str
+    """Name of the field."""
+
     kind: Any
-    """The type without `| None`; for a Literal the type of its choices, for a tuple the type of its items."""
+    """Type of the value without `| None`; the type of the choices for a Literal, of the items for a tuple."""
 
     choices: tuple[Any, ...] | None
+    """Allowed values of a Literal, None for other types."""
+
     many: bool
+    """Whether the value is a tuple, written with commas on the command line."""
+
     default: Any
+    """Default value of the field."""
+
     help: str
+    """The string below the field in the source."""
 
     @property
     def flag(self) -> str:
+        """The command-line flag, `--batch-size` for `batch_size`."""
         return "--" + self.name.replace("_", "-")
+
+    def text_of(self, value: Any) -> str:
+        """The value as the command line writes it, "" for None."""
+        if value is None:
+            return ""
+        return ",".join(map(str, value)) if self.many else str(value)
+
+    def parse(self, text: str) -> Any:
+        """The value of a command-line text. Raises argparse.ArgumentTypeError."""
+        try:
+            return tuple(map(self.kind, text.split(","))) if self.many else self.kind(text)
+        except ValueError:
+            expected = f"{self.kind.__name__} values with commas" if self.many else self.kind.__name__
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}") from None
+
+    def parse_and_check(self, text: str) -> Any:
+        """The value of a command-line text, checked by the settings class beside its defaults.
+
+        Raises argparse.ArgumentTypeError.
+        """
+        value = self.parse(text)
+        try:
+            self.owner(**{self.name: value})
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{self.flag[2:]}: ")) from None
+        return value
+
+    def argument(self, shown_default: str) -> dict[str, Any]:
+        """Keyword arguments of `ArgumentParser.add_argument`, except the default. "" shows none in the help."""
+        text = (self.help.rstrip(".") + (f" (default: {shown_default})" if shown_default else "")).replace("%", "%%")
+        if self.kind is bool:
+            return {"action": argparse.BooleanOptionalAction, "help": text}
+        metavar = None if self.choices else ",".join([self.kind.__name__.upper()] * (2 if self.many else 1))
+        return {"type": self.parse, "choices": self.choices, "metavar": metavar, "help": text}
 
 
 @functools.cache
@@ -50,21 +98,30 @@ def _help_of(cls: type) -> dict[str, str]:
 
 
 def _members(cls: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """Each field with its resolved type."""
     hints = typing.get_type_hints(cls)
     return ((field, hints[field.name]) for field in dataclasses.fields(cls))
 
 
 def settings_of(cls: type) -> Iterator[Setting]:
-    """Every setting of the class and of the settings classes in it."""
+    """Yield every setting of the class, those of nested settings classes first."""
     for _, kind in _members(cls):
         if dataclasses.is_dataclass(kind):
             yield from settings_of(typing.cast(type, kind))
     yield from _own_settings(cls)
 
 
+def find_setting(cls: type, name: str) -> Setting:
+    """The setting of this name, however deeply nested. Raises KeyError."""
+    for setting in settings_of(cls):
+        if setting.name == name:
+            return setting
+    raise KeyError(name)
+
+
 def choices(cls: type, name: str) -> tuple[Any, ...]:
-    """What a setting may be, of its `Literal`."""
-    return next(s.choices for s in settings_of(cls) if s.name == name) or ()
+    """The allowed values of a `Literal` setting, () for other types."""
+    return find_setting(cls, name).choices or ()
 
 
 def _own_settings(cls: type) -> Iterator[Setting]:
@@ -76,38 +133,32 @@ def _own_settings(cls: type) -> Iterator[Setting]:
         choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
         many = typing.get_origin(kind) is tuple
         base = type(choices[0]) if choices else typing.get_args(kind)[0] if many else kind
-        yield Setting(field.name, base, choices, many, field.default, _help_of(cls).get(field.name, ""))
+        yield Setting(owner=cls, name=field.name, kind=base, choices=choices, many=many, default=field.default,
+                      help=_help_of(cls).get(field.name, ""))
 
 
 def add_flags(
     parser: argparse.ArgumentParser, cls: type, *, base: object | None = None, default: str = "",
     leave_out: tuple[str, ...] = (),
 ) -> None:
-    """A flag for each setting. A flag that is not given leaves no trace in the namespace, so that `from_flags` can tell.
+    """Add a flag for each setting, one argument group per settings class.
 
-    base: settings whose values the help shows as defaults (else those of the class); default: words in place of values.
+    A flag that is not given leaves no trace in the namespace, so that `from_flags` can tell. base: settings whose values the
+    help shows as defaults (default: those of the class); default: a text shown in place of the values.
     """
     for field, kind in _members(cls):
         if dataclasses.is_dataclass(kind):
             add_flags(parser, typing.cast(type, kind), base=getattr(base, field.name, None), default=default,
                       leave_out=leave_out)
     group = parser.add_argument_group((inspect.getdoc(cls) or cls.__name__).splitlines()[0].rstrip("."))
-    for s in _own_settings(cls):
-        if s.name in leave_out:
-            continue
-        value = s.default if base is None else getattr(base, s.name)
-        shown = ",".join(map(str, value)) if s.many and value else value
-        text = f"{s.help} (default: {default or shown})".replace("%", "%%")
-        if s.kind is bool:
-            group.add_argument(s.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
-            continue
-        kind = (lambda value, kind=s.kind: tuple(map(kind, value.split(",")))) if s.many else s.kind
-        metavar = None if s.choices else ",".join([s.kind.__name__.upper()] * (2 if s.many else 1))
-        group.add_argument(s.flag, type=kind, choices=s.choices, metavar=metavar, default=argparse.SUPPRESS, help=text)
+    for setting in _own_settings(cls):
+        if setting.name not in leave_out:
+            value = setting.default if base is None else getattr(base, setting.name)
+            group.add_argument(setting.flag, default=argparse.SUPPRESS, **setting.argument(default or setting.text_of(value)))
 
 
 def given(args: argparse.Namespace, cls: type) -> dict[str, Any]:
-    """The settings of the class that the user named."""
+    """The settings of the class that were given on the command line, by name."""
     return {s.name: getattr(args, s.name) for s in settings_of(cls) if hasattr(args, s.name)}
 
 
@@ -122,7 +173,7 @@ def _replace(cls: type[T], base: T | None, values: dict[str, Any]) -> T:
 
 
 def changed(base: T, **values: Any) -> T:
-    """The settings with others in place of those named, however deep they lie. Raises UserError."""
+    """A copy of the settings with some values changed, however deeply nested. Raises UserError for a refused value."""
     unknown = values.keys() - {s.name for s in settings_of(type(base))}
     if unknown:
         raise TypeError(f"{type(base).__name__} has no setting {sorted(unknown)[0]!r}")
@@ -133,7 +184,7 @@ def changed(base: T, **values: Any) -> T:
 
 
 def from_flags(cls: type[T], args: argparse.Namespace, *, base: T | None = None) -> T:
-    """The settings of `base` (default: of the class) with what the user named in their place. Raises UserError."""
+    """The settings of `base` (default: of the class) with the given flags in their place. Raises UserError."""
     try:
         return _replace(cls, base, given(args, cls))
     except ValueError as error:
@@ -141,24 +192,24 @@ def from_flags(cls: type[T], args: argparse.Namespace, *, base: T | None = None)
 
 
 def to_flags(settings: object, *, base: object | None = None, always: tuple[str, ...] = ()) -> list[str]:
-    """The flags that give these settings again: those that differ from `base` (default: from the class's defaults).
+    """The flags that give these settings again: those that differ from `base` (default: the defaults of the class).
 
     always: names of settings that are written even where they do not differ.
     """
-    words: list[str] = []
+    flags: list[str] = []
     plain = (s.default for s in settings_of(type(settings))) if base is None else _values(base)
     for s, value, default in zip(settings_of(type(settings)), _values(settings), plain, strict=True):
         if value == default and s.name not in always:
             continue
         if s.kind is bool:
-            words.append(s.flag if value else s.flag.replace("--", "--no-", 1))
+            flags.append(s.flag if value else s.flag.replace("--", "--no-", 1))
         else:
-            words += [s.flag, ",".join(map(str, value)) if s.many else str(value)]
-    return words
+            flags += [s.flag, s.text_of(value)]
+    return flags
 
 
 def _values(settings: object) -> Iterator[Any]:
-    """In the order of `settings_of`."""
+    """Values in the order of `settings_of`."""
     values = [getattr(settings, field.name) for field, _ in _members(type(settings))]
     for value in values:
         if dataclasses.is_dataclass(value):
@@ -167,7 +218,7 @@ def _values(settings: object) -> Iterator[Any]:
 
 
 def to_json(settings: object) -> dict[str, Any]:
-    """Nested plain values: paths as text, tuples as lists."""
+    """The settings as nested plain values: paths as text, tuples as lists."""
     plain: dict[str, Any] = {}
     for field, _ in _members(type(settings)):
         value = getattr(settings, field.name)
@@ -182,14 +233,15 @@ def to_json(settings: object) -> dict[str, Any]:
 
 
 def from_json(cls: type[T], plain: Any, *, where: str = "configuration") -> T:
-    """The inverse of `to_json`. Raises UserError if a name is missing, unknown, or a value is refused."""
+    """Build the settings that `to_json` wrote. Raises UserError if a name is missing or unknown, or a value is refused."""
     if not isinstance(plain, dict):
         raise UserError(f"{where}: got {type(plain).__name__}, expected the settings of {cls.__name__}")
     members = list(_members(cls))
     names = {field.name for field, _ in members}
     if names != set(plain):
         missing, unknown = sorted(names - set(plain)), sorted(set(plain) - names)
-        raise UserError(f"{where}: {cls.__name__} of another version: missing {missing or 'none'}, unknown {unknown or 'none'}")
+        raise UserError(f"{where}: settings of another version ({cls.__name__}): "
+                        f"missing {missing or 'none'}, unknown {unknown or 'none'}")
     values: dict[str, Any] = {}
     for field, kind in members:
         value = plain[field.name]

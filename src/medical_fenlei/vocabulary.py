@@ -1,11 +1,11 @@
-"""The words every room uses: sides of the head, the six diagnosis codes, the makers of scanners."""
+"""Terms that every room uses: sides of the head, the six diagnosis codes, the sets of a split, scanner manufacturers."""
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Side(StrEnum):
-    """A side of the patient (never of the picture)."""
+    """A side of the patient, never of the image."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -17,21 +17,29 @@ class Side(StrEnum):
 
     @property
     def other(self) -> "Side":
+        """The opposite side."""
         return Side.RIGHT if self is Side.LEFT else Side.LEFT
 
 
 SIDES = (Side.LEFT, Side.RIGHT)
-"""In the order in which a batch holds them (axis E)."""
+"""Both sides in the order of axis E of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
+    """A diagnosis code with its names."""
+
     code: int
-    """As the label sheet writes it, 1 to 6."""
+    """Code in the label sheet, 1 to 6."""
 
     key: str
+    """Short name for columns and files."""
+
     english: str
+    """Name in English."""
+
     chinese: str
+    """Name in Chinese."""
 
     @property
     def class_id(self) -> int:
@@ -50,18 +58,26 @@ DIAGNOSES = {
         Diagnosis(code=6, key="other", english="other", chinese="其他"),
     )
 }
+AIR = -1000
+"""HU of air, and of every voxel without data."""
 NORMAL = 5
+"""Code of a normal ear."""
 UNLABELLED = 0
-"""Stands for "no label" wherever a code is stored as an integer."""
+"""Code of an ear without a label, wherever codes are stored as integers."""
+
+SETS = ("train", "tune", "val", "test")
+"""The sets of a split."""
+WHOLE_MANIFEST = "manifest"
+"""Name of a further set: every ear of a manifest, whatever its split; for patients of another hospital, for example."""
 
 VENDORS = {
     "Siemens": ("siemens",), "GE": ("ge", "general electric"), "UIH": ("uih", "united imaging"), "Philips": ("philips",),
     "Canon": ("canon", "toshiba"), "Neusoft": ("neusoft",), "Hitachi": ("hitachi",),
 }
-"""Words by which a maker of scanners is known, however its name is spelt. Toshiba's CT has been Canon's since 2018."""
+"""Words that identify a scanner manufacturer, in any spelling. Canon took over Toshiba's CT scanners in 2018."""
 
 
 def vendor(manufacturer: str) -> str:
-    """The maker's one name; of one that is not known, what the header says."""
+    """The standard name of a scanner manufacturer; an unknown manufacturer keeps the text of the header."""
     words = re.sub(r"[^a-z0-9]+", " ", f" {manufacturer.lower()} ")
     return next((name for name, known in VENDORS.items() if any(f" {word} " in words for word in known)), manufacturer.strip())

@@ -5,9 +5,17 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
-from medical_fenlei.audits.checks import binary_view, metadata_baseline, other_ear, shuffled_labels
-from medical_fenlei.audits.doubtful_labels import agreement_over_epochs, by_date, out_of_sample, over_epochs, suspects
-from medical_fenlei.audits.exchanged_sides import exchanged_sides
+from medical_fenlei.audits.audit import binary_view
+from medical_fenlei.audits.chance import audit_chance
+from medical_fenlei.audits.doubtful_labels import (
+    audit_dates,
+    label_probabilities,
+    out_of_sample_loss,
+    rank_suspects,
+    summarize_dynamics,
+)
+from medical_fenlei.audits.exchanged_sides import audit_sides
+from medical_fenlei.audits.shortcuts import audit_metadata, audit_other_ear
 from medical_fenlei.tasks import find_task
 
 TASK, SIX = find_task("normal_vs_abnormal"), find_task("six_class")
@@ -37,7 +45,7 @@ def crossed(ears, share):
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.5, "wrong"), (1.0, "wrong")])
 def test_sides_that_are_exchanged_in_half_or_all_of_the_exams_are_found_and_their_share_told(share, verdict):
-    found, listed = exchanged_sides(crossed(drawn(), share), draws=300)
+    found, listed = audit_sides(crossed(drawn(), share), n_resamples=300)
     assert found.verdict == verdict and found.low <= share <= found.high
     assert (listed.lead.diff().dropna() >= 0).all()
     one_sided = crossed(drawn(), share).groupby("exam_id").y.nunique() == 2
@@ -63,7 +71,7 @@ def as_in_a_clinic(seed, skill, share=0.0):
     (1.3, 0.0, {"look", "ok"}), (1.9, 0.0, {"ok"}), (3.0, 0.0, {"ok"}),          # AUROC 0.82, 0.91, 0.98
     (3.0, 0.5, {"wrong"}), (3.0, 1.0, {"wrong"}), (1.3, 1.0, {"wrong"}), (1.3, 0.5, {"look"})])
 def test_without_exams_of_two_normal_ears_want_of_skill_is_not_called_wrong(skill, share, verdicts):
-    found = [exchanged_sides(as_in_a_clinic(seed, skill, share), draws=100)[0] for seed in range(3)]
+    found = [audit_sides(as_in_a_clinic(seed, skill, share), n_resamples=100)[0] for seed in range(3)]
     assert {one.verdict for one in found} <= verdicts
     if skill == 3:
         assert all(one.low - 0.02 <= share <= one.high + 0.02 for one in found)
@@ -71,19 +79,19 @@ def test_without_exams_of_two_normal_ears_want_of_skill_is_not_called_wrong(skil
 
 def test_ears_of_one_side_only_leave_the_question_open():
     ears = drawn(exams=30)
-    assert exchanged_sides(ears[ears.side == "right"], draws=10)[0].verdict == "undecided"
-    assert np.isnan(out_of_sample(np.eye(8), np.arange(8) // 2, np.arange(8))).all()
+    assert audit_sides(ears[ears.side == "right"], n_resamples=10)[0].verdict == "undecided"
+    assert np.isnan(out_of_sample_loss(np.eye(8), np.arange(8) // 2, np.arange(8))).all()
 
 
 def test_a_network_without_skill_is_not_taken_for_exchanged_sides():
-    found, _ = exchanged_sides(drawn(1, skill=0.3), draws=300)
+    found, _ = audit_sides(drawn(1, skill=0.3), n_resamples=300)
     assert found.verdict != "wrong"
 
 
 def test_too_few_one_sided_exams_leave_the_question_open():
     ears = drawn(exams=12)
     both = ears.y.to_numpy().reshape(-1, 2)[:, :1].repeat(2, axis=1).ravel()
-    found, listed = exchanged_sides(ears.assign(y=both), draws=50)
+    found, listed = audit_sides(ears.assign(y=both), n_resamples=50)
     assert found.verdict == "undecided" and np.isnan(found.estimate) and listed.empty
 
 
@@ -101,23 +109,23 @@ def test_a_kernel_that_gives_the_label_away_is_found_and_named(told, verdict):
     train, val = drawn(0), drawn(1).assign(exam_id=lambda f: "v" + f.exam_id, patient_key=lambda f: "v" + f.patient_key)
     rng, both = np.random.default_rng(2), pd.concat([train, val], ignore_index=True)
     kernel = np.where(np.where(rng.random(len(both)) < told, both.y, rng.integers(0, 2, len(both))) == 1, "H70", "B30")
-    scan, people = metadata_baseline(val, manifest_of(both, kernel), TASK, list(train.exam_id), draws=300)
+    scan, people = audit_metadata(val, manifest_of(both, kernel), TASK, list(train.exam_id), n_resamples=300)
     assert scan.verdict == verdict and people.verdict == "ok" and people.estimate == 0.5
     if told:
-        assert "most by kernel" in scan.words
+        assert "most by kernel" in scan.explanation
         assert scan.estimate == pytest.approx(roc_auc_score(val.y, kernel[len(train):] == "H70"))
 
 
 def test_a_score_that_follows_the_other_ear_deserves_a_look_and_one_that_does_not_passes():
-    assert other_ear(drawn(), draws=300).verdict == "ok"
-    found = other_ear(drawn(shared=2.5), draws=300)
+    assert audit_other_ear(drawn(), n_resamples=300).verdict == "ok"
+    found = audit_other_ear(drawn(shared=2.5), n_resamples=300)
     assert found.verdict == "look" and found.low > 0.5
 
 
 def test_shuffled_labels_give_chance_and_a_network_that_gives_no_more_is_told():
-    found = shuffled_labels(drawn(), permutations=200)
+    found = audit_chance(drawn(), permutations=200)
     assert found.verdict == "ok" and found.low < 0.5 < found.high and found.estimate == pytest.approx(0.5, abs=0.02)
-    assert shuffled_labels(drawn(3, skill=0.0), permutations=200).verdict == "look"
+    assert audit_chance(drawn(3, skill=0.0), permutations=200).verdict == "look"
 
 
 def test_shuffling_keeps_the_ears_of_a_patient_together():
@@ -125,7 +133,7 @@ def test_shuffling_keeps_the_ears_of_a_patient_together():
     rng = np.random.default_rng(0)
     y, score = rng.integers(0, 2, 40).repeat(2), rng.random(40).repeat(2)
     ears = drawn(exams=40).assign(y=y, score=score)
-    by_patient, by_ear = shuffled_labels(ears), shuffled_labels(ears.assign(patient_key=np.arange(80)))
+    by_patient, by_ear = audit_chance(ears), audit_chance(ears.assign(patient_key=np.arange(80)))
     assert by_patient.high - by_patient.low == pytest.approx(np.sqrt(2) * (by_ear.high - by_ear.low), rel=0.15)
 
 
@@ -153,7 +161,7 @@ def test_wrong_labels_stand_at_the_top_of_what_is_to_be_read_again():
     wrong = np.random.default_rng(1).choice(200, 20, replace=False)
     ears, answers = answered(wrong)
     manifest = manifest_of(ears.assign(patient_key=ears.exam_id), "k")
-    table = suspects({"train": ears.assign(doubt=1.0)}, over_epochs(ears, answers, TASK), manifest)
+    table = rank_suspects({"train": ears.assign(doubt=1.0)}, summarize_dynamics(ears, answers, TASK), manifest)
     assert list(table["rank"]) == list(range(1, 201))
     top = set(table.exam_id[:30])
     assert sum(f"e{n}" in top for n in wrong) >= 18
@@ -165,12 +173,12 @@ def test_ears_that_an_epoch_did_not_show_are_judged_by_the_others():
     ears, answers = answered([0])
     answers[1:, 5] = np.nan
     answers[:, 6] = np.nan
-    found = over_epochs(ears, answers, TASK)
+    found = summarize_dynamics(ears, answers, TASK)
     target = TASK.targets(ears.label_code.to_numpy())
-    given = agreement_over_epochs(answers, target, TASK)
-    assert found.epochs[5] == 1 and found.surprise[5] == pytest.approx(-np.log(given[0, 5]))
-    assert found.epochs[6] == 0 and np.isnan(found.surprise[6])
-    listed = suspects({"train": ears.assign(doubt=1.0)}, found, manifest_of(ears.assign(patient_key=ears.exam_id), "k"))
+    given = label_probabilities(answers, target, TASK)
+    assert found.epochs[5] == 1 and found.nll[5] == pytest.approx(-np.log(given[0, 5]))
+    assert found.epochs[6] == 0 and np.isnan(found.nll[6])
+    listed = rank_suspects({"train": ears.assign(doubt=1.0)}, found, manifest_of(ears.assign(patient_key=ears.exam_id), "k"))
     assert listed.exam_id.iloc[-1] == "e6"
 
 
@@ -180,23 +188,23 @@ def test_a_label_that_the_embeddings_of_other_patients_contradict_is_doubted():
     truth = rng.integers(0, 2, 60).repeat(2)
     wrong = np.isin(np.arange(60), rng.choice(60, 6, replace=False)).repeat(2)
     embedding = rng.normal(size=(120, 16)) + 3 * (2 * truth[:, None] - 1) * (np.arange(16) < 4)
-    doubt = out_of_sample(embedding, np.where(wrong, 1 - truth, truth), np.arange(60).repeat(2))
+    doubt = out_of_sample_loss(embedding, np.where(wrong, 1 - truth, truth), np.arange(60).repeat(2))
     assert set(np.argsort(-doubt)[:12]) == set(np.flatnonzero(wrong))
     assert (doubt[wrong] > np.log(2)).all() and (doubt[~wrong] < np.log(2)).mean() > 0.95
 
 
 def test_a_label_that_no_other_patient_has_cannot_be_doubted():
     rng, target = np.random.default_rng(0), np.repeat([0, 1, 2], [20, 19, 1])
-    doubt = out_of_sample(rng.normal(size=(40, 4)), target, np.arange(40))
+    doubt = out_of_sample_loss(rng.normal(size=(40, 4)), target, np.arange(40))
     assert np.isnan(doubt[39]) and np.isfinite(doubt[:39]).all()
-    assert np.isnan(out_of_sample(rng.normal(size=(4, 2)), np.array([0, 1, 0, 1]), np.arange(4))).all()
+    assert np.isnan(out_of_sample_loss(rng.normal(size=(4, 2)), np.array([0, 1, 0, 1]), np.arange(4))).all()
 
 
 def test_sets_are_interleaved_by_their_own_ranks():
     rng, ears = np.random.default_rng(0), drawn(exams=125)
     frame = ears.assign(doubt=rng.random(250))[["exam_id", "side", "label_code", "doubt"]]
     sets = {"train": frame[:200].reset_index(drop=True), "val": frame[200:].assign(doubt=lambda f: f.doubt / 100)}
-    table = suspects(sets, None, manifest_of(ears, "k"))
+    table = rank_suspects(sets, None, manifest_of(ears, "k"))
     assert table.set[:50].value_counts()["val"] == 10                                # a fifth of the ears, a fifth of any part
     assert all(own.doubt.is_monotonic_decreasing for _, own in table.groupby("set"))
 
@@ -207,8 +215,8 @@ def test_doubtful_labels_where_dates_differ_are_told(share, verdict):
     differs = rng.random(number) < 0.3
     doubt = rng.random(number) + share * differs
     frame = pd.DataFrame({"exam_id": [f"e{n}" for n in range(number)], "side": "left", "label_code": 1, "set": "val",
-                          "doubt": doubt, "surprise": 1.0, "agreement": 1.0, "epochs": pd.NA, "first_agreed": pd.NA,
+                          "doubt": doubt, "nll": 1.0, "agreement": 1.0, "epochs": pd.NA, "first_agreed": pd.NA,
                           "date_match": ~differs})
     frame = frame.sort_values("doubt", ascending=False).assign(rank=np.arange(1, number + 1))
-    found = by_date(tables.SUSPECTS.frame(frame), pd.Series({e: e for e in frame.exam_id}), draws=300)
+    found = audit_dates(tables.SUSPECTS.frame(frame), pd.Series({e: e for e in frame.exam_id}), n_resamples=300)
     assert found.verdict == verdict

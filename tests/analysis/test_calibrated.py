@@ -41,7 +41,7 @@ def calibrate(*words):
 
 
 def evaluate(*words):
-    return run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--draws", 50, *words)
+    return run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--resamples", 50, *words)
 
 
 def stored():
@@ -172,7 +172,7 @@ def test_of_several_tasks_those_are_fitted_whose_classes_the_tune_set_has(here, 
     assert f"{rare}: the tune set has" in said and "0 positive ears" in said
     found = json.loads(Path("outputs/a2/checkpoints/best.calibration.json").read_text())
     assert set(found["tasks"]) == {"normal_vs_abnormal"} and set(found["unfitted"]) == {rare}
-    assert run("eval_ear2d", *words, "--pictures", 0, "--draws", 50) == 0
+    assert run("eval_ear2d", *words, "--pictures", 0, "--resamples", 50) == 0
     assert run("calibrate_ear2d", *words, "--label-task", rare) == 2
     assert capfd.readouterr().err.count("0 positive ears, expected some of both; make_splits_dual") == 1
 

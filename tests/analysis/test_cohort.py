@@ -10,8 +10,9 @@ from commands import run
 from scipy.stats.contingency import association as cramers_v
 
 from medical_fenlei import tables
-from medical_fenlei.cohort import groups as cohort
-from medical_fenlei.cohort.groups import Grouping
+from medical_fenlei.cohort.findings import association, list_findings
+from medical_fenlei.cohort.groupings import Grouping, first_exam_per_patient, group_by_date, labelled_ears
+from medical_fenlei.cohort.summaries import age_and_sex, count_classes, scan_numbers
 
 EXAMS = 240
 SETS = {"train": slice(0, 140), "tune": slice(140, 160), "val": slice(160, 240)}
@@ -35,10 +36,10 @@ def manifest_of(exams=EXAMS, **changes):
 
 
 def found_in(manifest):
-    ears = cohort.labelled_ears(manifest)
+    ears = labelled_ears(manifest)
     exams = ears.exam_id.unique()
     split = Grouping("split", {name: ears[ears.exam_id.isin(exams[part])] for name, part in SETS.items()})
-    return cohort.findings(ears, cohort.by_date(ears), [split])
+    return list_findings(ears, group_by_date(ears), [split])
 
 
 def kinds(manifest, kind):
@@ -104,35 +105,35 @@ def test_a_class_with_few_ears_is_counted_in_every_set():
 
 
 def test_shares_and_quantiles_are_those_of_a_hand():
-    ears = cohort.labelled_ears(manifest_of(slice_thickness_mm=planted(TURN % 2, 0.4, 1.0)))
-    dates = cohort.by_date(ears)
-    numbers = cohort.scan_numbers([dates]).set_index(["group", "parameter"])
+    ears = labelled_ears(manifest_of(slice_thickness_mm=planted(TURN % 2, 0.4, 1.0)))
+    dates = group_by_date(ears)
+    numbers = scan_numbers([dates]).set_index(["group", "parameter"])
     own = numbers.loc[("same date", "slice_thickness_mm")]
     assert (own.exams, own.missing, own["median"], own["min"], own.p90) == (80, 0, 0.7, 0.4, 1.0)
-    classes = cohort.classes(ears, [dates]).set_index(["by", "value", "label_code"])
+    classes = count_classes(ears, [dates]).set_index(["by", "value", "label_code"])
     assert classes.loc[("thickness", "below 0.5 mm", 1), "ears"] == (
         (ears.slice_thickness_mm == 0.4) & (ears.label_code == 1)).sum()
     assert classes.ears.loc["side"].sum() == len(ears) and classes.share.loc["all"].sum() == pytest.approx(1)
-    people = cohort.people([dates]).set_index("group")
+    people = age_and_sex([dates]).set_index("group")
     assert people.patients.sum() == EXAMS and (people.sex_F + people.sex_M == people.patients).all()
 
 
 def test_a_patient_counts_once_with_the_first_exam():
     manifest = manifest_of(patient_key="one", date=[f"2020-01-{1 + (n + 5) % 28:02d}" for n in range(EXAMS)])
-    first, = cohort.first_exams(manifest).itertuples()
+    first, = first_exam_per_patient(manifest).itertuples()
     assert first.date == manifest.date.min()
-    assert cohort.people([cohort.by_date(manifest)]).patients.tolist() == [1, 1]
+    assert age_and_sex([group_by_date(manifest)]).patients.tolist() == [1, 1]
 
 
 def test_cramers_v_is_scipy_s_but_for_its_bias():
     rng = np.random.default_rng(0)
     a = pd.Series(rng.integers(0, 3, 20000))
     b = pd.Series(np.where(rng.random(20000) < 0.3, a, rng.integers(0, 3, 20000)))
-    strength, chance = cohort.association(a, b)
+    strength, chance = association(a, b)
     assert strength == pytest.approx(cramers_v(pd.crosstab(a, b)), abs=2e-3) and chance < 1e-9
-    small = [cohort.association(pd.Series(rng.integers(0, 3, 60)), pd.Series(rng.integers(0, 5, 60)))[0] for _ in range(200)]
+    small = [association(pd.Series(rng.integers(0, 3, 60)), pd.Series(rng.integers(0, 5, 60)))[0] for _ in range(200)]
     assert np.median(small) < 0.05                               # uncorrected it would be 0.26
-    assert np.isnan(cohort.association(a, pd.Series(np.zeros(20000)))).all()
+    assert np.isnan(association(a, pd.Series(np.zeros(20000)))).all()
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def test_the_command_as_it_stands_writes_tables_and_a_page_that_needs_nothing_el
     found = tables.QA_FINDINGS.read(out / "findings.csv")
     said = capsys.readouterr().out
     assert all(f"{row.kind}: {row.text}" in said for row in found.itertuples())
-    assert f"{len(found)} things deserve a look" in said
+    assert f"{len(found)} findings deserve a look" in said
 
 
 def test_a_manifest_of_an_earlier_version_before_any_split_has_a_page_too(here):

@@ -27,10 +27,10 @@ def predictions(skill, seed, *, patients=150, noise=1.0):
 
 def test_the_differences_are_those_of_the_measures_whatever_the_order_of_the_rows():
     one, other = predictions(0.6, 1), predictions(1.4, 2)
-    found = compare(one, other.sample(frac=1, random_state=0), TASK, draws=300)
+    found = compare(one, other.sample(frac=1, random_state=0), TASK, n_resamples=300)
     table = found.table.set_index("metric")
     for frame, column in ((one, "one"), (other, "other")):
-        for name, i in intervals_of(frame, TASK, draws=10).values.items():
+        for name, i in intervals_of(frame, TASK, n_resamples=10).values.items():
             assert table[column][name] == pytest.approx(i.estimate), name
     np.testing.assert_allclose(table.other - table.one, table.difference, atol=1e-12)
     assert (found.ears, found.patients, found.left_out) == (300, 150, 0)
@@ -39,39 +39,40 @@ def test_the_differences_are_those_of_the_measures_whatever_the_order_of_the_row
 
 def test_the_intervals_drawn_and_in_closed_form_are_alike():
     one, other = predictions(0.6, 1), predictions(0.9, 2)
-    exact = compare(one, other, TASK, draws=10).table.set_index("metric").loc["auroc"]
-    drawn = differences_of(one, other, TASK, draws=3000).values["auroc"]
+    exact = compare(one, other, TASK, n_resamples=10).table.set_index("metric").loc["auroc"]
+    drawn = differences_of(one, other, TASK, n_resamples=3000).values["auroc"]
     assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=0.01)
 
 
 def test_networks_of_equal_skill_differ_as_often_as_the_level_says():
     found = []
     for n in range(60):
-        table = compare(predictions(0.8, 2 * n + 1), predictions(0.8, 2 * n + 2), TASK, draws=100).table.set_index("metric")
+        one, other = predictions(0.8, 2 * n + 1), predictions(0.8, 2 * n + 2)
+        table = compare(one, other, TASK, n_resamples=100).table.set_index("metric")
         found.append([table.p[name] < 0.05 for name in ("auroc", "sensitivity", "brier")])
     assert (np.mean(found, axis=0) <= 0.15).all()
 
 
 def test_a_network_against_itself_differs_by_nothing():
     one = predictions(0.8, 1)
-    table = compare(one, one, TASK, draws=50).table
+    table = compare(one, one, TASK, n_resamples=50).table
     assert (table.difference.dropna() == 0).all() and table.p.isna().all()
 
 
 def test_ears_that_one_lacks_are_left_out_and_counted():
     one, other = predictions(0.8, 1), predictions(0.8, 2)
-    found = compare(one[10:], other[:-20], TASK, draws=20)
+    found = compare(one[10:], other[:-20], TASK, n_resamples=20)
     assert (found.ears, found.left_out) == (270, 30)
 
 
 def test_what_cannot_be_compared_is_refused():
     one, other = predictions(0.8, 1), predictions(0.8, 2)
     with pytest.raises(UserError, match="no ear in common"):
-        compare(one[:10], other[20:], TASK, draws=5)
+        compare(one[:10], other[20:], TASK, n_resamples=5)
     with pytest.raises(UserError, match="different labels"):
-        compare(one, other.assign(label_code=other.label_code.iloc[::-1].to_numpy()), TASK, draws=5)
+        compare(one, other.assign(label_code=other.label_code.iloc[::-1].to_numpy()), TASK, n_resamples=5)
     with pytest.raises(UserError, match="another task"):
-        compare(one, other, find_task("cholesteatoma_vs_csoma"), draws=5)
+        compare(one, other, find_task("cholesteatoma_vs_csoma"), n_resamples=5)
 
 
 @pytest.mark.parametrize(("cell", "says"), [("1.7", "it must be 0 to 1"), ("", "expected a number"), ("nan", "a number")])
@@ -90,7 +91,7 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     for name, frame in (("one.csv", predictions(0.6, 1)), ("other.csv", predictions(1.4, 2))):
         tables.PREDICTIONS.write(tmp_path / name, frame)
-    assert run("compare_predictions", "--predictions", "one.csv", "other.csv", "--draws", 50) == 0
+    assert run("compare_predictions", "--predictions", "one.csv", "other.csv", "--resamples", 50) == 0
     assert "300 ears of 150 patients" in capsys.readouterr().out
     table = tables.COMPARISON.read(tmp_path / "artifacts/comparison/comparison.csv").set_index("metric")
     assert table.difference["auroc"] > 0 and (tmp_path / "artifacts/comparison/comparison.png").stat().st_size > 5000

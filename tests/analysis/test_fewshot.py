@@ -14,8 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from medical_fenlei import tables
-from medical_fenlei.embeddings.fewshot import METHODS, few_shot
-from medical_fenlei.embeddings.neighbors import neighbours
+from medical_fenlei.embeddings.classifiers import METHODS
+from medical_fenlei.embeddings.fewshot import few_shot
+from medical_fenlei.embeddings.neighbors import find_neighbors
 from medical_fenlei.embeddings.vectors import Embeddings, standardised
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.bootstrap import canonical_patients
@@ -41,7 +42,7 @@ def draw(seed, patients, positive, *, signal=0.0, size=24, name="p"):
 def test_a_random_embedding_has_auroc_one_half_within_its_interval(method):
     held, areas = 0, []
     for seed in range(12):
-        found = few_shot(draw([seed, 0], 60, 15), draw([seed, 1], 60, 15, name="q"), TASK, draws=300)
+        found = few_shot(draw([seed, 0], 60, 15), draw([seed, 1], 60, 15, name="q"), TASK, n_resamples=300)
         area = found.intervals[method].values["auroc"]
         held += area.low <= 0.5 <= area.high
         areas.append(area.estimate)
@@ -51,7 +52,7 @@ def test_a_random_embedding_has_auroc_one_half_within_its_interval(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_perfect_embedding_has_auroc_one(method):
-    found = few_shot(draw(0, 40, 9, signal=12), draw(1, 40, 9, signal=12, name="q"), TASK, draws=200).intervals[method]
+    found = few_shot(draw(0, 40, 9, signal=12), draw(1, 40, 9, signal=12, name="q"), TASK, n_resamples=200).intervals[method]
     area = found.values["auroc"]
     assert (area.estimate, area.high) == (1, 1) and "limit" in area.reason
     assert area.low == pytest.approx(0.025 ** (1 / 9)) and found.values["auprc"].estimate == 1       # nine patients, all right
@@ -60,21 +61,21 @@ def test_a_perfect_embedding_has_auroc_one(method):
 def test_scores_are_those_of_slow_formulas():
     train, val = draw(2, 30, 8, signal=1), draw(3, 20, 6, signal=1, name="q")
     y = (train.label_code == 4).astype(int)
-    x, asked = standardised(train.embedding, val.embedding)
+    x, query = standardised(train.embedding, val.embedding)
     scaler = StandardScaler().fit(train.embedding.astype(float))
     np.testing.assert_allclose(x, scaler.transform(train.embedding.astype(float)), atol=1e-9)
     model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=5000).fit(x, y)
-    np.testing.assert_allclose(METHODS["logistic"][0](x, y, asked, 0.01), model.decision_function(asked), atol=1e-9)
-    called = METHODS["prototype"][0](x, y, asked, "euclidean") > 0
-    assert (called == (NearestCentroid().fit(x, y).predict(asked) == 1)).all()
-    far = pairwise_distances(asked, x, metric="cosine")
+    np.testing.assert_allclose(METHODS["logistic"][0](x, y, query, 0.01), model.decision_function(query), atol=1e-9)
+    called = METHODS["prototype"][0](x, y, query, "euclidean") > 0
+    assert (called == (NearestCentroid().fit(x, y).predict(query) == 1)).all()
+    far = pairwise_distances(query, x, metric="cosine")
     slow = [np.sort(row[y == 0])[:3].mean() - np.sort(row[y == 1])[:3].mean() for row in far]
-    np.testing.assert_allclose(METHODS["knn"][0](x, y, asked, 3), slow, atol=1e-9)
+    np.testing.assert_allclose(METHODS["knn"][0](x, y, query, 3), slow, atol=1e-9)
 
 
 def test_figures_are_those_of_the_scores():
     val = draw(5, 30, 8, signal=1, name="q")
-    found = few_shot(draw(4, 30, 8, signal=1), val, TASK, draws=50)
+    found = few_shot(draw(4, 30, 8, signal=1), val, TASK, n_resamples=50)
     for method, intervals in found.intervals.items():
         expected = roc_auc_score(found.scores.y_true, found.scores[f"score_{method}"])
         assert intervals.values["auroc"].estimate == pytest.approx(expected)
@@ -83,7 +84,7 @@ def test_figures_are_those_of_the_scores():
 
 def test_nothing_of_validation_changes_what_is_chosen():
     train = draw(6, 40, 10, signal=0.8)
-    chosen = [few_shot(train, draw([7, seed], 20, 5, signal=seed, name="q"), TASK, draws=20).chosen for seed in range(3)]
+    chosen = [few_shot(train, draw([7, seed], 20, 5, signal=seed, name="q"), TASK, n_resamples=20).chosen for seed in range(3)]
     assert chosen[0] == chosen[1] == chosen[2]
     assert all(0 <= area <= 1 for method in chosen[0].values() for area in method["cross_validated_auroc"].values())
 
@@ -109,9 +110,9 @@ def test_neither_the_order_of_ears_nor_the_name_of_a_patient_changes_a_figure(de
         return with_changes(ears, embedding=x[np.arange(len(x)) // 2 * 2] if dead else x)
 
     train, val = cohort(8, 30, 9, "p"), cohort(9, 24, 7, "q")
-    one = few_shot(train, val, TASK, draws=100)
+    one = few_shot(train, val, TASK, n_resamples=100)
     for seed in range(3):
-        two = few_shot(shuffled(train, 2 * seed + 1), shuffled(val, 2 * seed + 2), TASK, draws=100)
+        two = few_shot(shuffled(train, 2 * seed + 1), shuffled(val, 2 * seed + 2), TASK, n_resamples=100)
         a, b = (f.scores.sort_values(["exam_id", "side"]) for f in (one, two))
         np.testing.assert_allclose(a.filter(like="score_").to_numpy(), b.filter(like="score_").to_numpy(), atol=1e-9)
         for method in METHODS:
@@ -119,21 +120,21 @@ def test_neither_the_order_of_ears_nor_the_name_of_a_patient_changes_a_figure(de
                 np.testing.assert_allclose(interval[:3], two.intervals[method].values[name][:3], atol=1e-9)
         assert one.chosen == two.chosen
         names = ["exam_id", "side", "rank"]
-        near, again = (f.neighbours.sort_values(names).reset_index(drop=True) for f in (one, two))
+        near, again = (f.neighbors.sort_values(names).reset_index(drop=True) for f in (one, two))
         assert near.drop(columns="distance").equals(again.drop(columns="distance"))
 
 
 def test_ears_that_look_the_same_have_the_same_score():
     val = draw(24, 40, 9, signal=0.8, name="q")
     twins = with_changes(val, embedding=val.embedding[np.arange(80) // 2])
-    scores = few_shot(draw(23, 40, 9, signal=0.8), twins, TASK, draws=5).scores.filter(like="score_").to_numpy()
+    scores = few_shot(draw(23, 40, 9, signal=0.8), twins, TASK, n_resamples=5).scores.filter(like="score_").to_numpy()
     assert (scores[::2] == scores[1::2]).all()                   # a tie, not a difference in the last bit
 
 
 def test_cross_validated_figures_are_those_of_a_pipeline_fitted_without_the_patients_it_is_asked_about():
     train = draw(20, 40, 12, signal=0.6, size=12)
     train = with_changes(train, embedding=train.embedding * np.float32(10) ** np.arange(-6, 6, dtype=np.float32))
-    found = few_shot(train, draw(21, 10, 3, size=12, name="q"), TASK, draws=5).chosen["logistic"]
+    found = few_shot(train, draw(21, 10, 3, size=12, name="q"), TASK, n_resamples=5).chosen["logistic"]
     order = np.lexsort((*train.embedding.T[::-1], train.label_code))
     x, y, key = train.embedding[order].astype(float), (train.label_code[order] == 4).astype(int), train.patient_key[order]
     content = np.column_stack([train.label_code, train.embedding])[order]
@@ -153,7 +154,7 @@ def test_cross_validated_figures_are_those_of_a_pipeline_fitted_without_the_pati
 def test_the_setting_of_the_best_cross_validated_figure_is_chosen_and_the_most_careful_of_equals():
     taken = set()
     for seed in range(4):
-        found = few_shot(draw([22, seed], 40, 12, signal=0.6), draw(21, 10, 3, name="q"), TASK, draws=5)
+        found = few_shot(draw([22, seed], 40, 12, signal=0.6), draw(21, 10, 3, name="q"), TASK, n_resamples=5)
         for name, chosen in found.chosen.items():
             figures = [chosen["cross_validated_auroc"][str(setting)] for setting in METHODS[name][1]]
             assert chosen["setting"] == METHODS[name][1][int(np.argmax(figures))] and chosen["auroc"] == max(figures)
@@ -168,7 +169,7 @@ def test_neither_scale_nor_origin_of_a_number_changes_a_score():
     def other(ears):
         return with_changes(ears, embedding=((np.round(ears.embedding, 2) + 5) * scale).astype(np.float32))
 
-    plain, more = (few_shot(a, b, TASK, draws=5).scores.filter(like="score_") for a, b in (
+    plain, more = (few_shot(a, b, TASK, n_resamples=5).scores.filter(like="score_") for a, b in (
         [with_changes(ears, embedding=np.round(ears.embedding, 2)) for ears in (train, val)], [other(train), other(val)]))
     np.testing.assert_allclose(more, plain, rtol=1e-4, atol=1e-4)                    # float32 holds the sum to 1e-7
 
@@ -179,8 +180,8 @@ def test_a_number_that_is_the_same_in_all_training_ears_says_nothing():
     def wider(ears, more):
         return with_changes(ears, embedding=np.column_stack([ears.embedding, more]).astype(np.float32))
 
-    plain = few_shot(train, val, TASK, draws=5)
-    more = few_shot(wider(train, np.full(60, 1e12 / 7)), wider(val, np.linspace(0, 1e9, 48)), TASK, draws=5)
+    plain = few_shot(train, val, TASK, n_resamples=5)
+    more = few_shot(wider(train, np.full(60, 1e12 / 7)), wider(val, np.linspace(0, 1e9, 48)), TASK, n_resamples=5)
     np.testing.assert_allclose(more.scores.filter(like="score_"), plain.scores.filter(like="score_"), atol=1e-9)
 
 
@@ -188,48 +189,49 @@ def test_a_flipped_label_in_validation_changes_the_figures_and_nothing_else():
     train, val = draw(25, 30, 9, signal=1), draw(26, 24, 8, signal=1, name="q")
     code = val.label_code.copy()
     code[np.flatnonzero(code == 4)[0]] = 5
-    one, two = few_shot(train, val, TASK, draws=20), few_shot(train, with_changes(val, label_code=code), TASK, draws=20)
+    one = few_shot(train, val, TASK, n_resamples=20)
+    two = few_shot(train, with_changes(val, label_code=code), TASK, n_resamples=20)
     scores = ["score_prototype", "score_knn", "score_logistic"]
     assert one.chosen == two.chosen and one.scores[scores].equals(two.scores[scores])
     own = ["label_code"]
-    assert one.neighbours.drop(columns=own).equals(two.neighbours.drop(columns=own))
+    assert one.neighbors.drop(columns=own).equals(two.neighbors.drop(columns=own))
     assert all(one.intervals[m].values["auroc"] != two.intervals[m].values["auroc"] for m in METHODS)
 
 
 def test_the_nearest_cases_are_the_nearest_of_other_patients():
     train = draw(10, 12, 4)
     twin = train[np.arange(10)]                                  # the same ears again: nearest to themselves, and not allowed
-    near = neighbours(train, twin)
+    near = find_neighbors(train, twin)
     patient = dict(zip(train.exam_id.tolist(), train.patient_key.tolist(), strict=True))
-    assert (near.exam_id.map(patient) != near.neighbour_exam_id.map(patient)).all()
-    x, asked = standardised(train.embedding, twin.embedding)
-    far = pairwise_distances(asked, x, metric="cosine")
+    assert (near.exam_id.map(patient) != near.neighbor_exam_id.map(patient)).all()
+    x, query = standardised(train.embedding, twin.embedding)
+    far = pairwise_distances(query, x, metric="cosine")
     for v in range(len(twin)):
         others = sorted((far[v, t], train.exam_id[t], train.side[t]) for t in range(len(train))
                         if train.patient_key[t] != twin.patient_key[v])[:5]
         own = near[(near.exam_id == twin.exam_id[v]) & (near.side == twin.side[v])]
         assert list(own["rank"]) == [1, 2, 3, 4, 5]
-        assert [*zip(own.neighbour_exam_id, own.neighbour_side, strict=True)] == [o[1:] for o in others]
+        assert [*zip(own.neighbor_exam_id, own.neighbor_side, strict=True)] == [o[1:] for o in others]
         np.testing.assert_allclose(own.distance, [o[0] for o in others], atol=1e-9)
 
 
-def test_neighbours_found_in_chunks_are_those_found_at_once_and_fewer_where_there_are_fewer(monkeypatch):
+def test_neighbors_found_in_chunks_are_those_found_at_once_and_fewer_where_there_are_fewer(monkeypatch):
     train = draw(27, 300, 9)
-    at_once = neighbours(train, train)
+    at_once = find_neighbors(train, train)
     monkeypatch.setattr("medical_fenlei.embeddings.neighbors.CHUNK_MIB", 0.1)
-    pd.testing.assert_frame_equal(neighbours(train, train), at_once, rtol=1e-9)          # a product's last bits follow its size
-    few = neighbours(train[np.arange(4)], train[np.arange(3)])   # two patients of two ears: two of another patient for each
+    pd.testing.assert_frame_equal(find_neighbors(train, train), at_once, rtol=1e-9)      # last bits follow the chunk
+    few = find_neighbors(train[np.arange(4)], train[np.arange(3)])   # two patients of two ears: two of another patient for each
     assert len(few) == 6 and few["rank"].tolist() == [1, 2] * 3
-    alone = neighbours(train[np.arange(2)], train[np.arange(2)])
+    alone = find_neighbors(train[np.arange(2)], train[np.arange(2)])
     assert len(alone) == 0 and list(alone.columns) == list(tables.NEIGHBORS.columns)
 
 
 def test_equally_near_cases_stand_in_the_order_of_their_exams():
     train = draw(29, 8, 3)[np.array([12, 3, 8, 1, 14, 5])]
     same = with_changes(train, embedding=np.repeat(train.embedding[[0, 1]], 3, axis=0))
-    near = neighbours(same, draw(30, 6, 2, name="q"))
+    near = find_neighbors(same, draw(30, 6, 2, name="q"))
     for _, own in near.groupby(["exam_id", "side"]):
-        assert own.neighbour_exam_id.iloc[:3].is_monotonic_increasing and own.distance.is_monotonic_increasing
+        assert own.neighbor_exam_id.iloc[:3].is_monotonic_increasing and own.distance.is_monotonic_increasing
 
 
 def joined(*files):
@@ -238,7 +240,8 @@ def joined(*files):
 
 def test_training_ears_of_a_validated_patient_are_left_out_and_said():
     train, val = draw(11, 20, 6), draw(12, 20, 6, name="q")
-    found, alone = few_shot(joined(train, val[np.arange(4)]), val, TASK, draws=20), few_shot(train, val, TASK, draws=20)
+    found = few_shot(joined(train, val[np.arange(4)]), val, TASK, n_resamples=20)
+    alone = few_shot(train, val, TASK, n_resamples=20)
     assert any("4 training ears" in text for text in found.warnings)
     assert found.scores.equals(alone.scores) and found.counts == alone.counts
     with pytest.raises(UserError, match=r"0 positive and 0 negative training ears.*40 training ears are of patients"):
@@ -256,20 +259,20 @@ def test_ears_of_other_codes_take_no_part():
     other = draw(33, 10, 0, name="r")
     codes = np.resize([0, 1, 2, 3, 6], 20).astype(np.int8)
     other = with_changes(other, label_code=codes)
-    found = few_shot(joined(train, other), joined(val, other), TASK, draws=20)
-    alone = few_shot(train, val, TASK, draws=20)
-    assert found.scores.equals(alone.scores) and found.neighbours.equals(alone.neighbours) and found.counts == alone.counts
+    found = few_shot(joined(train, other), joined(val, other), TASK, n_resamples=20)
+    alone = few_shot(train, val, TASK, n_resamples=20)
+    assert found.scores.equals(alone.scores) and found.neighbors.equals(alone.neighbors) and found.counts == alone.counts
     assert found.warnings == alone.warnings
 
 
 def test_one_positive_patient_still_gives_scores_and_no_positive_is_an_error():
     val = draw(13, 20, 5, name="q")
-    found = few_shot(draw(14, 20, 1), val, TASK, draws=20)
+    found = few_shot(draw(14, 20, 1), val, TASK, n_resamples=20)
     assert any("nothing could be chosen" in text for text in found.warnings) and found.counts["train"]["positive_ears"] == 1
     assert all(chosen["setting"] == METHODS[name][1][0] for name, chosen in found.chosen.items())
     with pytest.raises(UserError, match="0 positive"):
         few_shot(draw(14, 20, 0), val, TASK)
-    only_normal = few_shot(draw(14, 20, 4), draw(13, 20, 0, name="q"), TASK, draws=20)
+    only_normal = few_shot(draw(14, 20, 4), draw(13, 20, 0, name="q"), TASK, n_resamples=20)
     assert all(np.isnan(i.values["auroc"].estimate) and i.values["auroc"].reason for i in only_normal.intervals.values())
     assert any("auroc: undefined" in text for text in only_normal.warnings)
 
@@ -278,7 +281,7 @@ def test_the_command_writes_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     draw(15, 30, 8, signal=2).write(tmp_path / "artifacts/emb_train.npz")
     draw(16, 24, 6, signal=2, name="q").write(tmp_path / "artifacts/emb_val.npz")
-    assert run("fewshot_code4", "--task", "正常vs胆固醇肉芽肿", "--draws", 50) == 0
+    assert run("fewshot_code4", "--label-task", "正常vs胆固醇肉芽肿", "--resamples", 50) == 0
     said = capsys.readouterr()
     assert "only 6 validation patients" in said.err
     counts, _, header, *methods, wrote = said.out.splitlines()
@@ -286,14 +289,14 @@ def test_the_command_writes_what_it_says(tmp_path, monkeypatch, capsys):
     assert header.split()[0] == "method" and [line.split()[0] for line in methods] == list(METHODS)
     folder = tmp_path / "artifacts/fewshot_normal_vs_cholesterol_granuloma"
     assert len(tables.FEWSHOT.read(folder / "predictions.csv")) == 48
-    assert len(tables.NEIGHBORS.read(folder / "neighbours.csv")) == 5 * 48
+    assert len(tables.NEIGHBORS.read(folder / "neighbors.csv")) == 5 * 48
     told = json.loads((folder / "metrics.json").read_text())
     assert set(told["metrics"]) == set(METHODS)
     digest = hashlib.sha256((tmp_path / "artifacts/emb_val.npz").read_bytes()).hexdigest()
-    assert told["data"]["val"] == digest and told["draws"] == 50 and told["counts"]["val"]["positive_patients"] == 6
+    assert told["data"]["val"] == digest and told["n_resamples"] == 50 and told["counts"]["val"]["positive_patients"] == 6
     assert (folder / "fewshot.png").read_bytes().startswith(b"\x89PNG")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert run("fewshot_code4", "--task", TASK.name, "--draws", 50) == 0
+    assert run("fewshot_code4", "--label-task", TASK.name, "--resamples", 50) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
@@ -373,4 +376,4 @@ def test_other_bad_input_is_refused_in_one_line(tmp_path, capsys):
     for task in ("six_class", "正常"):
         assert run("fewshot_code4", "--train-npz", good, "--val-npz", good, "--task", task) == 2
         said = capsys.readouterr().err
-        assert f"--task: got '{task}'" in said and TASK.name in said and len(said.splitlines()) == 1
+        assert f"--label-task: got '{task}'" in said and TASK.name in said and len(said.splitlines()) == 1

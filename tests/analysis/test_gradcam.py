@@ -12,31 +12,33 @@ from torch import nn
 from medical_fenlei.config import EAR_ROUTE, AugmentConfig, ModelConfig
 from medical_fenlei.data.augment import window
 from medical_fenlei.errors import UserError
-from medical_fenlei.explanations.maps import INTEGRATED, METHODS, SMOOTH_MM, explain
+from medical_fenlei.explanations.integrated_gradients import INTEGRATED, SMOOTH_MM
+from medical_fenlei.explanations.maps import METHODS, ExplanationRequest, explain
 from medical_fenlei.models.build import build_model
-from medical_fenlei.runs import Run
+from medical_fenlei.spatial import Affine
 from medical_fenlei.tasks import find_task, find_tasks
-from medical_fenlei.trained.network import Trained
-from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.trained.network import TrainedNetwork
+from medical_fenlei.training.device import ComputeSettings
 
-CPU = Arithmetic(torch.device("cpu"), torch.float32)
+CPU = ComputeSettings(torch.device("cpu"), torch.float32)
 
 
 def trained(tasks="normal_vs_abnormal", backbone="resnet10t", size=64, pooling="attention", seed=0, **options):
     torch.manual_seed(seed)
     config, augment, tasks = ModelConfig(backbone=backbone, pooling=pooling), AugmentConfig(**options), find_tasks(tasks)
     model = build_model(config, shape=(6, augment.channels, size, size), outputs=sum(task.outputs for task in tasks)).eval()
-    return Trained(SimpleNamespace(config=replace(EAR_ROUTE, augment=augment)), Run(Path("none")), tasks, model, CPU)
+    checkpoint = SimpleNamespace(config=replace(EAR_ROUTE, augment=augment))
+    return TrainedNetwork(Path("none/checkpoints/best.pt"), checkpoint, tasks, model, CPU)
 
 
-SHARP = np.diag([1e3, 1e3, 1e3, 1])
+SHARP = Affine(np.diag([1e3, 1e3, 1e3, 1]))
 """Voxels so large that smoothing does nothing."""
 
 
 def explained(known, volume, task=None, method="gradcam", affine=SHARP, top=6, **options):
     """By one method; of a network with one task, that."""
     task = task or known.tasks[0]
-    return explain(known, volume, affine, task, methods=(method,), top=top, **options)
+    return explain(known, volume, affine, task, ExplanationRequest(methods=(method,), top=top, **options))
 
 
 def heat_of(found):
@@ -56,7 +58,7 @@ def ear(size=64, seed=0):
 def test_backbones_that_convolve_and_that_attend_give_a_map_of_the_volume(backbone, size):
     methods = (INTEGRATED, "gradcam", "hirescam")
     known = trained(backbone=backbone, size=size)
-    found = explain(known, ear(size)[:3], SHARP, known.tasks[0], methods=methods, top=2)
+    found = explain(known, ear(size)[:3], SHARP, known.tasks[0], ExplanationRequest(methods=methods, top=2))
     assert found.grey.shape == (3, size, size) and found.ranked_by == "attention"
     assert tuple(one.method for one in found.maps) == methods
     for one in found.maps:
@@ -119,7 +121,7 @@ def test_integrated_gradients_are_seen_under_a_gaussian_of_some_millimetres():
     known = trained(pooling="mean")
     known.model.backbone = nn.Sequential(nn.Flatten(), nn.Linear(64 * 64, 3))
     known.model.head = nn.Linear(3, 1)
-    affine = np.array([[0, 0, -0.5, 40], [0, 0.5, 0, 10], [2.0, 0, 0, 3], [0, 0, 0, 1]])
+    affine = Affine.from_list([[0, 0, -0.5, 40], [0, 0.5, 0, 10], [2.0, 0, 0, 3], [0, 0, 0, 1]])
     sharp, smooth = (heat_of(explained(known, ear(), method=INTEGRATED, target=name, affine=a)) for name, a in
                      (("abnormal", SHARP), ("abnormal", affine)))
     against = heat_of(explained(known, ear(), method=INTEGRATED, target="normal"))

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from medical_fenlei.config import EAR_ROUTE
-from medical_fenlei.explanations.pointing import MEASURES, pointing, pointing_intervals, random_twin
+from medical_fenlei.explanations.pointing import MEASURES, pointing_intervals, pointing_measures, random_twin
 from medical_fenlei.models.build import build_model
-from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_tasks
-from medical_fenlei.trained.network import Trained
-from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.trained.network import TrainedNetwork
+from medical_fenlei.training.device import ComputeSettings
 
 SHAPE = (4, 6, 5)
 
@@ -48,7 +47,7 @@ def slow(heat, weight, lesion, patient, code):
 
 def test_every_measure_and_its_chance_are_those_of_a_slow_count():
     given = ears()
-    found = pointing(*given)
+    found = pointing_measures(*given)
     for n, row in enumerate(slow(*given)):
         for name, value in row.items():
             assert found[name][n] == pytest.approx(value, abs=1e-6, nan_ok=True), (n, name)
@@ -56,35 +55,35 @@ def test_every_measure_and_its_chance_are_those_of_a_slow_count():
 
 def test_a_map_of_the_lesion_hits_always_and_one_that_never_changes_hits_as_chance_does():
     _, weight, lesion, patient, code = ears(60)
-    own = pointing(list(lesion.astype(float)), lesion.any((2, 3)).astype(float), lesion, patient, code)
+    own = pointing_measures(list(lesion.astype(float)), lesion.any((2, 3)).astype(float), lesion, patient, code)
     assert (own[list(MEASURES)] == 1).all(axis=None) and own.hit_chance.mean() < 0.9
     middle = np.zeros(SHAPE)
     middle[1, 2, 2] = 1
-    still = pointing([middle] * 60, np.ones_like(weight), lesion, patient, code)
+    still = pointing_measures([middle] * 60, np.ones_like(weight), lesion, patient, code)
     assert still.hit.tolist() == still.hit_chance.tolist() == [1.0] * 60          # it hits all of them, and earns nothing
-    assert pointing_intervals(still, patient, draws=50).values["hit_ratio"].estimate == 1
+    assert pointing_intervals(still, patient, n_resamples=50).values["hit_ratio"].estimate == 1
 
 
 def test_intervals_are_of_means_over_ears_and_of_their_ratio_by_patient():
     given = ears(40)
-    measured = pointing(*given)
-    found = pointing_intervals(measured, given[3], draws=200)
+    measured = pointing_measures(*given)
+    found = pointing_intervals(measured, given[3], n_resamples=200)
     assert found.patients == 20
     for name in MEASURES:
         assert found.values[name].estimate == pytest.approx(measured[name].mean())
         ratio = found.values[f"{name}_ratio"]
         assert ratio.estimate == pytest.approx(measured[name].mean() / measured[f"{name}_chance"].mean())
         assert np.isnan(ratio.low) if name == "slices" else ratio.low <= ratio.estimate <= ratio.high     # all cut each slice
-    again = pointing_intervals(measured[::-1].reset_index(drop=True), np.char.add(given[3][::-1], "x"), draws=200)
+    again = pointing_intervals(measured[::-1].reset_index(drop=True), np.char.add(given[3][::-1], "x"), n_resamples=200)
     assert again.values["hit_ratio"].high == pytest.approx(found.values["hit_ratio"].high)      # neither order nor key matters
 
 
 def test_a_map_without_heat_misses_and_a_chance_without_others_is_undefined():
     heat, weight, lesion, patient, code = ears(4)
-    found = pointing([np.zeros(SHAPE), *heat[1:]], weight, lesion, np.array(["one"] * 4), code)
+    found = pointing_measures([np.zeros(SHAPE), *heat[1:]], weight, lesion, np.array(["one"] * 4), code)
     assert found.hit[0] == 0 and np.isnan(found.heat[0]) and found.hit_chance.isna().all()
     with pytest.raises(ValueError, match="4 maps, 3 weights"):
-        pointing(heat, weight[:3], lesion, patient, code)
+        pointing_measures(heat, weight[:3], lesion, patient, code)
 
 
 def test_a_random_twin_has_other_weights_in_every_layer_and_disturbs_nothing():
@@ -92,8 +91,8 @@ def test_a_random_twin_has_other_weights_in_every_layer_and_disturbs_nothing():
     torch.manual_seed(3)
     config = SimpleNamespace(model=EAR_ROUTE.model, input_shape=(4, 1, 32, 32))
     model = build_model(config.model, shape=config.input_shape, outputs=1)
-    known = Trained(SimpleNamespace(config=EAR_ROUTE), Run(Path("none")), tasks, model,
-                    Arithmetic(torch.device("cpu"), torch.float32))
+    known = TrainedNetwork(Path("none/checkpoints/best.pt"), SimpleNamespace(config=EAR_ROUTE), tasks, model,
+                    ComputeSettings(torch.device("cpu"), torch.float32))
     state = torch.get_rng_state()
     one, again, other = (random_twin(known, seed=seed).model.state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state) and known.model is model
@@ -113,9 +112,9 @@ def test_the_interval_of_a_ratio_of_few_hits_ends_at_none_or_is_missing():
     for own in heat[1:]:
         own[1, 7, 7] = 2
     lesion[:, 1, 7, 7] = False
-    one_hit = pointing(heat, np.ones((60, 2)), lesion, np.arange(60), np.ones(60))
-    i = pointing_intervals(one_hit, np.arange(60), draws=300).values["hit_ratio"]
-    assert i.estimate > 1 and np.isnan(i.low) and i.reason.endswith("no interval: it is the same in every draw")
+    one_hit = pointing_measures(heat, np.ones((60, 2)), lesion, np.arange(60), np.ones(60))
+    i = pointing_intervals(one_hit, np.arange(60), n_resamples=300).values["hit_ratio"]
+    assert i.estimate > 1 and np.isnan(i.low) and i.reason.endswith("no interval: it is the same in every resample")
     one_hit.loc[1:, "hit_chance"] = 0.05
-    i = pointing_intervals(one_hit, np.arange(60), draws=300).values["hit_ratio"]
+    i = pointing_intervals(one_hit, np.arange(60), n_resamples=300).values["hit_ratio"]
     assert 0 < i.estimate < 1 and i.low == 0 and i.high > i.estimate

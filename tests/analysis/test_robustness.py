@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medical_fenlei.audits.robustness import AIR, changes
+from medical_fenlei.audits.robustness import AIR, perturbations
 
 
 @pytest.fixture
@@ -13,12 +13,12 @@ def ears():
 
 
 def by_name(start):
-    return next(change for name, change in changes().items() if name.startswith(start))
+    return next(change for name, change in perturbations().items() if name.startswith(start))
 
 
 def test_every_change_gives_other_ears_of_the_same_form_and_leaves_its_own_alone(ears):
     before = ears.clone()
-    for name, change in changes().items():
+    for name, change in perturbations().items():
         after = change(ears)
         assert after.shape == ears.shape and after.dtype == torch.int16 and not after.equal(ears), name
         assert ears.equal(before), name

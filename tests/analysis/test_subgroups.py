@@ -38,7 +38,7 @@ def study():
 
 def test_each_part_has_the_figures_of_its_ears(study):
     predictions, manifest = study
-    found = subgroups_of(predictions, manifest, TASK, draws=50)
+    found = subgroups_of(predictions, manifest, TASK, n_resamples=50)
     both = predictions.merge(manifest[["exam_id", "side", "manufacturer"]], on=["exam_id", "side"])
     areas = found[(found.by == "maker") & (found.metric == "auroc")].set_index("value")
     for value, name in (("Siemens", "SIEMENS"), ("GE", "GE MEDICAL SYSTEMS")):
@@ -50,7 +50,7 @@ def test_each_part_has_the_figures_of_its_ears(study):
 
 
 def test_every_way_parts_all_ears_once_and_small_parts_stand_together(study):
-    found = subgroups_of(*study, TASK, draws=20)
+    found = subgroups_of(*study, TASK, n_resamples=20)
     counts = found[found.metric == "auroc"].groupby("by").ears.sum()
     assert (counts == 160).all()
     assert set(counts.index) == {"all", "ear", "maker", "kernel", "slice thickness", "age", "sex", "dates"}
@@ -61,7 +61,8 @@ def test_every_way_parts_all_ears_once_and_small_parts_stand_together(study):
 
 def test_a_way_with_one_value_is_left_out_and_few_ears_are_said(study):
     predictions, manifest = study
-    found = subgroups_of(predictions, tables.MANIFEST.frame(manifest.assign(sex="F", manufacturer="SIEMENS")), TASK, draws=20)
+    alike = tables.MANIFEST.frame(manifest.assign(sex="F", manufacturer="SIEMENS"))
+    found = subgroups_of(predictions, alike, TASK, n_resamples=20)
     assert not {"sex", "maker"} & set(found["by"])
     assert (found[found.patients < 50].note != "").all()
 
@@ -69,6 +70,6 @@ def test_a_way_with_one_value_is_left_out_and_few_ears_are_said(study):
 def test_a_part_of_one_class_has_no_auroc_and_a_reason(study):
     predictions, manifest = study
     sex = np.where(manifest.label_code == 5, "F", "M")
-    found = subgroups_of(predictions, tables.MANIFEST.frame(manifest.assign(sex=sex)), TASK, draws=20)
+    found = subgroups_of(predictions, tables.MANIFEST.frame(manifest.assign(sex=sex)), TASK, n_resamples=20)
     rows = found[(found.by == "sex") & (found.metric == "auroc")]
     assert rows.estimate.isna().all() and rows.note.str.contains("undefined").all()

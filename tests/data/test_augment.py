@@ -7,11 +7,11 @@ import torch
 from scipy import ndimage
 
 from medical_fenlei.config import AugmentConfig
-from medical_fenlei.data.augment import Draw, augment, draw, window
+from medical_fenlei.data.augment import AugmentParams, augment, draw_params, window
 
 CONFIG = AugmentConfig()
 STILL = {"jitter_level": 0, "jitter_width": 0, "rotate_deg": 0, "shift": 0, "scale": 0, "noise": 0, "blur": 0}
-DRAWN = ("level", "width", "angle", "scale", "shift_rows", "shift_columns", "blur", "noise", "place")
+DRAWN = ("level", "width", "angle", "scale", "shift_rows", "shift_columns", "blur", "noise", "block_position")
 SHAPE = (40, 56)
 """Rows and columns; not a square, so that their exchange shows."""
 
@@ -28,14 +28,14 @@ def drawn(n=2, **given):
     """A draw that changes nothing but what is given."""
     still = {"level": 500.0, "width": 3000.0, "scale": 1.0}
     values = {name: torch.full((n,), float(given.get(name, still.get(name, 0.0)))) for name in DRAWN}
-    return Draw(**values, noise_seed=tuple(range(n)))
+    return AugmentParams(**values, noise_seed=tuple(range(n)))
 
 
 def drawn_for(config, rows, *, ears=None, turns=None, seed=0, epoch=1):
     rows = np.asarray(rows)
     nothing = np.zeros_like(rows)
-    return draw(config, seed=seed, epoch=epoch, row=rows, ear=nothing if ears is None else np.asarray(ears),
-                turn=nothing if turns is None else np.asarray(turns))
+    return draw_params(config, seed=seed, epoch=epoch, row=rows, ear=nothing if ears is None else np.asarray(ears),
+                       occurrence=nothing if turns is None else np.asarray(turns))
 
 
 def windowed(hu, level=500.0, width=3000.0):
@@ -71,7 +71,8 @@ def test_draws_fill_the_range_that_the_settings_name():
     config = AugmentConfig(wl=400, ww=2000, jitter_level=100, jitter_width=0.3, rotate_deg=20, shift=0.1, scale=0.2, noise=0.05)
     found = drawn_for(config, range(2000))
     ranges = {"level": (300, 500), "width": (1400, 2600), "angle": (-np.pi / 9, np.pi / 9), "scale": (0.8, 1.2),
-              "shift_rows": (-0.1, 0.1), "shift_columns": (-0.1, 0.1), "blur": (0, 0.5), "noise": (0, 0.05), "place": (0, 1)}
+              "shift_rows": (-0.1, 0.1), "shift_columns": (-0.1, 0.1), "blur": (0, 0.5), "noise": (0, 0.05),
+              "block_position": (0, 1)}
     assert set(ranges) == set(DRAWN)
     for name, (low, high) in ranges.items():
         share = (getattr(found, name).double().numpy() - low) / (high - low)

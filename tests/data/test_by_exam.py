@@ -10,9 +10,9 @@ from medical_fenlei.config import AugmentConfig, DataConfig, EarSpec
 from medical_fenlei.data.dataset import ABSENT, EarDataset, group_by_exam
 from medical_fenlei.data.sources import find_ears
 from medical_fenlei.ears.store import EarStore
-from medical_fenlei.models.output import Output
+from medical_fenlei.models.network import NetworkOutput
 from medical_fenlei.tasks import find_task
-from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.training.device import ComputeSettings
 from medical_fenlei.training.predict import infer
 
 SPEC = EarSpec(num_slices=3, image_size=8)
@@ -76,7 +76,7 @@ class Recording(nn.Module):
     def forward(self, volume):
         self.seen.append(volume)
         mean = volume.mean((1, 2, 3, 4))[:, None]
-        return Output(mean, mean, None)
+        return NetworkOutput(mean, mean, None)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -84,7 +84,7 @@ def test_an_absent_ear_never_reaches_the_network_and_answers_stand_beside_their_
     store, ears = stored
     dataset, model = EarDataset(store, ears, group_by_exam(ears)), Recording()
     found = infer(model, dataset, augment=AugmentConfig(wl=0, ww=2000), batch_size=batch_size,
-                  arithmetic=Arithmetic(torch.device("cpu"), torch.float32))
+                  compute=ComputeSettings(torch.device("cpu"), torch.float32))
     assert len(dataset) == 3 and sum(len(volume) for volume in model.seen) == 5
     assert not any((volume == 0).all((1, 2, 3, 4)).any() for volume in model.seen)               # HU 0 fills an absent ear
     order = dataset.ears_in_order
@@ -126,8 +126,8 @@ def test_limit_counts_exams_on_the_dual_route(study, limit, exams, ears):
     assert len(sources.dataset(study, "tune")) == min(limit or 2, 2)
 
 
-def test_limit_counts_ears_on_the_ear_route(study):
-    sources = found_ears(study, sample="ear", limit=3)
+def test_limit_counts_exams_on_the_ear_route_too(study):
+    sources = found_ears(study, sample="ear", limit=2)
     dataset = sources.dataset(study, "train")
     assert len(dataset) == 3 and dataset.batch(np.arange(3)).volume.shape[:2] == (3, 1)
     assert sources.ears["train"].exam_id.tolist() == ["a", "a", "b"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from medical_fenlei.config import EarSpec
+from medical_fenlei.data.batching import occurrence_index, split_into_batches, training_order
 from medical_fenlei.data.dataset import ABSENT, EarDataset
-from medical_fenlei.data.loaders import cut, nth_time, training_order
 from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
@@ -91,7 +91,7 @@ def test_how_often_a_sample_came_before_is_what_one_counts_going_along(places, s
         for sample in order.tolist():
             expected.append(seen[sample])
             seen[sample] += 1
-        found = nth_time(order)
+        found = occurrence_index(order)
         assert found.tolist() == expected and found.dtype == np.int64
 
 
@@ -99,7 +99,7 @@ def test_how_often_a_sample_came_before_is_what_one_counts_going_along(places, s
 def test_a_cut_keeps_order_and_size_and_has_no_tiny_batch(size):
     for n in range(0, 131):
         order = rng(n).permutation(n)
-        parts = cut(order, size)
+        parts = split_into_batches(order, size)
         lengths = [len(part) for part in parts]
         assert np.concatenate([*parts, np.zeros(0, int)]).tolist() == order.tolist()
         assert len(parts) == -(-n // size) and max(lengths, default=0) <= size
@@ -151,7 +151,7 @@ def test_batches_come_in_order_with_every_sample(stored, on):
     store, ears, volumes = stored
     order = rng(3).permutation(np.tile(np.arange(12), 5))
     for size in (1, 5, 60):
-        found = list(EarDataset(store, ears, placement=on).batches(cut(order, size), CPU))
+        found = list(EarDataset(store, ears, placement=on).batches(split_into_batches(order, size), CPU))
         assert len(found) == -(-60 // size)
         np.testing.assert_array_equal(torch.cat([batch.volume[:, 0] for batch in found]), volumes[order])
         assert torch.cat([batch.row for batch in found]).tolist() == ears.index[order].tolist()
@@ -170,7 +170,7 @@ def test_a_batch_that_is_changed_leaves_the_set_alone(stored, on):
 def test_feeding_that_is_stopped_early_ends_and_an_error_in_it_comes_through(stored, on):
     store, ears, _ = stored
     found = EarDataset(store, ears, placement=on)
-    feed = found.batches(cut(np.arange(12), 2), CPU)
+    feed = found.batches(split_into_batches(np.arange(12), 2), CPU)
     assert next(feed).row.tolist() == [100, 103]
     feed.close()
     with pytest.raises(IndexError):

@@ -1,4 +1,4 @@
-"""What a network sees of an ear: windows and neighbours as channels, blocks of its slices."""
+"""What a network sees of an ear: windows and neighbors as channels, blocks of its slices."""
 import dataclasses
 
 import numpy as np
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from medical_fenlei.config import WINDOWS, AugmentConfig
-from medical_fenlei.data.augment import Draw, augment, blocks, draw, window
-from medical_fenlei.data.blocks import block_starts, over_slices, with_neighbours
+from medical_fenlei.data.augment import AugmentParams, augment, draw_params, window, windowed_blocks
+from medical_fenlei.data.blocks import block_starts, mean_over_blocks, with_neighbors
 
 K, ROWS, COLUMNS = 7, 24, 32
 THREE = ("soft", "bone", "wide")
@@ -22,12 +22,12 @@ def volume():
 
 def drawn_for(config, rows=(4, 5, 6), *, seed=0, epoch=1):
     first = np.zeros(len(rows), int)
-    return draw(config, seed=seed, epoch=epoch, row=np.asarray(rows), ear=first, turn=first)
+    return draw_params(config, seed=seed, epoch=epoch, row=np.asarray(rows), ear=first, occurrence=first)
 
 
 def part_of(drawn, n):
     """The draw of one ear."""
-    return Draw(**{f.name: getattr(drawn, f.name)[n:n + 1] for f in dataclasses.fields(drawn)})
+    return AugmentParams(**{f.name: getattr(drawn, f.name)[n:n + 1] for f in dataclasses.fields(drawn)})
 
 
 def windowed(hu, level, width):
@@ -35,7 +35,7 @@ def windowed(hu, level, width):
 
 
 def window_of_old(volume, config):
-    """What `window` was when there was one window, no neighbours and no blocks."""
+    """What `window` was when there was one window, no neighbors and no blocks."""
     image = volume.float().sub(config.wl).mul_(2 / config.ww)
     return image.clamp_(-1, 1).unsqueeze(2)
 
@@ -59,7 +59,7 @@ def augment_of_old(volume, drawn):
 
 
 @pytest.mark.parametrize("options", [{}, {"wl": 433.3, "ww": 2711.7}, {"model_slices": K}], ids=str)
-def test_one_window_without_neighbours_over_all_slices_is_what_it_was(volume, options):
+def test_one_window_without_neighbors_over_all_slices_is_what_it_was(volume, options):
     config = AugmentConfig(**options)
     drawn = drawn_for(config)
     assert torch.equal(window(volume, config), window_of_old(volume, config))
@@ -70,11 +70,11 @@ def test_what_was_drawn_before_is_drawn_still():
     config = AugmentConfig()
     rng = np.random.default_rng([3, 8, 11, 1, 2])                # seed, epoch, row, ear, turn
     numbers, noise_seed, place = rng.uniform(-1, 1, 8).astype(np.float32), int(rng.integers(2**63)), rng.random()
-    found = draw(config, seed=3, epoch=8, row=np.array([11]), ear=np.array([1]), turn=np.array([2]))
+    found = draw_params(config, seed=3, epoch=8, row=np.array([11]), ear=np.array([1]), occurrence=np.array([2]))
     assert found.noise_seed == (noise_seed,) == (1498043018995798622,)
     assert float(found.level) == np.float32(500) + np.float32(200) * numbers[0] == pytest.approx(457.06245, abs=1e-4)
     assert float(found.noise) == pytest.approx(0.03 * (numbers[7] + 1) / 2)
-    assert float(found.place) == pytest.approx(place)
+    assert float(found.block_position) == pytest.approx(place)
 
 
 def test_each_window_is_a_channel_in_the_order_named(volume):
@@ -123,7 +123,7 @@ def test_the_order_of_windows_is_the_order_of_channels_and_nothing_else(volume):
 
 @pytest.mark.parametrize("context", [0, 1, 2, 9])
 @pytest.mark.parametrize("windows", [("bone",), ("bone", "soft")])
-def test_a_slice_is_seen_between_its_neighbours_from_the_lowest_up_and_the_ends_repeat(volume, windows, context):
+def test_a_slice_is_seen_between_its_neighbors_from_the_lowest_up_and_the_ends_repeat(volume, windows, context):
     config = AugmentConfig(windows=windows, slice_context=context)
     drawn, alone = drawn_for(config), AugmentConfig(windows=windows)
     for found, plain in ((window(volume, config), window(volume, alone)),
@@ -138,7 +138,7 @@ def test_a_slice_is_seen_between_its_neighbours_from_the_lowest_up_and_the_ends_
 
 def test_without_context_nothing_is_copied():
     image = torch.zeros(2, K, 1, 4, 4)
-    assert with_neighbours(image, 0) is image
+    assert with_neighbors(image, 0) is image
 
 
 def test_in_training_an_ear_is_a_block_of_its_slices_as_if_it_had_no_others(volume):
@@ -147,7 +147,7 @@ def test_in_training_an_ear_is_a_block_of_its_slices_as_if_it_had_no_others(volu
     found = augment(volume, drawn, config)
     assert found.shape == (3, 3, 6, ROWS, COLUMNS)
     for n in range(3):
-        first = int(float(drawn.place[n]) * (K - 3 + 1))
+        first = int(float(drawn.block_position[n]) * (K - 3 + 1))
         expected = augment(volume[n:n + 1, first:first + 3], part_of(drawn, n), whole)
         torch.testing.assert_close(found[n:n + 1], expected, rtol=0, atol=1e-5)
 
@@ -162,7 +162,7 @@ def test_every_block_is_drawn_about_equally_often():
 
 def test_the_last_place_there_is_stays_within_the_ear(volume):
     config = AugmentConfig(model_slices=3)
-    drawn = dataclasses.replace(drawn_for(config), place=torch.ones(3))          # to which float32 may round
+    drawn = dataclasses.replace(drawn_for(config), block_position=torch.ones(3))          # to which float32 may round
     found = augment(volume, drawn, config)
     torch.testing.assert_close(found, augment(volume[:, -3:], drawn, AugmentConfig()), rtol=0, atol=1e-5)
 
@@ -181,16 +181,16 @@ def test_blocks_are_as_few_as_can_be_hold_every_slice_and_lie_evenly():
 def test_after_training_each_block_is_windowed_as_it_is(volume):
     config = AugmentConfig(windows=("soft", "bone"), slice_context=1, model_slices=3)
     whole = dataclasses.replace(config, model_slices=None)
-    found = list(blocks(volume, config))
+    found = list(windowed_blocks(volume, config))
     assert len(found) == 3
     for start, block in zip((0, 2, 4), found, strict=True):
         assert torch.equal(block, window(volume[:, start:start + 3], whole))
-    assert torch.equal(*blocks(volume, whole), window(volume, whole))
+    assert torch.equal(*windowed_blocks(volume, whole), window(volume, whole))
 
 
 def test_of_what_blocks_say_of_a_slice_the_mean_is_taken():
     starts, values = block_starts(K, 3), torch.randn(3, 3, 2)
-    found = over_slices(values, starts, K)
+    found = mean_over_blocks(values, starts, K)
     for k in range(K):
         said = [values[b, k - start] for b, start in enumerate(starts) if start <= k < start + 3]
         torch.testing.assert_close(found[k], sum(said) / len(said))

@@ -26,8 +26,10 @@ from medical_fenlei.dicom.pixels import decode_hu, jpeg_size
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.errors import Rejected
 from medical_fenlei.ingest.scan import scan_exam
-from medical_fenlei.ingest.series_choice import SeriesRules, choose_series
-from medical_fenlei.parallel import DIED, map_items
+from medical_fenlei.ingest.series_choice import choose_series
+from medical_fenlei.ingest.series_rules import SeriesRules
+from medical_fenlei.outcomes import DIED
+from medical_fenlei.parallel import map_items
 
 SHAPE = (4, 64, 72)
 SHIPPED = sorted(path for path in Path(pydicom.data.__file__).parent.rglob("*") if path.is_file() and "__" not in path.name)
@@ -160,7 +162,7 @@ def test_an_image_that_says_it_is_larger_than_its_header_is_not_decoded(tmp_path
     dataset.PixelData = encapsulate([bytes(stream)])
     dataset.save_as(path)
     monkeypatch.setattr("medical_fenlei.dicom.pixels.pixel_array", lambda *a, **k: pytest.fail("was decoded"))
-    with pytest.raises(Rejected, match="image inside"):
+    with pytest.raises(Rejected, match="got an image of"):
         decode_hu(read_dataset(path), read_header(path))
 
 
@@ -197,7 +199,7 @@ def test_damaged_pixels_cost_their_file_even_where_a_decoder_ends_its_process(tm
         changed[places] = rng.integers(0, 256, len(places))
         paths.append(tmp_path / f"{n}.dcm")
         paths[-1].write_bytes(changed.tobytes())
-    outcomes = list(map_items(decoded, [*paths, path], workers=2, label="files", patience=20))
+    outcomes = list(map_items(decoded, [*paths, path], workers=2, label="files", item_seconds=20))
     assert len(outcomes) == 61 and outcomes[-1].value == SHAPE[1:]                # the last is whole
     assert {outcome.reason for outcome in outcomes} <= {"", "bad_pixels", "damaged_header", "not_ct", DIED}
 
@@ -222,9 +224,9 @@ def test_a_panic_in_a_decoder_costs_the_file(tmp_path, hu, monkeypatch):
 @pytest.mark.parametrize(("spoil", "says"), [
     (lambda ds: setattr(ds, "PixelData", ds.PixelData[:100]), "got 100 bytes of pixels, expected 9216"),
     (lambda ds: delattr(ds, "PixelData"), "the file holds no pixels"),
-    (lambda ds: setattr(ds, "PixelData", encapsulate([b"\xff\xd8" + bytes(40)])), "the pixels are compressed"),
+    (lambda ds: setattr(ds, "PixelData", encapsulate([b"\xff\xd8" + bytes(40)])), "got compressed pixels"),
     (lambda ds: setattr(ds.file_meta, "TransferSyntaxUID", pydicom.uid.UID("1.2.840.113619.5.2")),
-     "transfer syntax 1.2.840.113619.5.2: not known"),
+     "got transfer syntax 1.2.840.113619.5.2, expected a known one"),
 ])
 def test_what_is_plainly_wrong_with_pixels_is_said(tmp_path, hu, spoil, says):
     path = write_volume(tmp_path, hu, axial(SHAPE))[0]

@@ -23,7 +23,7 @@ from medical_fenlei.dicom import pixels
 from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.elements import value_of
 from medical_fenlei.dicom.header import read_header, read_identity
-from medical_fenlei.dicom.pixels import decode_hu, to_hu
+from medical_fenlei.dicom.pixels import decode_hu, rescale_to_hu
 from medical_fenlei.dicom.volume import open_series, read_headers
 from medical_fenlei.errors import Rejected
 
@@ -111,7 +111,7 @@ def test_every_orientation_is_seen_the_same_way_round(tmp_path, hu, transpose, r
         volume, affine = volume.swapaxes(1, 2), affine[:, [0, 2, 1, 3]]
     write_volume(tmp_path / "s", volume, affine, reverse=reverse)
     series = open_series(tmp_path / "s")
-    np.testing.assert_allclose(series.affine, upright, atol=1e-5)
+    np.testing.assert_allclose(series.affine.matrix, upright, atol=1e-5)
     for k in range(SHAPE[0]):
         np.testing.assert_array_equal(series.slice(k), hu[k])
 
@@ -128,7 +128,7 @@ def test_geometry_of_an_oblique_tilted_series_equals_simpleitk(tmp_path, hu):
     reader.SetFileNames([str(h.path) for h in series.headers])
     image = reader.Execute()
     for index in ((0, 0, 0), (3, 5, 7), (1, 63, 71)):
-        np.testing.assert_allclose(series.affine @ [*index, 1],
+        np.testing.assert_allclose(series.affine.matrix @ [*index, 1],
                                    [*image.TransformIndexToPhysicalPoint(index[::-1]), 1], atol=1e-4)
 
 
@@ -137,8 +137,8 @@ def test_a_tilted_gantry_is_a_shear_and_the_step_is_along_the_normal(tmp_path, h
     affine[1, 0] = 0.2                                           # each slice also moves 0.2 mm to the back
     write_volume(tmp_path / "s", hu, affine)
     series = open_series(tmp_path / "s")
-    np.testing.assert_allclose(series.affine, affine, atol=1e-5)
-    assert series.geometry.step == pytest.approx(1.0)
+    np.testing.assert_allclose(series.affine.matrix, affine, atol=1e-5)
+    assert series.geometry.slice_spacing == pytest.approx(1.0)
 
 
 def test_coronal_slices_and_single_images_are_refused(tmp_path, hu):
@@ -301,7 +301,7 @@ def test_hu_is_the_clipped_sum_whatever_the_word_and_the_intercept(tmp_path, hu,
             expected = np.clip(np.rint(values + intercept), -32768, 32767)
             if padding is not None:
                 expected[(values >= padding[0]) & (values <= padding[1])] = -1000
-            got = to_hu(values.astype(dtype), replace(header, intercept=float(intercept), padding=padding))
+            got = rescale_to_hu(values.astype(dtype), replace(header, intercept=float(intercept), padding=padding))
             assert got.dtype == np.int16
             np.testing.assert_array_equal(got, expected)
 

@@ -29,19 +29,19 @@ def ramp(affine):
 
 def along_the_ramp(series, affine):
     """Largest difference from the ramp, HU."""
-    z = series.affine[2, 3] + series.affine[2, 0] * np.arange(series.shape[0]) - affine[2, 3]
-    assert series.affine[:2, 3] == pytest.approx(affine[:2, 3])
+    z = series.affine.matrix[2, 3] + series.affine.matrix[2, 0] * np.arange(series.shape[0]) - affine[2, 3]
+    assert series.affine.matrix[:2, 3] == pytest.approx(affine[:2, 3])
     return max(np.abs(series.slice(k) - np.rint(100 * z[k] + np.arange(SHAPE[2]))).max() for k in range(series.shape[0]))
 
 
 @pytest.mark.parametrize("missing", [(5,), (3, 9), (5, 6), (1, 11, 12, 22)])
-def test_a_hole_of_up_to_two_mm_is_bridged_between_its_neighbours(tmp_path, affine, ramp, missing):
+def test_a_hole_of_up_to_two_mm_is_bridged_between_its_neighbors(tmp_path, affine, ramp, missing):
     files = write_volume(tmp_path / "s", ramp, affine)
     for k in missing:
         files[k].unlink()
     series = open_series(tmp_path / "s")
     assert series.shape == SHAPE and "resampled" in series.geometry.notes[0]
-    np.testing.assert_allclose(series.affine, affine, atol=1e-4)
+    np.testing.assert_allclose(series.affine.matrix, affine, atol=1e-4)
     assert along_the_ramp(series, affine) <= 1
     assert series.headers[missing[0]].path in files               # the nearest that is there
 
@@ -60,7 +60,7 @@ def test_slices_of_varying_steps_are_laid_on_a_grid_of_the_usual_one(tmp_path, a
     for k in range(13, 24, 2):
         files[k].unlink()                                        # 0.6 mm below, 1.2 mm above
     series = open_series(tmp_path / "s")
-    assert series.shape == (23, *SHAPE[1:]) and series.geometry.step == pytest.approx(STEP)
+    assert series.shape == (23, *SHAPE[1:]) and series.geometry.slice_spacing == pytest.approx(STEP)
     assert along_the_ramp(series, affine) <= 1
 
 
@@ -88,8 +88,8 @@ def test_the_tilt_of_the_gantry_is_measured_from_positions(tmp_path, affine, ram
     affine[1, 0] = STEP * np.tan(np.radians(12))
     write_volume(tmp_path / "s", ramp, affine, Form(more={"GantryDetectorTilt": -3.0}))   # an annotation, and wrong
     series = open_series(tmp_path / "s")
-    assert series.geometry.tilt == pytest.approx(12, abs=0.01) and series.geometry.notes == ("gantry_tilt: 12.0 degrees",)
-    assert series.geometry.step == pytest.approx(STEP)
+    assert series.geometry.tilt_deg == pytest.approx(12, abs=0.01) and series.geometry.notes == ("gantry_tilt: 12.0 degrees",)
+    assert series.geometry.slice_spacing == pytest.approx(STEP)
 
 
 def test_the_same_image_twice_counts_once_and_another_at_its_place_is_refused(tmp_path, affine, ramp):
@@ -132,7 +132,7 @@ def test_a_folder_of_several_series_is_taken_apart(tmp_path, affine, ramp):
             assert series.shape == SHAPE and along_the_ramp(series, affine) == 0
             name = found.name
     for path in (tmp_path / "mixed").glob("*_coronal"):
-        path.unlink()                                            # the name of a series does not depend on its neighbours
+        path.unlink()                                            # the name of a series does not depend on its neighbors
     assert open_series(tmp_path / f"mixed{PART}{name}").shape == SHAPE
     with pytest.raises(Rejected, match="build the index again"):
         open_series(tmp_path / f"mixed{PART}00000000")
@@ -164,7 +164,7 @@ def test_an_enhanced_file_is_read_frame_by_frame_with_its_own_geometry(tmp_path,
     order = np.random.default_rng(1).permutation(SHAPE[0]).tolist()
     write_enhanced(tmp_path / "s" / "all.dcm", hu + 1024, affine, order=order, **({"syntax": syntax} if syntax else {}))
     series = open_series(tmp_path / "s")
-    np.testing.assert_allclose(series.affine, affine, atol=1e-5)
+    np.testing.assert_allclose(series.affine.matrix, affine, atol=1e-5)
     assert [header.frame for header in series.headers] == np.argsort(order).tolist()
     for k in (0, 7, 23):
         np.testing.assert_array_equal(series.slice(k), hu[k])
@@ -262,7 +262,7 @@ def test_thin_slices_are_not_lost_among_thick_ones(tmp_path, affine, ramp, thick
         dataset.ImagePositionPatient[2] = round(float(z[k]), 4)
         dataset.save_as(path)
     series = open_series(tmp_path / "s")
-    assert series.geometry.step == pytest.approx(STEP) and series.shape[0] == SHAPE[0]
+    assert series.geometry.slice_spacing == pytest.approx(STEP) and series.shape[0] == SHAPE[0]
 
 
 def test_nothing_between_two_slices_is_half_padding(tmp_path, affine, ramp):

@@ -12,9 +12,9 @@ from dicom_files import write_volume
 from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears import prepare
-from medical_fenlei.ears.localize import EarPlace, Localization
+from medical_fenlei.ears.localize import EarLocation, Localization
 from medical_fenlei.ears.prepare import EAR_MM, prepare_ears
-from medical_fenlei.ears.symmetry import Plane
+from medical_fenlei.ears.symmetry import MidsagittalPlane
 from medical_fenlei.vocabulary import SIDES, Side
 
 SHAPE, SPACING = (22, 72, 90), (2.0, 1.6, 1.8)
@@ -29,9 +29,9 @@ BLOBS = [(0, 0, 0), (16, 4, 3), (-15, -6, -2), (3, 17, -4), (2, -18, 5), (-20, 1
 def truth(rotation_deg=7.0, tilt_deg=4.0, up=0.0, sides=SIDES):
     turn, tilt = np.deg2rad([rotation_deg, tilt_deg])
     normal = np.array([np.cos(turn) * np.cos(tilt), np.sin(turn) * np.cos(tilt), np.sin(tilt)])
-    plane = Plane(np.array([3.0, -5.0, 2.0]), normal, 1.0)
+    plane = MidsagittalPlane(np.array([3.0, -5.0, 2.0]), normal, 1.0)
     shifts = {Side.LEFT: (41.3, 2.7, 1.4 + up), Side.RIGHT: (43.1, 4.2, -0.9 + up)}
-    return Localization(plane, {side: EarPlace(plane.point + np.array(shifts[side]) * [side.sign, 1, 1] @ plane.axes, 1.0)
+    return Localization(plane, {side: EarLocation(plane.point + np.array(shifts[side]) * [side.sign, 1, 1] @ plane.axes, 1.0)
                                 for side in sides})
 
 
@@ -252,7 +252,7 @@ def test_where_nothing_is_coarser_than_the_scan_hu_equal_linear_interpolation_of
 
 
 def by_simpleitk(hu, affine, ear):
-    """The same lattice sampled from the scan's array, index to index."""
+    """The same grid sampled from the scan's array, index to index."""
     index, turn = sitk.AffineTransform(3), (np.linalg.inv(affine) @ ear.affine)[[2, 1, 0, 3]][:, [2, 1, 0, 3]]    # x, y, z
     index.SetMatrix(turn[:3, :3].ravel().tolist())
     index.SetTranslation(turn[:3, 3].tolist())
@@ -332,8 +332,8 @@ def test_a_mirrored_scan_gives_the_same_volumes_with_their_sides_exchanged(tmp_p
     def mirrored(point):
         return point * [-1, 1, 1] + [2 * middle, 0, 0]
 
-    given(Localization(Plane(mirrored(found.plane.point), found.plane.normal * [1, -1, -1], 1.0),
-                       {side.other: EarPlace(mirrored(ear.centre), 1.0) for side, ear in found.ears.items()}))
+    given(Localization(MidsagittalPlane(mirrored(found.plane.point), found.plane.normal * [1, -1, -1], 1.0),
+                       {side.other: EarLocation(mirrored(ear.centre), 1.0) for side, ear in found.ears.items()}))
     other = prepare_ears(open_series(written(tmp_path, hu[..., ::-1], affine)), spec)
     for side in SIDES:
         assert abs(one[side].volume.astype(int) - other[side.other].volume).max() <= 1
@@ -371,7 +371,7 @@ def test_an_ear_well_beyond_the_scan_is_not_cut(scans, given, end, beyond, there
     folder, _, affine = scans("upright")
     low, high = (affine[:3] @ np.array([[-0.5] * 3 + [1], [n - 0.5 for n in SHAPE] + [1]]).T).T
     place = {"top": [44, 0, high[2] + beyond], "bottom": [44, 0, low[2] - beyond], "lateral": [high[0] + beyond, 0, 0]}[end]
-    given(Localization(truth(0, 0).plane, {Side.LEFT: EarPlace(np.array(place), 1.0)}))
+    given(Localization(truth(0, 0).plane, {Side.LEFT: EarLocation(np.array(place), 1.0)}))
     ears = prepare_ears(open_series(folder), EarSpec(num_slices=4, image_size=16, crop_mm=40.0))
     assert set(ears) == ({Side.LEFT} if there else set())
 
@@ -468,8 +468,8 @@ def test_what_the_localiser_is_shown_lies_where_its_affine_says(tmp_path, monkey
     affine = scan_affine(shape, (spacing, 1.3, 1.9), gantry_deg)
     places = affine[:3] @ np.array([[slices / 2 + 1, 20, 14, 1], [slices / 2 - 2, 40, 33, 1]]).T
     hu = sum(3000 * np.exp(-((points_of(affine, shape) - place) ** 2).sum(-1) / (2 * 3.0**2)) for place in places.T) - 1000
-    found = Localization(truth(0, 0).plane, {Side.LEFT: EarPlace(affine[:3] @ [slices / 2, 30, 30, 1], 1.0)})
-    monkeypatch.setattr(prepare, "locate", lambda hu, affine: shown.append((hu, affine)) or found)
+    found = Localization(truth(0, 0).plane, {Side.LEFT: EarLocation(affine[:3] @ [slices / 2, 30, 30, 1], 1.0)})
+    monkeypatch.setattr(prepare, "locate", lambda hu, affine: shown.append((hu, affine.matrix)) or found)
     prepare_ears(open_series(written(tmp_path, hu, affine)), spec)
     assert shown
     for coarse, at in shown:

@@ -11,11 +11,12 @@ from threadpoolctl import threadpool_limits
 from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
-from medical_fenlei.phantom.anatomy import Pose, draw_person, landmarks
+from medical_fenlei.phantom.anatomy import Pose, landmarks, sample_person
 from medical_fenlei.phantom.disease import EarChange
 from medical_fenlei.phantom.head import LESION_BIT, draw_head
 from medical_fenlei.phantom.scanner import Scan, acquire
 from medical_fenlei.phantom.series import Patient, SeriesFacts, write_series
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import SIDES, Side
 
 SPEC = EarSpec(num_slices=12, image_size=48, crop_mm=64)
@@ -31,7 +32,7 @@ CASES = [(SIDES[sum(map(tuple.index, TURNS, case)) % 2], *case) for case in iter
 @functools.cache
 def drawn(ill: Side, position: str, yaw: float):
     """HU and lesion in the upright display (k up, rows to the back, columns to the left), their affine, the landmarks."""
-    person = draw_person(np.random.default_rng(4), age_years=40, aeration=0.6)
+    person = sample_person(np.random.default_rng(4), age_years=40, aeration=0.6)
     pose = Pose(yaw_deg=yaw, pitch_deg=3.0, roll_deg=-2.0, offset_mm=(4.0, -6.0, 120.0))
     marks = landmarks(person, pose)
     scan = Scan(matrix=128, n_slices=24, increment_mm=1.6, thickness_mm=1.6, fov_mm=220.0, patient_position=position)
@@ -40,7 +41,7 @@ def drawn(ill: Side, position: str, yaw: float):
     centre = [0.0, -8.0, np.mean([marks["tympanum_left"][2], marks["tympanum_right"][2]]) + 1.0]
     affine[:, 3] = [*(centre - affine[:3, :3] @ ((np.array(scan.shape) - 1) / 2)), 1]
     changes = {ill: FILLED, ill.other: EarChange()}
-    drawing = draw_head(person, changes, pose, affine, scan.shape, scan.gravity_lps)
+    drawing = draw_head(person, changes, pose, Affine(affine), scan.shape, scan.gravity_lps)
     hu = acquire(drawing.hu, scan, np.random.default_rng(0))
     return scan, hu, drawing.lesion, affine, {name: np.array(value) for name, value in marks.items()}
 
@@ -68,7 +69,7 @@ def test_each_side_is_cut_from_its_own_half_of_the_head(ill, columns_to, rows_to
     scan, upright, lesion, upright_affine, marks = drawn(ill, position, yaw)
     axes = [axis for axis, away in enumerate((slices_to == "feet", rows_to == "anterior", columns_to == "right")) if away]
     hu, affine = turned(upright, upright_affine, axes)
-    write_series(tmp_path / "SE1", hu, affine, scan, FACTS, np.random.default_rng(0))
+    write_series(tmp_path / "SE1", hu, Affine(affine), scan, FACTS, np.random.default_rng(0))
     with threadpool_limits(1):                                   # the matrices are small: threads only wait for each other
         ears = prepare_ears(open_series(tmp_path / "SE1"), SPEC)
 

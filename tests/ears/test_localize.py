@@ -7,11 +7,12 @@ from scipy import ndimage
 
 from medical_fenlei.config import EarSpec
 from medical_fenlei.ears.localize import locate
-from medical_fenlei.ears.prepare import find_ears, prepare_ears
-from medical_fenlei.phantom.anatomy import Pose, draw_person, landmarks
+from medical_fenlei.ears.prepare import localize_ears, prepare_ears
+from medical_fenlei.phantom.anatomy import Pose, landmarks, sample_person
+from medical_fenlei.phantom.challenges import KINDS, sample_challenge
 from medical_fenlei.phantom.disease import EarChange
-from medical_fenlei.phantom.drawn import KINDS, draw_challenge
 from medical_fenlei.phantom.head import draw_head
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import SIDES, Side
 
 SEED, NUMBERS = 3, (0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 15)
@@ -21,14 +22,15 @@ SPACING = (2.5, 2.0, 2.0)
 
 @functools.cache
 def challenge(number):
-    drawn = draw_challenge(number, SEED)
-    return drawn, find_ears(drawn.series)
+    drawn = sample_challenge(number, SEED)
+    return drawn, localize_ears(drawn.series)
 
 
 def misses(number):
     """Side → mm from the place that was found to the true one."""
     drawn, found = challenge(number)
-    return {side: float(np.linalg.norm(found.ears[side].centre - drawn.marks[f"tympanum_{side}"])) for side in drawn.sides}
+    return {side: float(np.linalg.norm(found.ears[side].centre - drawn.landmarks_lps[f"tympanum_{side}"]))
+            for side in drawn.sides}
 
 
 def affine_of(shape, centre=(0.0, -8.0, 0.0)):
@@ -41,10 +43,10 @@ def affine_of(shape, centre=(0.0, -8.0, 0.0)):
 @functools.cache
 def head(yaw=0.0, pitch=0.0, roll=0.0, *, shape=(26, 116, 112), centre=(0.0, -8.0, 0.0), seed=1, aeration=0.4, age=40):
     """HU of a coarse scan with a little noise, its affine, and where everything is."""
-    person = draw_person(np.random.default_rng(seed), age_years=age, aeration=aeration)
+    person = sample_person(np.random.default_rng(seed), age_years=age, aeration=aeration)
     pose = Pose(yaw_deg=yaw, pitch_deg=pitch, roll_deg=roll, offset_mm=(3.0, -2.0, 0.0))
     affine = affine_of(shape, centre)
-    hu = draw_head(person, dict.fromkeys(SIDES, EarChange()), pose, affine, shape).hu
+    hu = draw_head(person, dict.fromkeys(SIDES, EarChange()), pose, Affine(affine), shape).hu
     hu += np.random.default_rng(0).normal(0, 20, shape)
     return hu.astype(np.int16), affine, {name: np.array(value) for name, value in landmarks(person, pose).items()}
 
@@ -59,14 +61,14 @@ def degrees_between(a, b):
 
 
 def test_the_chosen_scans_are_of_every_kind():
-    assert set().union(*(draw_challenge(number, SEED).kinds for number in NUMBERS)) == set(KINDS)
-    assert {draw_challenge(number, SEED).sides for number in ONE_EAR} == {(side,) for side in SIDES}
+    assert set().union(*(sample_challenge(number, SEED).kinds for number in NUMBERS)) == set(KINDS)
+    assert {sample_challenge(number, SEED).sides for number in ONE_EAR} == {(side,) for side in SIDES}
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_ear_of_a_scan_is_found_on_its_own_side(number):
     drawn, found = challenge(number)
-    point, normal = (np.array(drawn.marks[f"midsagittal_{name}"]) for name in ("point", "normal"))
+    point, normal = (np.array(drawn.landmarks_lps[f"midsagittal_{name}"]) for name in ("point", "normal"))
     for side, mm in misses(number).items():
         assert mm < 12, (side, drawn.kinds)
         assert (found.ears[side].centre - point) @ normal * side.sign > 20
@@ -94,7 +96,7 @@ def test_a_scan_of_one_ear_holds_that_ear_and_not_the_other(number):
 @pytest.mark.parametrize("yaw, roll", [(0, 0), (-14, 5), (9, -8)])
 def test_a_mirrored_scan_has_mirrored_ears_with_their_sides_exchanged(yaw, roll):
     hu, affine, _ = head(yaw, 5.0, roll)
-    one, other = locate(hu, affine), locate(hu[..., ::-1], affine)
+    one, other = locate(hu, Affine(affine)), locate(hu[..., ::-1], Affine(affine))
     middle = (affine @ [0, 0, (hu.shape[2] - 1) / 2, 1])[0]
     for side in SIDES:
         mirrored = one.ears[side].centre * [-1, 1, 1] + [2 * middle, 0, 0]
@@ -105,7 +107,7 @@ def test_a_mirrored_scan_has_mirrored_ears_with_their_sides_exchanged(yaw, roll)
 
 def test_a_mirrored_scan_of_one_ear_holds_the_other_ear():
     hu, affine, marks = head(shape=(20, 48, 48), centre=(44.0, 4.0, 0.0))
-    one, other = locate(hu, affine), locate(hu[..., ::-1], affine)
+    one, other = locate(hu, Affine(affine)), locate(hu[..., ::-1], Affine(affine))
     assert set(one.ears) == {Side.LEFT} and set(other.ears) == {Side.RIGHT}
     assert np.linalg.norm(one.ears[Side.LEFT].centre - marks["tympanum_left"]) < 12
     mirrored = one.ears[Side.LEFT].centre * [-1, 1, 1] + [88.0, 0, 0]
@@ -115,7 +117,7 @@ def test_a_mirrored_scan_of_one_ear_holds_the_other_ear():
 @pytest.mark.parametrize("age, fov_mm", [(3, 116), (9, 124), (40, 128), (40, 134)])
 def test_a_narrow_scan_that_holds_both_ears_gives_both(age, fov_mm):
     hu, affine, marks = head(5.0, 2.0, 1.0, shape=(26, fov_mm // 2, fov_mm // 2), centre=(1.0, 0.0, 0.0), age=age)
-    found = locate(hu, affine)
+    found = locate(hu, Affine(affine))
     assert set(found.ears) == set(SIDES)
     for side in SIDES:
         assert np.linalg.norm(found.ears[side].centre - marks[f"tympanum_{side}"]) < 12
@@ -127,7 +129,7 @@ def test_a_scan_of_one_side_gives_no_place_to_the_ear_that_it_does_not_hold(fov_
     """Its other edge lies near the midline, or some 30 mm beyond: the other ear is absent, or far outside, or not trusted."""
     shape = (26, fov_mm // 2, fov_mm // 2)
     hu, affine, marks = head(6.0, 3.0, 2.0, shape=shape, centre=(side.sign * middle, 4.0, 0.0))
-    found = locate(hu, affine)
+    found = locate(hu, Affine(affine))
     assert np.linalg.norm(found.ears[side].centre - marks[f"tympanum_{side}"]) < 12
     if side.other in found.ears:
         other = found.ears[side.other]
@@ -139,7 +141,7 @@ def test_a_scan_of_one_side_gives_no_place_to_the_ear_that_it_does_not_hold(fov_
 @pytest.mark.parametrize("yaw, roll", [(-22, 0), (15, 0), (0, -9), (0, 6), (-12, 7), (18, -6)])
 def test_turning_and_tilting_the_head_moves_the_plane_by_as_much(yaw, roll):
     hu, affine, marks = head(yaw, 4.0, roll)
-    found, straight = locate(hu, affine), locate(*head(0, 4.0, 0)[:2])
+    found, straight = locate(hu, Affine(affine)), locate(head(0, 4.0, 0)[0], Affine(affine))
     turn, tilt = np.deg2rad([yaw, roll])
     about_y = np.array([[np.cos(tilt), 0, np.sin(tilt)], [0, 1, 0], [-np.sin(tilt), 0, np.cos(tilt)]])
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
@@ -162,7 +164,7 @@ def test_a_head_rest_changes_nothing(gap_mm, around):
     assert rest.sum() > 5000 and (bare[rest] < -500).all()                                   # it lies in air, or in foam
     beside = bare.copy()
     beside[rest] = np.random.default_rng(1).integers(300, 800, int(rest.sum()))
-    without, along = locate(bare, affine), locate(beside, affine)
+    without, along = locate(bare, Affine(affine)), locate(beside, Affine(affine))
     for side in SIDES:
         assert np.linalg.norm(along.ears[side].centre - without.ears[side].centre) < 2
     assert degrees_between(along.plane.normal, without.plane.normal) < 0.5
@@ -174,7 +176,7 @@ def test_where_no_head_is_nothing_is_trusted_and_nothing_breaks(shape, kind):
     rng = np.random.default_rng(0)
     hu = {"noise": rng.normal(0, 600, shape), "air": np.full(shape, -1000.0), "water": np.full(shape, 0.0),
           "bone": np.full(shape, 1500.0)}[kind].astype(np.int16)
-    found = locate(hu, affine_of(shape))
+    found = locate(hu, Affine(affine_of(shape)))
     assert found.ears and np.linalg.norm(found.plane.normal) == pytest.approx(1)
     for ear in found.ears.values():
         assert np.isfinite(ear.centre).all() and ear.reasons
@@ -184,11 +186,11 @@ def test_where_no_head_is_nothing_is_trusted_and_nothing_breaks(shape, kind):
 @pytest.mark.parametrize("side", SIDES)
 def test_a_spoiled_ear_is_trusted_less_and_does_not_move_the_other(side):
     hu, affine, marks = head(5.0, 3.0, 2.0)
-    whole = locate(hu, affine)
+    whole = locate(hu, Affine(affine))
     spoiled = hu.copy()
     reach = abs(xyz(affine, hu.shape) - marks[f"tympanum_{side}"][:, None, None, None]).max(axis=0)
     spoiled[reach < 32] = 40
-    found = locate(spoiled, affine)
+    found = locate(spoiled, Affine(affine))
     assert np.linalg.norm(found.ears[side.other].centre - whole.ears[side.other].centre) < 3
     assert found.ears[side].confidence < min(0.5, whole.ears[side].confidence)
     assert found.ears[side].confidence < found.ears[side.other].confidence
@@ -199,6 +201,6 @@ def test_a_spoiled_ear_is_trusted_less_and_does_not_move_the_other(side):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_sinuses_full_of_air_do_not_attract_where_the_mastoids_hold_none(seed):
     hu, affine, marks = head(4.0, -6.0, 2.0, shape=(64, 124, 112), centre=(0.0, -4.0, 20.0), seed=seed, aeration=0.0)
-    found = locate(hu, affine)
+    found = locate(hu, Affine(affine))
     for side in SIDES:
         assert np.linalg.norm(found.ears[side].centre - marks[f"tympanum_{side}"]) < 6

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medical_fenlei.ears.resample import Axis, resample, resample_turned, to_hu
+from medical_fenlei.ears.resample import Axis, resample, resample_rotated, round_to_hu
 from medical_fenlei.ears.sampling import block, centred, even
+from medical_fenlei.spatial import Affine
 
 
 @pytest.fixture
@@ -59,8 +60,8 @@ def test_an_axis_covers_its_edge_evenly_and_mirrored_it_runs_back():
 def test_turned_sampling_equals_straight_sampling_where_nothing_is_turned(image):
     block = np.stack([image, image[::-1], image // 2])
     rows, columns = Axis(4.25, 0.8, 40), Axis(50.5, -0.9, 45)
-    to_block = np.array([[1, 0, 0, 0], [0, rows.step, 0, rows.first], [0, 0, columns.step, columns.first]])
-    turned = to_hu(resample_turned(block, to_block, (3, 40, 45), np.ones(3)))
+    to_block = np.array([[1, 0, 0, 0], [0, rows.step, 0, rows.first], [0, 0, columns.step, columns.first], [0, 0, 0, 1]])
+    turned = round_to_hu(resample_rotated(block, Affine(to_block), (3, 40, 45), np.ones(3)))
     for plane, picture in zip(turned, block, strict=True):
         np.testing.assert_allclose(plane, resample(picture, rows, columns), atol=1)
 
@@ -73,8 +74,8 @@ def test_turned_sampling_smooths_by_a_variance_of_the_width(width):
     shifts = np.arange(0, 1, 0.125)                              # interpolation's own share depends on where the places fall
     spread = []
     for shift in shifts:
-        to_block = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, shift]])
-        light = resample_turned(line, to_block, (1, 1, 80), np.array([1, 1, width]))[0, 0]
+        to_block = Affine.from_steps(np.eye(3), [0, 0, shift])
+        light = resample_rotated(line, to_block, (1, 1, 80), np.array([1, 1, width]))[0, 0]
         places = np.arange(80) + shift
         assert (light @ places) / light.sum() == pytest.approx(40, abs=0.01)
         spread.append((light @ (places - 40) ** 2) / light.sum())

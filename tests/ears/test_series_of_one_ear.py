@@ -7,9 +7,10 @@ from dicom_files import Form, write_volume
 
 from medical_fenlei import tables
 from medical_fenlei.ears.store import choose_store
-from medical_fenlei.phantom.anatomy import Pose, draw_person, landmarks
+from medical_fenlei.phantom.anatomy import Pose, landmarks, sample_person
 from medical_fenlei.phantom.disease import EarChange
 from medical_fenlei.phantom.head import draw_head
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import SIDES
 
 SHAPE, SPACING = (24, 64, 64), (2.0, 1.5, 1.5)
@@ -20,14 +21,14 @@ SHAPE, SPACING = (24, 64, 64), (2.0, 1.5, 1.5)
 def test_each_ear_comes_from_its_own_series_on_its_own_side(tmp_path, monkeypatch, names):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    person, pose = draw_person(np.random.default_rng(1), age_years=40, aeration=0.4), Pose(offset_mm=(3.0, -2.0, 0.0))
+    person, pose = sample_person(np.random.default_rng(1), age_years=40, aeration=0.4), Pose(offset_mm=(3.0, -2.0, 0.0))
     marks = landmarks(person, pose)
     for side, name in zip(SIDES, names, strict=True):
         affine = np.eye(4)
         affine[:3, :3] = np.diag(SPACING)[::-1]
         middle = np.array([side.sign * 48.0, -2.0, marks[f"tympanum_{side}"][2]])
         affine[:3, 3] = middle - affine[:3, :3] @ (np.array(SHAPE) / 2)
-        hu = draw_head(person, dict.fromkeys(SIDES, EarChange()), pose, affine, SHAPE).hu
+        hu = draw_head(person, dict.fromkeys(SIDES, EarChange()), pose, Affine(affine), SHAPE).hu
         write_volume(tmp_path / "data/medical_data_2/2024-01-01/7" / name, np.rint(hu).astype(int), affine, Form())
     (tmp_path / "metadata").mkdir()
     pd.DataFrame([["7", "2024-01-01", "5", "1"]], columns=["检查号", "检查时间", "左侧诊断-训练", "右侧诊断-训练"]).to_csv(

@@ -19,9 +19,10 @@ from medical_fenlei.ears import build
 from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
 from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore
 from medical_fenlei.errors import UserError
-from medical_fenlei.phantom.anatomy import Pose, draw_person
+from medical_fenlei.phantom.anatomy import Pose, sample_person
 from medical_fenlei.phantom.disease import EarChange
 from medical_fenlei.phantom.head import draw_head
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import SIDES, Side
 
 EXAMS = ("001", "002", "003", "004")
@@ -73,7 +74,7 @@ def test_a_damaged_entry_is_found_and_made_anew(store, dicom, harm):
 
 def test_what_takes_more_room_than_there_is_is_refused_before_anything_is_written(store, dicom, monkeypatch):
     monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=build.SPARE_BYTES + 8 * 4000))
-    with pytest.raises(UserError, match=r"8 ears take 0\.07 GB, 0\.07 GB are free"):
+    with pytest.raises(UserError, match=r"8 ears need 0\.07 GB, 0\.07 GB are free"):
         fill(store, dicom)
     assert not store.folder.exists()
     fill(store, dicom, MANIFEST[:2])                             # two ears fit
@@ -90,7 +91,7 @@ def test_a_disk_that_fills_up_ends_the_build_in_one_line_with_nothing_half_writt
         real(file)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(UserError, match="the disk is full; what was finished is kept"):
+    with pytest.raises(UserError, match="the disk is full; finished ears are kept"):
         fill(store, dicom)
     assert len(missing_ears(store, MANIFEST)) == 5 and not list(store.folder.glob(".*.part"))
     assert verify_store(store, MANIFEST, workers=1) == []
@@ -166,10 +167,10 @@ def test_reading_for_training_is_a_memory_map_of_what_the_spec_says(store, dicom
 def one_ear(tmp_path_factory):
     """A scan of the left ear alone."""
     base, shape = tmp_path_factory.mktemp("one_ear"), (20, 64, 64)
-    person = draw_person(np.random.default_rng(1), age_years=40)
+    person = sample_person(np.random.default_rng(1), age_years=40)
     affine = axial(shape, (2.0, 1.5, 1.5))
     affine[:2, 3] += (46, 4)
-    hu = draw_head(person, dict.fromkeys(SIDES, EarChange()), Pose(), affine, shape).hu
+    hu = draw_head(person, dict.fromkeys(SIDES, EarChange()), Pose(), Affine(affine), shape).hu
     write_volume(base / "alone", np.rint(hu).astype(np.int16), affine)
     return base
 
@@ -197,7 +198,7 @@ def test_builds_that_are_killed_or_share_a_store_give_the_same_bytes():
     soak = [sys.executable, ROOT / "tools" / "soak_cache.py", "--kills", "10", "--builders", "3", "--exams", "8"]
     done = subprocess.run(soak, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src"), "PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
-    assert "killed 10 times" in done.stdout and "3 builders at once" in done.stdout
+    assert "killed 10 times" in done.stdout and "3 concurrent builders" in done.stdout
 
 
 def test_a_series_whose_name_is_no_utf8_is_cached_and_its_name_comes_back(store, dicom, tmp_path):

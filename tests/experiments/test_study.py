@@ -12,18 +12,16 @@ import time
 import numpy as np
 import pytest
 from commands import ROOT, run, script
-from medical_fenlei.training.config import EarSpec
 from small_study import codes_in_turn, write_study
 
 from medical_fenlei import cli, settings, tables
-from medical_fenlei.commands.train import add_run_flags
-from medical_fenlei.config import DUAL_ROUTE, RunConfig
+from medical_fenlei.commands.train import add_run_flags, with_cache
+from medical_fenlei.config import DUAL_ROUTE, EarSpec, RunConfig
 from medical_fenlei.errors import UserError
+from medical_fenlei.experiments.seeds import mean_over_seeds
 from medical_fenlei.experiments.study import Job, Study
-from medical_fenlei.experiments.summary import over_seeds
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.tasks import find_task
-from medical_fenlei.training.run import with_cache
 
 SMALL = ("--label-task", "normal_vs_abnormal", "--epochs", 3, "--precision", "fp32", "--device", "cpu",
          "--backbone", "test_resnet", "--batch-size", 4)
@@ -69,6 +67,19 @@ def test_a_matrix_killed_three_times_gives_the_table_of_an_undisturbed_one(here)
     last = subprocess.run(command(*MATRIX, "--output-dir", "killed"), capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     assert killed and {name: (here / "killed/normal_vs_abnormal" / name).read_bytes() for name in TABLES} == expected
+
+
+HOLD = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
+
+
+def test_a_second_process_is_refused_until_the_first_has_died(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / ".lock"], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another process is working on it"):
+            Study(tmp_path, []).run()
+        other.kill()
+    Study(tmp_path, []).run()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def parse(words):
@@ -174,7 +185,7 @@ def test_a_matrix_that_cannot_be_is_refused_in_one_line(here, capfd, words, says
 def test_a_folder_with_runs_of_other_settings_is_refused(here):
     config = with_cache(DUAL_ROUTE, named=False)
     study = Study(here / "study", [Job(here / "study/one", config)])
-    study._note({}, study.jobs[0], "done")
+    study._record({}, study.jobs[0], "done")
     study.run()                                                   # the same settings: nothing to do
     with pytest.raises(UserError, match="other settings"):
         Study(here / "study", [Job(here / "study/one", settings.changed(config, lr=0.5))]).run()
@@ -194,15 +205,15 @@ def test_the_mean_over_seeds_has_the_interval_of_new_patients_and_the_deviation_
         return frame.sample(frac=1, random_state=int(rng.integers(99)))    # the order of the rows is nobody's business
 
     three = [predictions() for _ in range(3)]
-    intervals, spread = over_seeds(three, task)
+    intervals, spread = mean_over_seeds(three, task)
     areas = [BinaryMeasures(f.y_true.to_numpy(), f.y_prob.to_numpy())(np.ones((1, 120)))["auroc"][0] for f in three]
     assert intervals.values["auroc"].estimate == pytest.approx(np.mean(areas))
     assert spread["auroc"] == pytest.approx(np.std(areas, ddof=1))
-    alone, nothing = over_seeds(three[:1], task)
+    alone, nothing = mean_over_seeds(three[:1], task)
     width, wider = (i.values["auroc"].high - i.values["auroc"].low for i in (intervals, alone))
     assert width < wider and np.isnan(nothing["auroc"])
     with pytest.raises(UserError, match="same ears"):
-        over_seeds([three[0], three[1][:-2]], task)
+        mean_over_seeds([three[0], three[1][:-2]], task)
 
 
 def test_the_models_of_the_matrix_are_those_of_the_training_script():

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from medical_fenlei import cli, tables
-from medical_fenlei.archives import extract as archives
 from medical_fenlei.archives import joined_files as joined
 from medical_fenlei.archives import unpack
+from medical_fenlei.commands import extract_archives
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "extract_all.sh"
@@ -79,7 +79,7 @@ def shell(*words, **env):
 
 def extract(*words):
     """The exit status of the command, run in this process."""
-    return cli.run(lambda: archives.main(["--jobs", "2", *map(str, words)]))
+    return cli.run(lambda: extract_archives.main(["--jobs", "2", *map(str, words)]))
 
 
 def rejects():
@@ -119,14 +119,14 @@ def test_a_nested_split_archive_comes_out_whole_and_a_second_run_does_nothing(ne
     first = shell()
     assert first.returncode == 0, first.stdout + first.stderr
     assert tree(OUT) == nested
-    assert "volumes: 8 found: 8 extracted, 0 were there, 0 left out" in first.stdout
-    assert "members: 169 found: 169 extracted, 0 were there, 0 left out" in first.stdout
+    assert "volumes: 8 found: 8 extracted, 0 existed already, 0 left out" in first.stdout
+    assert "members: 169 found: 169 extracted, 0 existed already, 0 left out" in first.stdout
     assert first.stdout.splitlines()[-1] in LOG.read_text()
     before = times(OUT) | times(Path("archives"))
     second = shell()
-    assert second.returncode == 0 and "nothing was to be done" in second.stdout
-    assert "volumes: 8 found: 0 extracted, 8 were there" in second.stdout
-    assert "169 found: 0 extracted, 169 were there, 0 left out" in second.stdout
+    assert second.returncode == 0 and "nothing to extract" in second.stdout
+    assert "volumes: 8 found: 0 extracted, 8 existed already" in second.stdout
+    assert "169 found: 0 extracted, 169 existed already, 0 left out" in second.stdout
     assert times(OUT) | times(Path("archives")) == before
     assert rejects() == {}
 
@@ -202,8 +202,8 @@ def test_a_signal_stops_it_with_status_75(halfway, number):
     else:
         run.terminate()
     said = run.communicate()[1]
-    assert run.returncode == 75 and "run it again to go on" in said and len(said.splitlines()) == 1
-    assert "stopped: by a signal" in LOG.read_text() and no_process_is_left(run.pid)
+    assert run.returncode == 75 and "run it again to continue" in said and len(said.splitlines()) == 1
+    assert "stopped; by a signal" in LOG.read_text() and no_process_is_left(run.pid)
     assert tree(OUT).items() < files.items()
 
 
@@ -241,7 +241,7 @@ def test_a_volume_that_cannot_be_unpacked_costs_its_set_alone():
     (lambda: Path("archives/a.zip.001").unlink(), "archives/a.zip.001: this volume is missing"),
     (lambda: Path("archives/a.zip.004").unlink(), "archives/a.zip.003: cannot read the list of members"),
     (lambda: os.truncate("archives/a.zip.004", 100), "archives/a.zip.004: cannot read the list of members"),
-    (lambda: os.truncate("archives/a.zip.002", 100), "archives/a.zip.002: 100 bytes, and other volumes have"),
+    (lambda: os.truncate("archives/a.zip.002", 100), "archives/a.zip.002: 100 bytes, other volumes have"),
     (lambda: [p.unlink() for p in Path("archives").iterdir()], "--archives archives: holds no .zip"),
 ])
 def test_unusable_volumes_are_named_with_status_2(capsys, harm, says):
@@ -397,7 +397,7 @@ def test_7zip_is_told_no_name_and_is_stopped_where_it_gives_too_much(monkeypatch
 
 def test_two_extractions_do_not_work_on_one_folder(capsys):
     Path("archives/a.zip").write_bytes(zipped(exam(1)))
-    hold = ("import sys; from pathlib import Path; from medical_fenlei.ingest.unpack import parts_folder\n"
+    hold = ("import sys; from pathlib import Path; from medical_fenlei.archives.unpack import parts_folder\n"
             f"with parts_folder(Path('{OUT}')): print('held', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           env={**os.environ, "PYTHONPATH": str(ROOT / "src")}) as other:
@@ -445,7 +445,7 @@ def test_wrong_arguments_are_one_line_with_status_2(words, env, says):
 
 def test_help_shows_the_command_and_nothing_but_the_standard_library_is_imported():
     assert "JOBS=30 THREADS=30 tools/extract_all.sh" in shell("--help").stdout
-    loads = (f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from medical_fenlei.ingest import archives\n"
+    loads = (f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from medical_fenlei.commands import extract_archives\n"
              "print(*{name.split('.')[0] for name in sys.modules})")
     bare = subprocess.run([sys.executable, "-I", "-S", "-c", loads], capture_output=True, text=True, check=True)
     assert set(bare.stdout.split()) <= {*sys.stdlib_module_names, "medical_fenlei", "__main__", "__mp_main__"}

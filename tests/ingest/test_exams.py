@@ -8,8 +8,9 @@ from dicom_files import Form, axial, write_volume
 
 from medical_fenlei.dicom.header import Identity
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.exams import Private, find_loose_exams, refuse_several_patients
-from medical_fenlei.ingest.series_choice import SeriesRules
+from medical_fenlei.ingest.exams import find_loose_exams, refuse_several_patients
+from medical_fenlei.ingest.redaction import Redactor
+from medical_fenlei.ingest.series_rules import SeriesRules
 
 SHAPE, SPACING = (10, 24, 24), (1.0, 8.0, 8.0)
 
@@ -118,15 +119,15 @@ def test_a_folder_that_names_its_patient_or_a_day_does_not_name_the_exam(tmp_pat
     (tmp_path / folder / "bone/P12345.txt").write_text("x")
     exams, strays = found(tmp_path)
     exam, = exams.values()
-    told = repr((exam.exam_id, exam.problems, strays, exam.told(exam.choice.verdicts[0][0])))
+    told = repr((exam.exam_id, exam.problems, strays, exam.shown_name(exam.choice.verdicts[0][0])))
     for word in ("12345", "somebody", "meier", "anna", "1934", "20200102"):
         assert word not in told.lower()
 
 
 def test_a_short_name_is_hidden_by_itself_and_not_within_words():
-    private = Private([Identity("", "", "Li^Wu", "")])
-    assert private.hide("li/slices_of_li, wuhan") == "…/slices_of_…, wuhan" and "Li" not in repr(private)
-    assert Private([Identity("", "", "金丝雀^李", "")]).hide("x金丝雀y") == "x…y"
+    redactor = Redactor([Identity("", "", "Li^Wu", "")])
+    assert redactor.hide("li/slices_of_li, wuhan") == "…/slices_of_…, wuhan" and "Li" not in repr(redactor)
+    assert Redactor([Identity("", "", "金丝雀^李", "")]).hide("x金丝雀y") == "x…y"
 
 
 def test_the_stamp_changes_with_the_files_and_with_nothing_else(tmp_path):

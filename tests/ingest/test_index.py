@@ -7,9 +7,10 @@ import pytest
 from dicom_files import axial, write_volume
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.index import FILES, build_index
+from medical_fenlei.ingest.index import build_index
+from medical_fenlei.ingest.index_counts import FILES
 from medical_fenlei.ingest.label_sheet import LabelSheet
-from medical_fenlei.ingest.series_choice import SeriesRules
+from medical_fenlei.ingest.series_rules import SeriesRules
 from medical_fenlei.ingest.tree import find_exams
 
 
@@ -69,7 +70,7 @@ def test_a_base_that_is_a_date_folder_itself_is_told_so(tmp_path):
         find_exams(tmp_path / "2024-02-01")
 
 
-def test_an_exam_that_is_missing_is_named_with_the_places_that_are_called_nearly_so(tmp_path):
+def test_a_missing_exam_is_listed_with_the_places_that_have_a_similar_name(tmp_path):
     base = tmp_path / "data"
     places = {"00101_2": "2024-02-01/00101_2", "CT00102": "2024-02-01/CT00102", "103": "2024-02-01/103",
               "D77/00104": "2024-02-01/D77/00104", "here/00105": "2024-02-01/here/00105"}
@@ -82,13 +83,13 @@ def test_an_exam_that_is_missing_is_named_with_the_places_that_are_called_nearly
     assert list(missing.index) == [f"{n:05d}" for n in range(101, 109)]
     said = [*places.values(), "no date/00106", "2024-02-01/00107.zip"]
     for detail, place in zip(missing, said, strict=False):
-        assert detail == f"no exam folder of this name; called nearly so: {place}"
+        assert detail == f"no exam folder of this name; similar names: {place}"
     assert missing["00108"] == "no exam folder of this name"
     strangers = index.rejects[index.rejects.reason == "not_in_sheet"]
     assert sorted(strangers.file) == sorted(f"2024-02-01/{name}" for name in ("00101_2", "CT00102", "103", "D77"))
     assert {"not_unpacked", "outside_exam"} <= set(index.rejects.reason)
     assert index.counts["missing on disk"] == 8 and index.counts["of these, there but for leading zeros"] == 1
-    assert index.counts["of these, in another place that is called nearly so"] == 6
+    assert index.counts["of these, elsewhere under a similar name"] == 6
 
 
 def test_counts_that_stand_one_deeper_add_up_to_the_one_above(tmp_path):
@@ -111,7 +112,7 @@ def test_counts_that_stand_one_deeper_add_up_to_the_one_above(tmp_path):
     whole = [entry for entry in sums if entry["parts"]]
     assert len(whole) == 3 and all(entry["total"] == sum(entry["parts"]) > 0 for entry in whole)
     assert index.counts["of these, resampled over missing slices"] == 1
-    assert index.counts["of these, lower than most: a part may be missing"] == 1
+    assert index.counts["of these, little z-coverage: a part may be missing"] == 1
 
 
 def test_of_an_exam_in_two_folders_one_is_chosen_and_the_other_has_a_reason(tmp_path):
@@ -122,7 +123,7 @@ def test_of_an_exam_in_two_folders_one_is_chosen_and_the_other_has_a_reason(tmp_
     assert index.series.set_index("series_relpath").verdict.to_dict() == {
         "2024-02-01/001/SE1": "chosen", "2024-02-03/001/SE1": "not_chosen"}
     lost, = index.rejects.to_dict("records")
-    assert (lost["file"], lost["detail"]) == ("2024-02-03/001/SE1", "of the exam's folders 2024-02-01/001 is taken")
+    assert (lost["file"], lost["detail"]) == ("2024-02-03/001/SE1", "of the exam's folders 2024-02-01/001 is used")
     assert index.faults == 0 and index.counts["files of chosen series"] == index.counts["files of other series"] == 40
 
 

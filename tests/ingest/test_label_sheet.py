@@ -10,7 +10,8 @@ from openpyxl.styles import numbers
 
 from medical_fenlei import tables
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.label_sheet import WORKSHEET, only_sheet, parse_code, parse_date, parse_exam_id, read_label_sheet
+from medical_fenlei.ingest.label_cells import parse_code, parse_date, parse_exam_id
+from medical_fenlei.ingest.label_sheet import WORKSHEET, only_sheet, read_label_sheet
 
 COLUMNS = ["检查号", "检查时间", "左侧诊断-训练", "右侧诊断-训练", "影像所见", "检查结论"]
 FOUND = "张三，左侧鼓室内见软组织影"
@@ -284,7 +285,7 @@ def test_a_missing_sheet_or_column_is_one_line(tmp_path):
     for name in SHAPES:
         with pytest.raises(UserError, match="'右侧诊断-训练' is missing; found: 检查号"):
             read_label_sheet(write_sheet(tmp_path / name, [], columns=[c for c in COLUMNS if not c.startswith("右")]))
-        with pytest.raises(UserError, match="'左侧诊断-训练' stands there twice"):
+        with pytest.raises(UserError, match="'左侧诊断-训练' occurs twice"):
             read_label_sheet(write_sheet(tmp_path / name, [], columns=[*COLUMNS, "左侧诊断-训练"]))
     with pytest.raises(UserError, match=r"expected one \.xlsx"):
         only_sheet(tmp_path / "none")

@@ -158,7 +158,7 @@ def test_exams_of_one_study_are_found_without_pixels(split, here, collection, ca
 def test_one_exam_in_two_sets_is_a_leak_of_any_split(split, capsys):
     split(by_patient=False, train=["000", "001"], val=["001", "006"])
     status, out, _ = check(capsys)
-    assert status == 1 and "LEAKAGE: 1 exams stand in several sets of one split" in out
+    assert status == 1 and "LEAKAGE: 1 exams are in several sets of one split" in out
 
 
 def test_a_series_that_cannot_be_decoded_is_said_and_the_others_are_looked_at(collection, here, capsys):

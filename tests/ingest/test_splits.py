@@ -8,7 +8,9 @@ from commands import run
 
 from medical_fenlei import tables
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.splits import SplitSpec, ears_of, largest_deviation, make_splits, too_few
+from medical_fenlei.ingest.split_spec import SplitSpec
+from medical_fenlei.ingest.split_statistics import ears_per_code, largest_deviation, sets_with_too_few
+from medical_fenlei.ingest.splits import make_splits
 from medical_fenlei.leakage.shared import shared_patients
 from medical_fenlei.tables import Split
 from medical_fenlei.vocabulary import SIDES
@@ -53,7 +55,7 @@ def exam_ids(folds):
 
 
 def shares(frame):
-    ears = np.array(list(ears_of(frame).values()))
+    ears = np.array(list(ears_per_code(frame).values()))
     return ears / ears.sum()
 
 
@@ -95,10 +97,10 @@ def test_every_class_keeps_its_share_within_two_ears_of_the_smallest_set():
         index, patients = draw(seed)
         splits, = make_splits(index, patients, SplitSpec(seed=seed))
         for pct, sets in splits.items():
-            smallest = min(sum(ears_of(frame).values()) for frame in sets.values() if len(frame))
+            smallest = min(sum(ears_per_code(frame).values()) for frame in sets.values() if len(frame))
             said = largest_deviation(sets)
             assert said["points"] <= 200 / smallest, (seed, pct, said)
-        assert ears_of(splits[100]["val"])[4] > 0 and ears_of(splits[100]["tune"])[4] > 0      # the rare class too
+        assert ears_per_code(splits[100]["val"])[4] > 0 and ears_per_code(splits[100]["tune"])[4] > 0      # the rare class too
 
 
 def test_classes_are_far_nearer_to_their_shares_than_by_luck(table):
@@ -184,10 +186,11 @@ def test_a_rare_class_gets_its_ears_in_every_set_and_amount_where_there_are_enou
     for folds in (0, 2):
         spec = SplitSpec(test_ratio=0.1, min_per_class=2, folds=folds, ratios=(0.05, 0.2, 1.0))
         for splits in make_splits(index, patients, spec):
-            assert too_few(splits, 2) == []
-            assert all(ears >= 2 for sets in splits.values() for frame in sets.values() for ears in ears_of(frame).values())
+            assert sets_with_too_few(splits, 2) == []
+            frames = [frame for sets in splits.values() for frame in sets.values()]
+            assert all(ears >= 2 for frame in frames for ears in ears_per_code(frame).values())
     plain, = make_splits(index, patients, SplitSpec(min_per_class=0, ratios=(0.01, 1.0)))
-    assert too_few(plain, 1) == ["code 4: 0 of 1 ears in 1pct train"]
+    assert sets_with_too_few(plain, 1) == ["code 4: 0 of 1 ears in 1pct train"]
 
 
 @pytest.mark.parametrize(("there", "names"), [(1, ["train"]), (2, ["train", "val"]), (3, ["train", "val", "test"]), (4, SETS)])
@@ -196,8 +199,8 @@ def test_of_a_class_with_too_few_ears_training_has_the_first_then_validation_tes
     rows = np.flatnonzero(index.left_code == 1)[:there]
     index.loc[rows, "left_code"] = 4
     splits, = make_splits(index, patients, SplitSpec(test_ratio=0.2, ratios=(1.0,)))
-    assert {name for name, frame in splits[100].items() if ears_of(frame)[4]} == set(names)
-    lacks = {what.split(" in ")[1].replace("100pct ", "") for what in too_few(splits, 1)}
+    assert {name for name, frame in splits[100].items() if ears_per_code(frame)[4]} == set(names)
+    lacks = {what.split(" in ")[1].replace("100pct ", "") for what in sets_with_too_few(splits, 1)}
     assert lacks == set(SETS) - set(names)
 
 

@@ -24,11 +24,12 @@ from medical_fenlei import tables
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.ingest import scan as scan_module
-from medical_fenlei.ingest.index import FILES, HARMLESS, build_index
+from medical_fenlei.ingest.index import HARMLESS, build_index
+from medical_fenlei.ingest.index_counts import FILES
 from medical_fenlei.ingest.label_sheet import read_label_sheet
 from medical_fenlei.ingest.manifest import build_manifest
 from medical_fenlei.ingest.scan import scan_exams
-from medical_fenlei.ingest.series_choice import SeriesRules, read_rules
+from medical_fenlei.ingest.series_rules import SeriesRules, read_rules
 from medical_fenlei.ingest.tree import find_exams
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -93,7 +94,7 @@ def a_softer_series_of_more_and_thinner_slices(exam):
     series(exam / "soft", (80, 32, 32), (0.5, 6, 6), **SOFT)
 
 
-@trap(verdicts={"thick": "too_thick"})
+@trap(verdicts={"thick": "too_large_spacing"})
 def thick_slices(exam):
     series(exam / "bone")
     series(exam / "thick", (12, 32, 32), (3.0, 6, 6), SliceThickness="0.6")
@@ -416,10 +417,10 @@ def test_what_is_no_dicom_is_told_by_what_it_is(collection):
     _, index, _ = collection
     said = index.rejects[index.rejects.exam_id == "archives_and_an_empty_file"].set_index("file").detail
     assert {file.rpartition("/")[2]: detail for file, detail in said.items()} == {
-        "more.zip": "a ZIP archive: unpack it", "IM0001.gz": "a gzip archive: unpack it",
+        "more.zip": "got a ZIP archive: unpack it", "IM0001.gz": "got a gzip archive: unpack it",
         "IM0100": "the file is empty: copy it again"}
     kinds = index.rejects.detail[(index.rejects.exam_id == "reports_and_captures") & (index.rejects.reason == "not_ct")]
-    assert "SOP class Secondary Capture Image Storage" in set(kinds)
+    assert "got SOP class Secondary Capture Image Storage" in set(kinds)
 
 
 def test_lines_of_a_kept_scan_that_are_no_scans_are_passed_over(collection, tmp_path):
@@ -481,12 +482,14 @@ def test_other_rules_choose_anew_without_reading_again(collection, tmp_path, mon
     base, _, kept = collection
     monkeypatch.setattr("medical_fenlei.ingest.scan.read_stacks", lambda folder: pytest.fail("was read again"))
     file = tmp_path / "rules.toml"
-    file.write_text('max_step_mm = 0.7\nprefer = ["both_ears", "thin"]\n[refuse]\nkernel = "^H30"\n')
+    file.write_text('max_slice_spacing_mm = 0.7\nprefer = ["both_ears", "slice_spacing"]\n[refuse]\nkernel = "^H30"\n')
     table = rebuilt(base, kept, tmp_path, rules=read_rules(file)).table.set_index("exam_id")
-    assert not table.series_relpath["a_missing_slice"]           # steps of 1 mm
+    assert not table.series_relpath["a_missing_slice"]           # a slice spacing of 1 mm
     assert table.series_relpath["a_reformat_back_to_axial"].endswith("reformat")
     assert table.right_series_relpath["reconstructions_of_one_ear_beside_the_whole"].endswith("right")
-    for text, says in (("max_step = 1", "max_step"), ('prefer = ["thick"]', "thick"), ('min_slices = "x"', "min_slices"),
+    for text, says in (("max_spacing = 1", "max_spacing"), ('prefer = ["thick"]', "thick"), ('min_slices = "x"', "min_slices"),
+                       ("max_step_mm = 1", "'max_step_mm' is now called 'max_slice_spacing_mm'"),
+                       ('prefer = ["high"]', "'high' is now called 'z_coverage'"),
                        ("[bone_kernels]\nge = '('", "regular expression"),
                        ('bone_kernels = "x"', "rules.toml"), ("prefer = 3", "rules.toml"), ("nonsense", "TOML")):
         file.write_text(text)

@@ -1,4 +1,4 @@
-"""Numbers of two classes against scikit-learn and against slow loops."""
+"""Measures of two classes, against scikit-learn and slow loops."""
 import numpy as np
 import pytest
 from sklearn.metrics import (
@@ -11,7 +11,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from medical_fenlei.metrics.binary import NAMES, THRESHOLD, WANTED, BinaryMeasures
+from medical_fenlei.metrics.binary import FIXED_LEVEL, NAMES, THRESHOLD, BinaryMeasures
 
 ROWS = 25
 
@@ -23,7 +23,7 @@ def rng():
 
 @pytest.fixture(params=[7, 10, 10**9], ids=["few_scores", "a_score_at_the_threshold", "no_ties"])
 def ears(request, rng):
-    """Labels, scores with that many possible values, weights: none, whole numbers (a bootstrap), fractions."""
+    """Labels, scores with a given number of distinct values, weights: ones, integers (a bootstrap), fractions."""
     y = rng.integers(0, 2, 120)
     score = np.clip(rng.integers(0, request.param + 1, 120) / request.param + 0.2 * (y - 0.5), 0, 1)
     weight = np.concatenate([np.ones((1, 120)), rng.integers(0, 4, (ROWS, 120)), rng.random((ROWS, 120))])
@@ -31,29 +31,30 @@ def ears(request, rng):
 
 
 def by_scikit_learn(y, score, w):
-    called = score >= THRESHOLD
+    predicted = score >= THRESHOLD
     return {
         "auroc": roc_auc_score(y, score, sample_weight=w), "auprc": average_precision_score(y, score, sample_weight=w),
-        "sensitivity": recall_score(y, called, sample_weight=w),
-        "specificity": recall_score(y, called, sample_weight=w, pos_label=0), "f1": f1_score(y, called, sample_weight=w),
-        "ppv": precision_score(y, called, sample_weight=w), "npv": precision_score(y, called, sample_weight=w, pos_label=0),
-        "balanced_accuracy": balanced_accuracy_score(y, called, sample_weight=w),
-        "accuracy": accuracy_score(y, called, sample_weight=w),
+        "sensitivity": recall_score(y, predicted, sample_weight=w),
+        "specificity": recall_score(y, predicted, sample_weight=w, pos_label=0), "f1": f1_score(y, predicted, sample_weight=w),
+        "ppv": precision_score(y, predicted, sample_weight=w),
+        "npv": precision_score(y, predicted, sample_weight=w, pos_label=0),
+        "balanced_accuracy": balanced_accuracy_score(y, predicted, sample_weight=w),
+        "accuracy": accuracy_score(y, predicted, sample_weight=w),
     }
 
 
 def slow_best_of(y, score, w, *, kept):
-    """The greatest share of one class that is called right at a threshold where WANTED of the other, `kept`, is right too."""
+    """The greatest share of one class that is right at a threshold where FIXED_LEVEL of the other class, `kept`, is right."""
     best = 0.0
     for threshold in [np.inf, *score]:
         right = {1: score >= threshold, 0: score < threshold}
         share = {c: w[(y == c) & right[c]].sum() / w[y == c].sum() for c in (0, 1)}
-        if share[kept] >= WANTED - 1e-9:
+        if share[kept] >= FIXED_LEVEL - 1e-9:
             best = max(best, share[1 - kept])
     return best
 
 
-def test_every_number_equals_scikit_learn_with_ties_and_weights(ears):
+def test_every_measure_equals_scikit_learn_with_ties_and_weights(ears):
     y, score, weight = ears
     found = BinaryMeasures(y, score)(weight)
     expected = [by_scikit_learn(y, score, w) for w in weight]
@@ -62,13 +63,13 @@ def test_every_number_equals_scikit_learn_with_ties_and_weights(ears):
 
 
 @pytest.mark.parametrize(("name", "kept"), [("sensitivity_at_95_specificity", 0), ("specificity_at_95_sensitivity", 1)])
-def test_one_at_95_percent_of_the_other_equals_a_slow_loop_over_thresholds(ears, name, kept):
+def test_measures_at_95_percent_equal_a_slow_loop_over_thresholds(ears, name, kept):
     y, score, weight = ears
     found = BinaryMeasures(y, score)(weight)[name]
     np.testing.assert_allclose(found, [slow_best_of(y, score, w, kept=kept) for w in weight], atol=1e-12)
 
 
-def test_decisions_that_are_given_are_the_ones_that_are_measured(ears):
+def test_given_predictions_replace_the_default_threshold(ears):
     y, score, weight = ears
     found, shifted = BinaryMeasures(y, score, score >= 0.25)(weight), BinaryMeasures(y, score + 0.25)(weight)
     for name in ("sensitivity", "specificity", "ppv", "npv", "f1", "auroc"):
@@ -102,7 +103,7 @@ def test_a_permutation_of_ears_changes_nothing_even_among_tied_scores(rng):
 
 
 @pytest.mark.parametrize("only", [0, 1])
-def test_what_one_class_leaves_undefined_is_nan_and_not_zero(only):
+def test_measures_undefined_for_a_single_class_are_nan_and_not_zero(only):
     found = BinaryMeasures(np.full(6, only), np.linspace(0.1, 0.9, 6))(np.ones((2, 6)))
     undefined = {"auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity", "balanced_accuracy",
                  *({"specificity"} if only else {"sensitivity", "f1"})}

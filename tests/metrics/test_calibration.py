@@ -19,14 +19,14 @@ def both(positive):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("classes", [2, 6])
-def test_the_temperature_by_which_right_probabilities_were_sharpened_is_found(rng, temperature, classes):
+def test_the_temperature_that_sharpened_calibrated_probabilities_is_recovered(rng, temperature, classes):
     right = softmax(rng.normal(scale=1.5, size=(20_000, classes)), axis=1)
     y = (right.cumsum(1) < rng.random((20_000, 1))).sum(1)
     sharpened = tempered(right, 1 / temperature)
     assert fit_temperature(sharpened, y) == pytest.approx(temperature, rel=0.05)
 
 
-def test_no_other_temperature_is_more_likely_by_labels_and_prior(rng):
+def test_no_other_temperature_has_a_higher_posterior(rng):
     p = softmax(rng.normal(scale=3, size=(80, 6)), axis=1)
     y = np.where(rng.random(80) < 0.6, p.argmax(1), rng.integers(0, 6, 80))
     best = fit_temperature(p, y)
@@ -47,7 +47,7 @@ def test_a_temperature_changes_neither_the_order_of_ears_nor_the_predicted_class
     assert roc_auc_score(score > 0.4, hot) == 1
 
 
-def test_a_few_ears_without_a_mistake_or_worse_than_chance_move_the_temperature_only_as_far_as_they_can_tell(rng):
+def test_few_separated_or_inverted_ears_move_the_temperature_only_a_little(rng):
     score, right = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1])
     few, many = (fit_temperature(both(np.tile(score, n)), np.tile(right, n)) for n in (1, 25))
     assert 0.2 < many < few < 1
@@ -57,10 +57,10 @@ def test_a_few_ears_without_a_mistake_or_worse_than_chance_move_the_temperature_
 
 
 @pytest.mark.parametrize("apart", [2.0, 4.0])
-def test_of_small_sets_it_is_better_than_the_temperature_of_the_labels_alone(rng, apart):
+def test_the_prior_improves_the_temperature_of_small_sets(rng, apart):
     def drawn(ears):
         y = np.resize([0, 1], ears)
-        return both(expit(1.5 * apart * (rng.normal(size=ears) + (y - 0.5) * apart))), y         # too sure by half
+        return both(expit(1.5 * apart * (rng.normal(size=ears) + (y - 0.5) * apart))), y         # overconfident by half
 
     def alone(p, y):
         return min(np.geomspace(0.05, 20, 40), key=lambda t: log_loss(y, tempered(p, t)))

@@ -1,4 +1,4 @@
-"""What a confusion matrix says of each class, against scikit-learn."""
+"""Confusion matrices and measures of each class, against scikit-learn."""
 import warnings
 
 import numpy as np
@@ -15,85 +15,85 @@ N, CLASSES = 120, len(NAMES)
 
 @pytest.fixture
 def ears():
-    """Truth and calls of five classes, and weights: ones, a bootstrap with zeros, fractions."""
+    """True and predicted classes, five of them, and weights: ones, a bootstrap with zeros, fractions."""
     rng = np.random.default_rng(0)
     y = rng.choice(CLASSES, N, p=[0.4, 0.25, 0.15, 0.1, 0.1])
-    called = np.where(rng.random(N) < 0.6, y, rng.integers(0, CLASSES, N))
-    return y, called, np.concatenate([np.ones((1, N)), rng.integers(0, 4, (9, N)), rng.random((5, N))])
+    predicted = np.where(rng.random(N) < 0.6, y, rng.integers(0, CLASSES, N))
+    return y, predicted, np.concatenate([np.ones((1, N)), rng.integers(0, 4, (9, N)), rng.random((5, N))])
 
 
-def of_scikit_learn(y, called, weight=None):
-    """precision, recall, F1, support of each class; NaN where it divides by zero."""
+def of_scikit_learn(y, predicted, weight=None):
+    """Precision, recall, F1 and support of each class; NaN for a division by zero."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
-        return precision_recall_fscore_support(y, called, labels=range(CLASSES), sample_weight=weight, zero_division=np.nan)
+        return precision_recall_fscore_support(y, predicted, labels=range(CLASSES), sample_weight=weight, zero_division=np.nan)
 
 
-def one_by_one(y, called, weight):
-    """Specificity of each class, counted."""
-    return [weight[(y != c) & (called != c)].sum() / weight[y != c].sum() for c in range(CLASSES)]
+def one_by_one(y, predicted, weight):
+    """Specificity of each class, by counting."""
+    return [weight[(y != c) & (predicted != c)].sum() / weight[y != c].sum() for c in range(CLASSES)]
 
 
 def test_the_weighted_matrix_equals_scikit_learn(ears):
-    y, called, weight = ears
-    expected = [confusion_matrix(y, called, labels=range(CLASSES), sample_weight=w) for w in weight]
-    np.testing.assert_allclose(confusion(weight, y, called, classes=CLASSES), expected, atol=1e-12)
+    y, predicted, weight = ears
+    expected = [confusion_matrix(y, predicted, labels=range(CLASSES), sample_weight=w) for w in weight]
+    np.testing.assert_allclose(confusion(weight, y, predicted, classes=CLASSES), expected, atol=1e-12)
 
 
-def test_every_number_of_every_class_equals_scikit_learn_under_weights(ears):
-    y, called, weight = ears
-    found = by_class(confusion(weight, y, called, classes=CLASSES))
+def test_every_measure_of_every_class_equals_scikit_learn_with_weights(ears):
+    y, predicted, weight = ears
+    found = by_class(confusion(weight, y, predicted, classes=CLASSES))
     for row, w in enumerate(weight):
-        precision, recall, f1, support = of_scikit_learn(y, called, w)
+        precision, recall, f1, support = of_scikit_learn(y, predicted, w)
         expected = {"precision": precision, "recall": recall, "f1": f1, "support": support,
-                    "specificity": one_by_one(y, called, w)}
+                    "specificity": one_by_one(y, predicted, w)}
         assert set(expected) == set(found)
         for name, values in expected.items():
             np.testing.assert_allclose(found[name][row], values, atol=1e-12, err_msg=name)
 
 
 def test_the_report_of_all_ears_equals_scikit_learn(ears):
-    y, called, _ = ears
-    found = class_report(y, called, NAMES)
-    precision, recall, f1, _ = of_scikit_learn(y, called)
+    y, predicted, _ = ears
+    found = class_report(y, predicted, NAMES)
+    precision, recall, f1, _ = of_scikit_learn(y, predicted)
     for c, name in enumerate(NAMES):
         own = found["classes"][name]
         assert [own[k] for k in ("precision", "recall", "f1", "support")] == pytest.approx(
             [precision[c], recall[c], f1[c], y.tolist().count(c)])
-    assert found["confusion"] == confusion_matrix(y, called).tolist()
-    assert found["accuracy"] == pytest.approx((y == called).mean())
-    expected = {"precision": precision, "recall": recall, "f1": f1, "specificity": one_by_one(y, called, np.ones(N))}
+    assert found["confusion"] == confusion_matrix(y, predicted).tolist()
+    assert found["accuracy"] == pytest.approx((y == predicted).mean())
+    expected = {"precision": precision, "recall": recall, "f1": f1, "specificity": one_by_one(y, predicted, np.ones(N))}
     assert found["macro"] == pytest.approx({name: np.mean(expected[name]) for name in BY_CLASS})
 
 
 def test_a_class_without_ears_has_neither_recall_nor_f1_and_enters_no_mean(ears):
-    y, called, _ = ears
-    called = called[y != 2]                                      # still called now and then
+    y, predicted, _ = ears
+    predicted = predicted[y != 2]                                # still predicted now and then
     y = y[y != 2]
-    assert (called == 2).any()
-    found = class_report(y, called, NAMES)
+    assert (predicted == 2).any()
+    found = class_report(y, predicted, NAMES)
     own = found["classes"]["c"]
     assert np.isnan(own["recall"]) and np.isnan(own["f1"]) and own["support"] == 0
-    assert own["precision"] == 0 and own["specificity"] == pytest.approx((called != 2).mean())
+    assert own["precision"] == 0 and own["specificity"] == pytest.approx((predicted != 2).mean())
     occurring = [0, 1, 3, 4]
-    assert found["macro"]["f1"] == pytest.approx(f1_score(y, called, labels=occurring, average="macro"))
-    assert found["macro"]["recall"] == pytest.approx(recall_score(y, called, labels=occurring, average="macro"))
+    assert found["macro"]["f1"] == pytest.approx(f1_score(y, predicted, labels=occurring, average="macro"))
+    assert found["macro"]["recall"] == pytest.approx(recall_score(y, predicted, labels=occurring, average="macro"))
 
 
-def test_a_class_that_is_never_called_has_no_precision_and_so_there_is_no_mean_of_it(ears):
-    y, called, _ = ears
-    called = np.where(called == 3, 0, called)
-    found = class_report(y, called, NAMES)
+def test_a_class_that_is_never_predicted_has_no_precision_and_so_there_is_no_mean_of_it(ears):
+    y, predicted, _ = ears
+    predicted = np.where(predicted == 3, 0, predicted)
+    found = class_report(y, predicted, NAMES)
     own = found["classes"]["d"]
     assert np.isnan(own["precision"]) and np.isnan(found["macro"]["precision"])
     assert own["recall"] == own["f1"] == 0 and own["specificity"] == 1
-    assert found["macro"]["f1"] == pytest.approx(f1_score(y, called, average="macro"))       # 0 there, as scikit-learn says
+    assert found["macro"]["f1"] == pytest.approx(f1_score(y, predicted, average="macro"))  # 0 in that class, as in scikit-learn
 
 
-def test_a_class_that_neither_occurs_nor_is_called_changes_nothing(ears):
-    y, called, _ = ears
-    some = class_report(y, called, NAMES)
-    more = class_report(y, called, (*NAMES, "never"))
+def test_a_class_that_neither_occurs_nor_is_predicted_changes_nothing(ears):
+    y, predicted, _ = ears
+    some = class_report(y, predicted, NAMES)
+    more = class_report(y, predicted, (*NAMES, "never"))
     assert more["macro"] == some["macro"] and more["accuracy"] == some["accuracy"]
     own = more["classes"].pop("never")
     assert more["classes"] == some["classes"]
@@ -115,19 +115,20 @@ def test_without_ears_nothing_is_defined():
 
 @pytest.mark.parametrize("absent", [None, 1, 4])
 def test_macro_f1_and_recall_of_six_classes_equal_scikit_learn_under_weights(ears, absent):
-    y, called, weight = ears
-    probability = np.random.default_rng(1).random((N, CLASSES)) + 2 * np.eye(CLASSES)[called]
+    y, predicted, weight = ears
+    probability = np.random.default_rng(1).random((N, CLASSES)) + 2 * np.eye(CLASSES)[predicted]
     probability /= probability.sum(1, keepdims=True)
     inside = np.ones(N, bool) if absent is None else y != absent
     y, probability, weight = y[inside], probability[inside], weight[:, inside]
     found = MulticlassMeasures(y, probability, NAMES)(weight)
-    occurring, called = np.unique(y), probability.argmax(1)
+    occurring, predicted = np.unique(y), probability.argmax(1)
     for name, oracle in (("macro_f1", f1_score), ("macro_recall", recall_score)):
-        expected = [oracle(y, called, labels=occurring, average="macro", sample_weight=w, zero_division=np.nan) for w in weight]
+        expected = [oracle(y, predicted, labels=occurring, average="macro", sample_weight=w, zero_division=np.nan)
+                    for w in weight]
         np.testing.assert_allclose(found[name], expected, atol=1e-12, err_msg=name)
 
 
 def test_weights_that_leave_out_a_class_which_occurs_leave_no_macro_mean(ears):
-    y, called, _ = ears
-    found = MulticlassMeasures(y, np.eye(CLASSES)[called], NAMES)(np.stack([np.ones(N), (y != 1).astype(float)]))
+    y, predicted, _ = ears
+    found = MulticlassMeasures(y, np.eye(CLASSES)[predicted], NAMES)(np.stack([np.ones(N), (y != 1).astype(float)]))
     assert np.isnan(found["macro_f1"]).tolist() == np.isnan(found["macro_recall"]).tolist() == [False, True]

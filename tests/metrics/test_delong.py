@@ -1,4 +1,4 @@
-"""The variance of an AUROC in closed form: against a published example, a slow double loop, and the jackknife of patients."""
+"""The analytic variance of an AUROC, against a published example, a slow double loop, and a jackknife of patients."""
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from medical_fenlei.metrics.delong import auroc_covariance, auroc_difference, auroc_interval
+from medical_fenlei.metrics.delong import auroc_covariance, auroc_difference, delong_interval
 
 ASAH = Path(__file__).with_name("asah.csv")
 """Outcome of 113 patients with aneurysmal subarachnoid haemorrhage, S100β and WFNS grade on admission (Turck 2010,
@@ -16,7 +16,7 @@ doi:10.1007/s00134-009-1641-y): the example of the R package pROC, whose figures
 def test_the_published_example_comes_out_to_four_digits():
     data = pd.read_csv(ASAH)
     everyone = np.arange(113)
-    found = auroc_interval(data.poor_outcome, data.s100b, everyone, by_logit=False)
+    found = delong_interval(data.poor_outcome, data.s100b, everyone, by_logit=False)
     assert (found.estimate, found.low, found.high) == pytest.approx((0.7314, 0.6301, 0.8326), abs=1e-4)
     compared = auroc_difference(data.poor_outcome, data.wfns, data.s100b, everyone)
     assert compared.p == pytest.approx(0.02718, abs=1e-5) and compared.difference.estimate == pytest.approx(-0.09231, abs=1e-5)
@@ -30,7 +30,7 @@ def clustered():
 
 
 def slowly(y, scores, patient):
-    """The formulae of Obuchowski 1997, one pair after the other."""
+    """The formulas of Obuchowski 1997, pair by pair."""
     people, m, n = sorted(set(patient)), (y == 1).sum(), (y == 0).sum()
     area, of_positive, of_negative = [], [], []
     for score in scores:
@@ -56,7 +56,7 @@ def test_areas_and_their_covariance_equal_a_slow_loop_over_pairs_with_ties_and_s
     np.testing.assert_allclose(auroc_covariance(*clustered)[0], [roc_auc_score(y, s) for s in scores], atol=1e-12)
 
 
-def test_two_equal_ears_of_each_patient_say_no_more_than_one():
+def test_two_equal_ears_of_each_patient_have_the_variance_of_one():
     rng = np.random.default_rng(1)
     y = rng.integers(0, 2, 80)
     score = y + rng.normal(size=80)
@@ -65,7 +65,7 @@ def test_two_equal_ears_of_each_patient_say_no_more_than_one():
     assert twice == pytest.approx(one, rel=1e-9)
 
 
-def test_of_equal_networks_the_difference_is_found_as_often_as_its_level_says():
+def test_equal_networks_differ_significantly_as_often_as_the_level_states():
     rng, found = np.random.default_rng(0), []
     for _ in range(400):
         y = np.repeat(rng.integers(0, 2, 60), 2)
@@ -84,9 +84,9 @@ def test_a_network_against_itself_differs_by_nothing_and_has_no_p(clustered):
 def test_the_interval_stays_within_0_and_1_and_a_perfect_score_has_none():
     y, patient = np.repeat([0, 1], 6), np.arange(12)
     score = np.array([0, 1, 2, 3, 4, 8, 5, 6, 7, 9, 10, 11.0])
-    found = auroc_interval(y, score, patient)
-    assert 0 < found.low < found.estimate < found.high < 1 < auroc_interval(y, score, patient, by_logit=False).high
-    perfect = auroc_interval(y, np.arange(12), patient)
+    found = delong_interval(y, score, patient)
+    assert 0 < found.low < found.estimate < found.high < 1 < delong_interval(y, score, patient, by_logit=False).high
+    perfect = delong_interval(y, np.arange(12), patient)
     assert perfect.estimate == 1 and np.isnan(perfect.low) and "limit" in perfect.reason
 
 

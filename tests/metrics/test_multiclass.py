@@ -1,4 +1,4 @@
-"""Numbers of six classes against scikit-learn."""
+"""Measures of six classes, against scikit-learn."""
 import numpy as np
 import pytest
 from sklearn.metrics import (
@@ -37,18 +37,18 @@ def test_macro_areas_equal_scikit_learn_one_against_the_rest(ears):
 
 def test_accuracy_and_the_sensitivity_of_each_class_equal_scikit_learn(ears):
     y, probability, weight = ears
-    found, called = MulticlassMeasures(y, probability, NAMES)(weight), probability.argmax(1)
-    np.testing.assert_allclose(found["accuracy"], [accuracy_score(y, called, sample_weight=w) for w in weight], atol=1e-12)
-    recalls = np.array([recall_score(y, called, average=None, sample_weight=w) for w in weight])
+    found, predicted = MulticlassMeasures(y, probability, NAMES)(weight), probability.argmax(1)
+    np.testing.assert_allclose(found["accuracy"], [accuracy_score(y, predicted, sample_weight=w) for w in weight], atol=1e-12)
+    recalls = np.array([recall_score(y, predicted, average=None, sample_weight=w) for w in weight])
     for c, name in enumerate(NAMES):
         np.testing.assert_allclose(found[f"sensitivity_{name}"], recalls[:, c], atol=1e-12, err_msg=name)
 
 
 def test_each_class_against_the_rest_equals_scikit_learn(ears):
     y, probability, weight = ears
-    found, called = MulticlassMeasures(y, probability, NAMES)(weight), probability.argmax(1)
+    found, predicted = MulticlassMeasures(y, probability, NAMES)(weight), probability.argmax(1)
     for c, name in enumerate(NAMES):
-        own, yes = y == c, called == c
+        own, yes = y == c, predicted == c
         expected = {"auroc": [roc_auc_score(own, probability[:, c], sample_weight=w) for w in weight],
                     "auprc": [average_precision_score(own, probability[:, c], sample_weight=w) for w in weight],
                     "ppv": [precision_score(own, yes, sample_weight=w) for w in weight],

@@ -1,4 +1,4 @@
-"""What is measured of one task or several at once."""
+"""Measures and intervals of the predictions of one or several tasks."""
 import math
 import warnings
 
@@ -17,7 +17,7 @@ CODES = np.resize(np.arange(1, 7), EARS)
 
 
 def predictions(task, codes=CODES, seed=0):
-    """As a network of some skill gives them for ears of these codes."""
+    """Predictions of a network with some skill for ears of these codes."""
     rng, target = np.random.default_rng(seed), task.targets(codes).astype(int)
     known = np.maximum(target, 0)
     if task.binary:
@@ -36,8 +36,8 @@ def measured(*tasks, **kwargs):
         return frames, *measures_over(frames, tasks)
 
 
-def surprises(frame, task):
-    """One ear after the other."""
+def losses(frame, task):
+    """The negative log-likelihood of each ear, one by one."""
     found = []
     for _, ear in frame.iterrows():
         if ear.y_true != OUTSIDE:
@@ -54,14 +54,14 @@ def test_one_task_has_its_measures_its_report_and_its_loss_under_their_own_names
     alone = {name: value.item() for name, value in measures_of(frame, task)(np.ones((1, EARS))).items()}
     said = report_of(frame, task)
     expected = {**alone, **{f"macro_{name}": value for name, value in said["macro"].items()}, "accuracy": said["accuracy"],
-                "loss": np.mean(surprises(frame, task))}
+                "loss": np.mean(losses(frame, task))}
     assert found.keys() == expected.keys() and all(type(value) is float for value in found.values())
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, nan_ok=True), name
     assert report == {"loss": found["loss"], **said}
 
 
-def test_the_numbers_of_a_binary_task_are_those_of_scikit_learn():
+def test_the_measures_of_a_binary_task_equal_scikit_learn():
     frames, found, _ = measured(NARROW)
     known = frames[NARROW.name].query("y_true >= 0")
     assert 0 < len(known) < EARS
@@ -72,7 +72,7 @@ def test_the_numbers_of_a_binary_task_are_those_of_scikit_learn():
     assert found["accuracy"] == pytest.approx(np.mean(known.y_true == known.y_pred))
 
 
-def test_of_several_tasks_each_measure_stands_by_itself_and_as_the_mean_over_those_that_have_it():
+def test_several_tasks_have_each_measure_by_task_and_as_the_mean_over_the_tasks_with_it():
     tasks = SIX, BINARY, NARROW
     frames, found, report = measured(*tasks)
     each = {task.name: measures_over({task.name: frames[task.name]}, [task])[0] for task in tasks}
@@ -92,14 +92,14 @@ def test_of_several_tasks_each_measure_stands_by_itself_and_as_the_mean_over_tho
 def test_the_loss_of_several_tasks_counts_every_target_once():
     tasks = BINARY, NARROW
     frames, found, report = measured(*tasks)
-    every = [s for task in tasks for s in surprises(frames[task.name], task)]
+    every = [s for task in tasks for s in losses(frames[task.name], task)]
     assert len(every) == EARS + EARS // 3
     assert found["loss"] == report["loss"] == pytest.approx(sum(every) / len(every))
     assert found["loss"] != pytest.approx(np.mean([report["tasks"][task.name]["loss"] for task in tasks]))
 
 
 def test_a_measure_that_is_undefined_for_a_task_is_the_mean_over_the_others():
-    """Of codes 2 and 5, `cholesteatoma_vs_csoma` has one class only."""
+    """With codes 2 and 5, `cholesteatoma_vs_csoma` has one class only."""
     frames, found, _ = measured(SIX, BINARY, NARROW, codes=np.resize([2, 5], EARS))
     assert math.isnan(found[f"{NARROW.name}_auroc"]) and not math.isnan(found[f"{NARROW.name}_accuracy"])
     assert found["auroc"] == pytest.approx((found["six_class_auroc"] + found["normal_vs_abnormal_auroc"]) / 2)
@@ -120,26 +120,26 @@ def test_what_is_undefined_for_every_task_is_undefined():
     assert math.isnan(found["auroc"]) and math.isnan(found["auprc"]) and not math.isnan(found["accuracy"])
 
 
-def test_a_share_of_few_patients_has_their_interval_and_says_so():
-    """100 positive and 100 negative patients; three are called, all of them rightly."""
+def test_a_proportion_of_few_patients_has_their_interval_and_is_reported():
+    """100 positive and 100 negative patients; three are predicted positive, all of them correctly."""
     truth = np.repeat([1, 0], 100)
     score = np.where(np.arange(200) < 3, 0.9, np.linspace(0.1, 0.4, 200))
     frame = pd.DataFrame({"exam_id": np.arange(200).astype(str), "side": "left", "patient_key": np.arange(200).astype(str),
                           "label_code": np.where(truth == 1, 1, 5), "y_true": truth, "y_prob": score,
                           "y_pred": (score >= 0.5).astype(int)})
-    found = intervals_of(frame, BINARY, draws=200).values
+    found = intervals_of(frame, BINARY, n_resamples=200).values
     assert (found["ppv"].estimate, found["ppv"].high) == (1, 1) and found["ppv"].low == pytest.approx(0.025 ** (1 / 3))
-    assert "share of 3 patients" in found["ppv"].reason and found["npv"].reason == "" == found["auroc"].reason
+    assert "proportion of 3 patients" in found["ppv"].reason and found["npv"].reason == "" == found["auroc"].reason
 
 
 @pytest.mark.parametrize(("positive", "warns"), [(39, True), (40, False)])
-def test_a_threshold_that_a_twentieth_of_few_patients_sets_says_so(positive, warns):
+def test_a_threshold_that_two_patients_determine_is_reported(positive, warns):
     truth, score = np.resize([1, 0], 200), np.random.default_rng(0).random(200)
     truth[2 * positive:] = 0
     frame = pd.DataFrame({"exam_id": np.arange(200).astype(str), "side": "left", "patient_key": np.arange(200).astype(str),
                           "label_code": np.where(truth == 1, 1, 5), "y_true": truth, "y_prob": score,
                           "y_pred": (score >= 0.5).astype(int)})
-    found = intervals_of(frame, BINARY, draws=50)
+    found = intervals_of(frame, BINARY, n_resamples=50)
     for name in ("specificity_at_95_sensitivity", "sensitivity_at_95_specificity"):
-        assert (f"a twentieth of {positive} patients" in found.values[name].reason) == warns
+        assert (f"about 2 of {positive} patients" in found.values[name].reason) == warns
     assert found.values["auroc"].reason == "" and not found.warnings

@@ -1,4 +1,4 @@
-"""Whether probabilities say how often: against scikit-learn and slow loops."""
+"""Calibration measures, against scikit-learn and slow loops."""
 import itertools
 
 import numpy as np
@@ -13,7 +13,7 @@ from medical_fenlei.metrics.reliability import BINS, NAMES, ReliabilityMeasures
 
 @pytest.fixture(params=[6, 10**9], ids=["ties", "no_ties"])
 def ears(request):
-    """Outcomes, probabilities that are too sure, weights: none, whole numbers, fractions."""
+    """Outcomes, overconfident probabilities, weights: ones, integers, fractions."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=150)
     y = (rng.random(150) < expit(truth + 0.4)).astype(int)
@@ -35,13 +35,13 @@ def slow_error(y, p, w):
 def by_libraries(y, p, w):
     x = logit(p)
     slope = LogisticRegression(C=np.inf, tol=1e-12, max_iter=2000).fit(x[:, None], y, sample_weight=w).coef_[0, 0]
-    surprise = minimize_scalar(lambda a: log_loss(y, expit(x + a), sample_weight=w), bounds=(-5, 5), method="bounded",
+    fitted = minimize_scalar(lambda a: log_loss(y, expit(x + a), sample_weight=w), bounds=(-5, 5), method="bounded",
                                options={"xatol": 1e-10})
     return {"brier": brier_score_loss(y, p, sample_weight=w), "calibration_error": slow_error(y, p, w),
-            "calibration_slope": slope, "calibration_intercept": surprise.x}
+            "calibration_slope": slope, "calibration_intercept": fitted.x}
 
 
-def test_every_number_equals_scikit_learn_or_a_slow_loop_with_ties_and_weights(ears):
+def test_every_measure_equals_scikit_learn_or_a_slow_loop_with_ties_and_weights(ears):
     y, p, weight = ears
     found = ReliabilityMeasures(y, p)(weight)
     expected = [by_libraries(y, p, w) for w in weight]
@@ -50,7 +50,7 @@ def test_every_number_equals_scikit_learn_or_a_slow_loop_with_ties_and_weights(e
 
 
 @pytest.mark.parametrize("apart", [2, 8, 20])
-def test_the_intercept_of_any_network_however_sure_and_wrong_is_the_root(apart):
+def test_the_intercept_of_any_network_however_confident_and_wrong_is_the_root(apart):
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [60, 60])
     x = np.where(y == 1, 1, -1) * apart + rng.normal(size=120)
@@ -62,7 +62,7 @@ def test_the_intercept_of_any_network_however_sure_and_wrong_is_the_root(apart):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_of_probabilities_that_are_right_the_slope_is_1_and_the_intercept_0():
+def test_calibrated_probabilities_have_slope_1_and_intercept_0():
     rng = np.random.default_rng(0)
     p = rng.random(200_000)
     found = ReliabilityMeasures(rng.random(200_000) < p, p)(np.ones((1, 200_000)))
@@ -97,7 +97,7 @@ def test_bad_labels_and_probabilities_are_refused(y, p):
 
 
 @pytest.mark.parametrize("times", [3, 6, 10])
-def test_the_slope_of_a_network_that_is_far_too_sure_is_found(times):
+def test_the_slope_of_a_very_overconfident_network_is_found(times):
     rng = np.random.default_rng(times)
     truth = rng.normal(size=400)
     y, p = (rng.random(400) < expit(truth)).astype(int), expit(times * truth)

@@ -184,7 +184,7 @@ def test_weights_for_yet_another_number_of_channels_are_refused_and_change_nothi
     torch.save(timm.create_model("test_resnet", in_chans=of_the_file, num_classes=0).state_dict(), tmp_path / "w.pt")
     own, _ = build_backbone("test_resnet", channels=channels, image_size=32, pretrained=False)
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
-    with pytest.raises(UserError, match=rf"conv1\.0\.weight reads {of_the_file} channels, .* {channels}"):
+    with pytest.raises(UserError, match=rf"conv1\.0\.weight has {of_the_file} input channels, .* {channels}"):
         load_weights(own, tmp_path / "w.pt", flag="--backbone-weights", channels=channels)
     assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
 
@@ -195,7 +195,7 @@ def test_build_starts_from_the_weights_named_unless_a_checkpoint_follows(tmp_pat
     started = ear2d(backbone_weights=tmp_path / "w.safetensors").backbone.state_dict()
     torch.testing.assert_close(dict(started), dict(given), rtol=0, atol=0)
     config = ModelConfig(backbone="test_resnet", backbone_weights=tmp_path / "absent.pt")
-    build_model(config, shape=(4, 1, 32, 32), outputs=1, start=False)
+    build_model(config, shape=(4, 1, 32, 32), outputs=1, load_pretrained=False)
     with pytest.raises(UserError, match="no such file"):
         build_model(config, shape=(4, 1, 32, 32), outputs=1)
 

@@ -18,12 +18,12 @@ from medical_fenlei.models.build import build_model
 from medical_fenlei.models.ear3d import build_encoder
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_task
-from medical_fenlei.trained.network import open_trained
-from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.trained.network import open_network
+from medical_fenlei.training.device import ComputeSettings
 from medical_fenlei.training.loop import Trainer
-from medical_fenlei.training.predict import infer, tables_of
+from medical_fenlei.training.predict import infer, prediction_tables
 
-CPU = Arithmetic(torch.device("cpu"), torch.float32)
+CPU = ComputeSettings(torch.device("cpu"), torch.float32)
 SMALLEST = ("dual_resnet10_3d", "dual_unet_3d", "dual_vit_3d")
 BASIC, BOTTLENECK = (3, 3), (1, 3, 1)
 RESNETS = {10: (BASIC, (1, 1, 1, 1)), 18: (BASIC, (2, 2, 2, 2)), 34: (BASIC, (3, 4, 6, 3)), 50: (BOTTLENECK, (3, 4, 6, 3)),
@@ -44,8 +44,8 @@ def build(model, *, channels=1, outputs=6, **options):
 
 def predicted(network, dataset, augment, *, batch_size):
     """The table of six classes."""
-    found = infer(network, dataset, augment=augment, arithmetic=CPU, batch_size=batch_size)
-    return tables_of(found, dataset.ears_in_order, [find_task("six_class")])["six_class"]
+    found = infer(network, dataset, augment=augment, compute=CPU, batch_size=batch_size)
+    return prediction_tables(found, dataset.ears_in_order, [find_task("six_class")])["six_class"]
 
 
 def medicalnet(depth):
@@ -129,7 +129,7 @@ def test_a_network_that_took_a_step_predicts_the_same_when_it_is_loaded_again(he
     facts, each = ["exam_id", "side", "label_code", "y_true"], [f"prob_{code}" for code in range(1, 7)]
     assert len(expected) == 7
     for name in ("best", "last"):
-        trained = open_trained(run_folder.checkpoint(name), kind=DUAL, device="cpu", precision="fp32")
+        trained = open_network(run_folder.checkpoint(name), kind=DUAL, device="cpu", precision="fp32")
         assert trained.config == config and trained.tasks == (task,)
         for batch_size in (1, 4):
             found = trained.predict(train, batch_size=batch_size)[task.name]
@@ -228,7 +228,7 @@ def test_the_command_starts_from_the_weights_and_a_checkpoint_needs_their_file_n
     assert f"{len(medicalnet(10))} of the network's" in log and "not used: conv_seg.0.bias" in log
     (tmp_path / "w.pth").rename(tmp_path / "moved.pth")
     weights = torch.load(tmp_path / "moved.pth", weights_only=True)["state_dict"]
-    trained = open_trained(here / "outputs/w/checkpoints/best.pt", kind=DUAL, device="cpu")
+    trained = open_network(here / "outputs/w/checkpoints/best.pt", kind=DUAL, device="cpu")
     for name, p in trained.model.encoder.named_parameters():
         assert torch.equal(p, weights[f"module.{name}"]), name
 
@@ -306,9 +306,9 @@ def test_gradients_on_a_cpu_are_those_of_float32_whatever_the_precision(precisio
     network = build_model(ModelConfig(model="dual_resnet10_3d", dropout=0), shape=(8, 1, 32, 32), outputs=1)
     volume = torch.rand(3, 8, 1, 32, 32)
     found = []
-    for arithmetic in (Arithmetic.choose("cpu", "fp32"), Arithmetic.choose("cpu", precision)):
+    for compute in (ComputeSettings.choose("cpu", "fp32"), ComputeSettings.choose("cpu", precision)):
         network.zero_grad()
-        with arithmetic.autocast():
+        with compute.autocast():
             logits = network(volume).logits
         logits.sum().backward()
         found.append([p.grad.clone() for p in network.parameters()])

@@ -1,4 +1,4 @@
-"""The synthetic hospital on disk, read back by tools that had no part in writing it."""
+"""The synthetic hospital on disk, read by independent tools."""
 import datetime
 import json
 import shutil
@@ -18,20 +18,21 @@ from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.prepare import prepare_ears
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.label_sheet import read_label_sheet
-from medical_fenlei.phantom.anatomy import draw_person, draw_pose, landmarks
-from medical_fenlei.phantom.disease import draw_change
+from medical_fenlei.phantom.anatomy import landmarks, sample_person, sample_pose
+from medical_fenlei.phantom.disease import sample_change
 from medical_fenlei.phantom.head import LESION_BIT, draw_head
 from medical_fenlei.phantom.hospital import draw_ears, write_hospital
-from medical_fenlei.phantom.population import draw_population
+from medical_fenlei.phantom.population import sample_population
 from medical_fenlei.phantom.scanner import CLASSIC, EXTENDED, INVERTED, PADDED, SIGNED, Scan
 from medical_fenlei.phantom.series import Patient, SeriesFacts, write_series
 from medical_fenlei.phantom.spec import HospitalSpec
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import NORMAL, SIDES, UNLABELLED
 
-SPEC = HospitalSpec(num_exams=12, slices=24, seed=60)            # with this seed every form and every syntax is drawn
+SPEC = HospitalSpec(num_exams=12, slices=24, seed=60)            # with this seed every pixel format and syntax occurs
 SMALL = HospitalSpec(num_exams=5, slices=8, seed=3)
 CAN_BE_EMPTY = {"malformation"}
-"""Kinds that change bone and canal, and may fill no air space."""
+"""Kinds that change bone or canal and may fill no air space."""
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +68,13 @@ def main_series(folder, truth):
 
 
 def content(folder):
-    """Every byte of the images and the truth. The workbook is left out: Excel files hold the time of writing."""
+    """Every byte of the images and the truth, without the workbook, which contains its time of writing."""
     return {f.relative_to(folder).as_posix(): f.read_bytes() for part in ("data", "truth")
             for f in sorted((folder / part).rglob("*")) if f.is_file()}
 
 
 def coarse(volume):
-    """Means over 4 by 4 pixels: the two squares lie some millimetres apart."""
+    """Means over 4 by 4 pixels, since the two squares lie a few millimetres apart."""
     return volume.reshape(len(volume), 8, 4, 8, 4).mean(axis=(2, 4)).ravel()
 
 
@@ -114,11 +115,11 @@ def test_simpleitk_sees_the_same_hu_in_the_same_places(hospital, truths):
         rng = np.random.default_rng(0)
         voxels = np.column_stack([rng.integers(0, n, 200) for n in series.shape])
         voxels[:8] = [[k, r, c] for k in (0, SPEC.slices - 1) for r in (0, 255) for c in (0, 255)]
-        places = (series.affine @ np.column_stack([voxels, np.ones(200)]).T).T[:, :3]
+        places = (series.affine.matrix @ np.column_stack([voxels, np.ones(200)]).T).T[:, :3]
         indices = [image.TransformPhysicalPointToIndex(p.tolist()) for p in places]
         back = [image.TransformIndexToPhysicalPoint(i) for i in indices]
         np.testing.assert_allclose(places, back, atol=2e-3)
-        if first.PhotometricInterpretation == "MONOCHROME2":     # SimpleITK inverts the other
+        if first.PhotometricInterpretation == "MONOCHROME2":     # SimpleITK inverts MONOCHROME1
             middle = (SPEC.matrix - 1) / 2
             slices = [series.slice(k) for k in range(SPEC.slices)]
             for (k, r, c), index in zip(voxels, indices, strict=True):
@@ -135,7 +136,7 @@ def test_simpleitk_sees_the_same_hu_in_the_same_places(hospital, truths):
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, JPEGLSLossless, RLELossless], ids=["implicit", "jpegls", "rle"])
 def test_the_hu_that_are_written_are_the_hu_that_are_read(form, syntax, tmp_path):
     hu = np.random.default_rng(1).integers(-1024, 3072, (3, 32, 32)).astype(np.int16)
-    scan = Scan(matrix=32, n_slices=3, form=form, transfer_syntax=str(syntax), stored_order="reverse")
+    scan = Scan(matrix=32, n_slices=3, pixel_format=form, transfer_syntax=str(syntax), stored_order="reverse")
     day = datetime.date(2020, 1, 1)
     facts = SeriesFacts(exam_id="00000001", date=day, number=2, description="",
                         patient=Patient(patient_id="", name="SYNTHETIC^NOBODY", birth_date=day, sex="F", age_years=0))
@@ -148,7 +149,7 @@ def test_the_hu_that_are_written_are_the_hu_that_are_read(form, syntax, tmp_path
         assert (series.slice(k)[np.hypot(r, c) > 16] == -1000).all() == (form.padding is not None)
 
 
-def test_one_seed_draws_the_same_bytes_whatever_the_number_of_workers(small, tmp_path):
+def test_one_seed_draws_the_same_bytes_with_any_number_of_workers(small, tmp_path):
     write_hospital(tmp_path, SMALL, workers=2)
     assert content(tmp_path) == content(small)
 
@@ -158,7 +159,7 @@ def test_another_seed_draws_other_pixels(small, tmp_path):
     assert not set(pixels(tmp_path).values()) & set(pixels(small).values())
 
 
-def test_an_interrupted_generation_goes_on_to_the_same_bytes(small, tmp_path):
+def test_an_interrupted_generation_continues_to_the_same_bytes(small, tmp_path):
     whole = tmp_path / "hospital"
     shutil.copytree(small, whole)
     (whole / "truth" / "truth.csv").unlink()
@@ -174,7 +175,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(small, tmp_path):
     assert content(whole) != content(small)
     write_hospital(whole, SMALL, workers=1)
     assert content(whole) == content(small)
-    assert [f.stat().st_mtime_ns for f in done] == written       # whole exams are not drawn again
+    assert [f.stat().st_mtime_ns for f in done] == written       # complete exams are not drawn again
 
 
 def test_a_folder_that_holds_another_hospital_is_refused_and_left_alone(small):
@@ -184,7 +185,7 @@ def test_a_folder_that_holds_another_hospital_is_refused_and_left_alone(small):
     assert content(small) == before
 
 
-def test_with_the_pose_taken_away_left_lies_left_of_right(truths):
+def test_without_the_pose_left_lies_left_of_right(truths):
     for truth in truths:
         pose, marks = truth["pose"], {k: np.array(v) for k, v in truth["landmarks_lps"].items()}
         turn = Rotation.from_euler("xyz", [pose["pitch_deg"], pose["roll_deg"], pose["yaw_deg"]], degrees=True)
@@ -214,26 +215,27 @@ def test_lesion_bits_lie_on_the_side_whose_code_is_not_normal(hospital, truths):
             assert (np.linalg.norm(places - truth["landmarks_lps"][f"tympanum_{side}"], axis=1) < 60).all()
 
 
-def test_the_truth_and_the_series_speak_of_the_same_voxels(hospital, truths):
-    """A tympanic cavity without disease is air where the truth says it lies, in the files as they are read."""
+def test_the_truth_and_the_series_share_their_voxels(hospital, truths):
+    """A healthy tympanic cavity is air at its true position, in the files as read."""
     checked = 0
     for truth in truths:
         series = open_series(main_series(hospital, truth))
         with np.load(hospital / "truth" / truth["lesion_file"]) as file:
             ours = file["affine_lps"]
-        ends = [np.sort(m[:3, :3] @ (np.array(series.shape) - 1) + 2 * m[:3, 3]) for m in (ours, series.affine)]
+        ends = [np.sort(m[:3, :3] @ (np.array(series.shape) - 1) + 2 * m[:3, 3]) for m in (ours, series.affine.matrix)]
         np.testing.assert_allclose(*ends, atol=1e-3)
         for side in SIDES:
             if truth["codes"][side] != NORMAL:
                 continue
-            k, r, c = np.rint(np.linalg.inv(series.affine) @ [*truth["landmarks_lps"][f"tympanum_{side}"], 1])[:3].astype(int)
+            tympanum = [*truth["landmarks_lps"][f"tympanum_{side}"], 1]
+            k, r, c = np.rint(np.linalg.inv(series.affine.matrix) @ tympanum)[:3].astype(int)
             assert np.median(series.slice(k)[r - 1:r + 2, c - 1:c + 2]) < -500
             checked += 1
     assert checked >= 5
 
 
-def test_ears_drawn_without_files_are_the_same_way_round_as_ears_cut_from_the_files(hospital, truths):
-    exams = {exam.exam_id: exam for exam in draw_population(SPEC.num_exams, SPEC.seed)}
+def test_ears_drawn_without_files_have_the_orientation_of_ears_cut_from_files(hospital, truths):
+    exams = {exam.exam_id: exam for exam in sample_population(SPEC.num_exams, SPEC.seed)}
     for truth in truths:
         with threadpool_limits(1):
             cut = prepare_ears(open_series(main_series(hospital, truth)), EarSpec(num_slices=8, image_size=32, crop_mm=64))
@@ -245,19 +247,19 @@ def test_ears_drawn_without_files_are_the_same_way_round_as_ears_cut_from_the_fi
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6])
-def test_every_kind_of_disease_marks_its_own_ear_alone_and_health_none(code):
+def test_every_disease_marks_only_its_own_ear_and_a_healthy_ear_has_no_mark(code):
     kinds = set()
     for n in range(12):
         rng = np.random.default_rng([code, n])
         side = SIDES[n % 2]
-        person, pose = draw_person(rng), draw_pose(rng)
-        changes = {side: draw_change(code, rng), side.other: draw_change(NORMAL, rng)}
+        person, pose = sample_person(rng), sample_pose(rng)
+        changes = {side: sample_change(code, rng), side.other: sample_change(NORMAL, rng)}
         marks = landmarks(person, pose)
         middle = np.mean([marks["mastoid_left"], marks["mastoid_right"]], axis=0)
         shape, steps = (20, 40, 80), np.array([[0, 0, 1.6], [0, 1.6, 0], [1.6, 0, 0]])
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = steps, middle - steps @ ((np.array(shape) - 1) / 2)
-        lesion = draw_head(person, changes, pose, affine, shape).lesion
+        lesion = draw_head(person, changes, pose, Affine(affine), shape).lesion
         assert changes[side].code == code and not (lesion & LESION_BIT[side.other]).any()
         marked = (lesion & LESION_BIT[side]).any()
         if code == NORMAL:
@@ -268,7 +270,7 @@ def test_every_kind_of_disease_marks_its_own_ear_alone_and_health_none(code):
     assert len(kinds) >= {3: 2, 6: 4}.get(code, 1)
 
 
-def test_the_sheet_says_the_truth_wherever_it_says_anything(hospital, truths):
+def test_every_label_in_the_sheet_is_true(hospital, truths):
     sheet = read_label_sheet(hospital / "metadata" / "labels.xlsx")
     assert not sheet.rejects
     rows = sheet.labels.set_index("exam_id")
@@ -282,10 +284,10 @@ def test_the_sheet_says_the_truth_wherever_it_says_anything(hospital, truths):
             labelled, unlabelled = labelled + (said != UNLABELLED), unlabelled + (said == UNLABELLED)
             assert said in (UNLABELLED, truth["codes"][side])
     assert labelled >= 14 and unlabelled >= 4
-    assert len(set(rows.index) - {t["exam_id"] for t in truths}) == 2            # the sheet also names exams that are not there
+    assert len(set(rows.index) - {t["exam_id"] for t in truths}) == 2            # the sheet also lists exams that do not exist
 
 
-def test_truth_csv_and_the_json_of_each_exam_say_the_same(hospital, truths):
+def test_truth_csv_equals_the_json_of_each_exam(hospital, truths):
     table = pd.read_csv(hospital / "truth" / "truth.csv", dtype={"exam_id": str})
     assert len(table) == 2 * len(truths) == 2 * SPEC.num_exams
     for truth in truths:

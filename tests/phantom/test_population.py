@@ -1,18 +1,18 @@
-"""Who is examined: shares, families of exams, and what makes a sheet untidy."""
+"""The population: shares of the codes, second exams, and the irregularities of the sheet."""
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from medical_fenlei.phantom.anatomy import DISEASED_AERATION, HEALTHY_AERATION, OPPOSITE_AERATION, draw_person
-from medical_fenlei.phantom.population import PAIRS, RARE_AT_LEAST, RARE_PAIRS, draw_population
+from medical_fenlei.phantom.anatomy import DISEASED_AERATION, HEALTHY_AERATION, OPPOSITE_AERATION, sample_person
+from medical_fenlei.phantom.population import PAIRS, RARE_AT_LEAST, RARE_PAIRS, sample_population
 from medical_fenlei.vocabulary import NORMAL, SIDES, UNLABELLED, Side
 
 
 @pytest.fixture(scope="module")
 def exams():
-    return draw_population(400, 0)
+    return sample_population(400, 0)
 
 
 def pair(codes):
@@ -35,7 +35,7 @@ def test_pairs_of_codes_come_in_the_shares_of_a_real_collection(exams):
 
 @pytest.mark.parametrize("number", [40, 160, 400])
 def test_code_4_is_common_enough_to_be_learnt(number):
-    people = by_patient(draw_population(number, 1)).values()
+    people = by_patient(sample_population(number, 1)).values()
     rare = [pair(group[0].codes) for group in people if 4 in group[0].codes.values()]
     assert len(rare) >= RARE_AT_LEAST == 8 and len(rare) >= 0.05 * number
     assert set(rare) <= {codes for _, codes in RARE_PAIRS}
@@ -72,7 +72,7 @@ def test_some_labels_are_missing_and_none_is_wrong(exams):
             assert code in (UNLABELLED, exam.codes[side])
 
 
-def test_some_exams_lie_under_a_second_later_date(exams):
+def test_some_exams_have_a_second_folder_of_a_later_date(exams):
     twice = [exam for exam in exams if exam.other_date]
     assert len(twice) == 8 and all(exam.other_date > exam.date for exam in twice)
 
@@ -84,22 +84,22 @@ def test_some_patients_have_no_id_and_no_two_share_one(exams):
     assert 0.005 < 1 - len(known) / len(patients) < 0.05
 
 
-def test_the_same_seed_draws_the_same_population_and_another_one_another():
+def test_equal_seeds_sample_equal_populations_and_different_seeds_do_not():
     def spelt(seed):
         return [(e.number, e.exam_id, e.patient, e.codes, e.labels, e.date, e.label_date, e.other_date, e.person.scale,
                  [(ear.aeration, ear.shift, ear.texture_turn.tolist()) for ear in e.person.ears.values()])
-                for e in draw_population(30, seed)]
+                for e in sample_population(30, seed)]
 
     assert spelt(3) == spelt(3)
     assert not {row[1] for row in spelt(3)} & {row[1] for row in spelt(4)} and spelt(3)[0][-1] != spelt(4)[0][-1]
 
 
 def aerations(diseased, number=400):
-    people = [draw_person(np.random.default_rng([9, n]), diseased, age_years=40) for n in range(number)]
+    people = [sample_person(np.random.default_rng([9, n]), diseased, age_years=40) for n in range(number)]
     return np.array([[person.ears[side].aeration for side in SIDES] for person in people])
 
 
-def test_disease_of_either_ear_goes_with_less_air_in_both():
+def test_disease_of_one_ear_lowers_the_aeration_of_both():
     healthy = aerations(dict.fromkeys(SIDES, False))
     one_sided = aerations({Side.LEFT: True, Side.RIGHT: False})
     assert healthy.mean() == pytest.approx(HEALTHY_AERATION, abs=0.03)
@@ -107,19 +107,19 @@ def test_disease_of_either_ear_goes_with_less_air_in_both():
     assert healthy.mean() > one_sided[:, 1].mean() + 0.1 and one_sided[:, 1].mean() > one_sided[:, 0].mean() + 0.02
 
 
-def test_both_sides_of_a_head_are_aerated_alike_but_not_equally():
+def test_the_aeration_of_both_sides_is_correlated_but_not_equal():
     left, right = aerations(dict.fromkeys(SIDES, False)).T
     assert 0.65 < np.corrcoef(left, right)[0, 1] < 0.9
     assert np.abs(left - right).mean() > 0.05
 
 
-def test_air_alone_cannot_tell_a_healthy_ear_from_a_diseased_one():
-    """Healthy ears with little air and diseased ones with much are both there."""
+def test_aeration_alone_does_not_separate_healthy_and_diseased_ears():
+    """Healthy ears with little air and diseased ears with much air both occur."""
     healthy, diseased = aerations(dict.fromkeys(SIDES, False)).ravel(), aerations(dict.fromkeys(SIDES, True)).ravel()
     assert np.mean(healthy < np.median(diseased)) > 0.1 and np.mean(diseased > np.median(healthy)) > 0.1
 
 
-def test_the_groups_of_the_population_itself_differ_in_air_as_drawn(exams):
+def test_the_aeration_of_the_population_differs_between_the_groups_as_sampled(exams):
     groups = defaultdict(list)
     for exam in exams:
         for side in SIDES:

@@ -16,8 +16,9 @@ from medical_fenlei import tables
 from medical_fenlei.cache_qa.outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear
 from medical_fenlei.config import EarSpec
 from medical_fenlei.ears.build import fill_store
-from medical_fenlei.ears.scan_view import ScanView, box_corners, open_view, outline, place, plane_line
+from medical_fenlei.ears.scan_view import ScanView, box_corners, open_view, outline, plane_line
 from medical_fenlei.ears.store import EarStore
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import SIDES, Side
 
 SPEC = EarSpec(num_slices=6, image_size=40, crop_size=56)
@@ -164,7 +165,7 @@ def test_nothing_written_names_a_person(hospital):
 def test_corners_of_a_box_are_where_a_hand_computes_them():
     scan = axial((10, 100, 80), (1.5, 0.5, 0.25))                # its centre is the origin
     volume = np.array([[0, 0, -1.0, 8], [0, 2.0, 0, -6], [3.0, 0, 0, -4.5], [0, 0, 0, 1]])
-    corners = box_corners(volume, (4, 6, 8), scan)
+    corners = box_corners(Affine(volume), (4, 6, 8), Affine(scan))
     # z from -4.5 - 1.5 to -4.5 + 10.5; the scan's slice 0 lies at z = -6.75, 1.5 mm apart
     np.testing.assert_allclose(corners[:, 0, 0, 0], [(-6 + 6.75) / 1.5, (6 + 6.75) / 1.5])
     # y from -6 - 1 to -6 + 11; row 0 at y = -24.75, 0.5 mm apart
@@ -183,10 +184,10 @@ def test_the_outline_of_a_turned_box_runs_along_its_faces():
     turn = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
     volume[:3, :3] = turn @ np.array([[0, 0, 1.0], [0, 1.0, 0], [2.0, 0, 0]])
     volume[:3, 3] = -volume[:3, :3] @ ((np.array(shape) - 1) / 2) + [5, -3, 1]
-    cut = outline(box_corners(volume, shape, scan), 21)
+    cut = outline(box_corners(Affine(volume), shape, Affine(scan)), 21)
     assert 3 <= len(cut) <= 6
     lps = np.column_stack([np.full(len(cut), 21.0), cut, np.ones(len(cut))]) @ scan[:3].T
-    inside = place(lps, volume)
+    inside = Affine(volume).inverse.apply(lps)
     ends = np.isclose(inside, -0.5, atol=1e-4) | np.isclose(inside, np.array(shape) - 0.5, atol=1e-4)
     assert (ends.sum(axis=1) >= 2).all()                         # on an edge of the box: at an end of two axes
     assert ((inside > -0.51) & (inside < np.array(shape) - 0.49)).all()
@@ -195,9 +196,10 @@ def test_the_outline_of_a_turned_box_runs_along_its_faces():
 def test_the_picture_s_slice_is_the_nearest_and_the_plane_crosses_it_where_it_is(built):
     ear = read_ear(EarStore(built / "cache/ears_hu", SPEC), WHOLE)
     view = open_view(built / "data/medical_data_2", ear.series_relpath, [ear.centre])
-    assert abs(view.affine[2, 3] + view.k * view.affine[2, 0] - ear.centre[2]) <= view.affine[2, 0] / 2
+    scan = view.affine.matrix
+    assert abs(scan[2, 3] + view.k * scan[2, 0] - ear.centre[2]) <= scan[2, 0] / 2
     line = np.column_stack([np.full(2, view.k), plane_line(ear.plane_point, ear.plane_normal, view), np.ones(2)])
-    np.testing.assert_allclose((line @ view.affine[:3].T - ear.plane_point) @ ear.plane_normal, 0, atol=1e-6)
+    np.testing.assert_allclose((line @ scan[:3].T - ear.plane_point) @ ear.plane_normal, 0, atol=1e-6)
     np.testing.assert_allclose(line[:, 1], [-0.5, 149.5])
     # the plane of this drawn skull is x = 0, the middle column
     np.testing.assert_allclose(line[:, 2], (140 - 1) / 2, atol=3)
@@ -229,4 +231,4 @@ def test_alike_cohorts_and_single_ears_divide_by_no_zero(built):
 
 
 def test_a_slice_where_rows_and_columns_differ_keeps_its_proportions():
-    assert ScanView(np.zeros((4, 4), np.int16), 0, axial((2, 4, 4), (1.0, 0.6, 0.3))).aspect == pytest.approx(2)
+    assert ScanView(np.zeros((4, 4), np.int16), 0, Affine(axial((2, 4, 4), (1.0, 0.6, 0.3)))).aspect == pytest.approx(2)

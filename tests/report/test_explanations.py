@@ -12,16 +12,19 @@ from small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.config import EAR2D, EarSpec
-from medical_fenlei.embeddings import retrieval
-from medical_fenlei.embeddings.neighbors import neighbours
-from medical_fenlei.embeddings.retrieval import agreement, training_embeddings
+from medical_fenlei.embeddings import extraction
+from medical_fenlei.embeddings.agreement import label_agreement
+from medical_fenlei.embeddings.extraction import training_embeddings
+from medical_fenlei.embeddings.neighbors import find_neighbors
 from medical_fenlei.embeddings.vectors import Embeddings
-from medical_fenlei.explanations.pictures import explain_ears
-from medical_fenlei.trained.network import open_trained
+from medical_fenlei.explanations.explain import explain_ears
+from medical_fenlei.explanations.maps import ExplanationRequest
+from medical_fenlei.trained.network import open_network
 
 SPEC = EarSpec(num_slices=4, image_size=32, extent="half")
 BEST = "outputs/ear/checkpoints/best.pt"
-ALL = ("gradcam_ear2d", "--checkpoint", BEST, "--device", "cpu", "--all", "--top", 2)
+ONE_MAP = ExplanationRequest(methods=("hirescam",), top=1)
+ALL = ("gradcam_ear2d", "--checkpoint", BEST, "--device", "cpu", "--all", "--top-k", 2)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def here(study, monkeypatch):
 
 @pytest.fixture
 def trained(here):
-    return open_trained(here / BEST, kind=EAR2D, device="cpu")
+    return open_network(here / BEST, kind=EAR2D, device="cpu")
 
 
 def test_every_ear_of_the_set_has_a_picture_and_a_row_for_each_method_and_slice(here, capsys):
@@ -69,15 +72,15 @@ def test_every_ear_of_the_set_has_a_picture_and_a_row_for_each_method_and_slice(
     assert run(*ALL) == 0
     assert f"0 explained, {len(wanted)} were there" in capsys.readouterr().out
     assert (reports / "explanations_val.csv").read_bytes() == before
-    assert run(*ALL, "--method", "gradcam", "--limit", 2) == 0
+    assert run(*ALL, "--method", "gradcam", "--limit", 1) == 0
     assert "2 explained, 0 were there" in capsys.readouterr().out
-    assert len(tables.EXPLANATIONS.read(reports / "explanations_val_first2.csv")) == 4
+    assert len(tables.EXPLANATIONS.read(reports / "explanations_val_first1.csv")) == 4
 
 
 def test_an_ear_that_cannot_be_read_is_told_and_the_others_go_on(here, trained, tmp_path):
     ears = pd.DataFrame({"exam_id": ["exam_x", "no_such", "exam_y"], "side": "left"})
     store, task = trained.store(trained.config.data), trained.tasks[0]
-    done = explain_ears(trained, store, ears, task, tmp_path, methods=("hirescam",), top=1)
+    done = explain_ears(trained, store, ears, task, tmp_path, ONE_MAP)
     assert (done.made, done.kept, list(done.table.exam_id)) == (2, 0, ["exam_x", "exam_y"])
     assert (done.table.label_code == 0).all()                    # none was given
     assert list(done.rejects.exam_id) == ["no_such"] and done.rejects.reason.iloc[0] == "damaged_entry"
@@ -87,7 +90,7 @@ def test_an_ear_explained_by_other_weights_or_cut_short_is_explained_anew(here, 
     ears, store = pd.DataFrame({"exam_id": ["exam_x"], "side": "left"}), trained.store(trained.config.data)
 
     def made(network):
-        return explain_ears(network, store, ears, network.tasks[0], tmp_path, methods=("hirescam",), top=1).made
+        return explain_ears(network, store, ears, network.tasks[0], tmp_path, ONE_MAP).made
 
     assert (made(trained), made(trained)) == (1, 0)
     (tmp_path / "exam_x_left.json").write_text('{"key": ')
@@ -116,13 +119,13 @@ def test_what_cannot_be_explained_is_one_line(here, capfd, words, says):
     assert says in said and len(said.splitlines()) == 1
 
 
-def test_neighbours_of_a_set_are_training_ears_of_other_patients_with_a_picture_each(here, capsys):
-    words = ("retrieve_neighbors_ear2d", "--checkpoint", BEST, "--device", "cpu", "--most", 3, "--draws", 50)
+def test_neighbors_of_a_set_are_training_ears_of_other_patients_with_a_picture_each(here, capsys):
+    words = ("retrieve_neighbors_ear2d", "--checkpoint", BEST, "--device", "cpu", "--top-k", 3, "--resamples", 50)
     assert run(*words, "--split", "train") == 0
     folder = here / "outputs/ear/reports/neighbors"
     found = tables.NEIGHBORS.read(folder / "neighbors_train.csv")
-    assert len(found) == 16 * 3 and (found.exam_id != found.neighbour_exam_id).all()     # an exam a patient
-    assert set(found.neighbour_exam_id) <= {f"exam_{name}" for name in "abcdefgh"}
+    assert len(found) == 16 * 3 and (found.exam_id != found.neighbor_exam_id).all()     # an exam a patient
+    assert set(found.neighbor_exam_id) <= {f"exam_{name}" for name in "abcdefgh"}
     assert len(list(folder.glob("exam_*.png"))) == 16
     assert "share" in capsys.readouterr().out
     assert run(*words, "--exam-id", "exam_x", "--side", "right") == 0
@@ -132,14 +135,14 @@ def test_neighbours_of_a_set_are_training_ears_of_other_patients_with_a_picture_
     assert run(*words, "--split", "val", "--pictures", 0, "--out-dir", whole) == 0
     val = tables.NEIGHBORS.read(whole / "neighbors_val.csv")
     same = val[(val.exam_id == "exam_x") & (val.side == "right")]
-    assert same.neighbour_exam_id.tolist() == one.neighbour_exam_id.tolist() and not list(whole.glob("*.png"))
+    assert same.neighbor_exam_id.tolist() == one.neighbor_exam_id.tolist() and not list(whole.glob("*.png"))
     for wrong in (("--exam-id", "exam_x"), ("--split", "val", "--side", "left"), ("--exam-id", "exam_0", "--side", "left")):
         assert run(*words, *wrong) == 2
 
 
 def test_embeddings_of_the_training_set_are_kept_until_the_network_changes(here, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(retrieval, "PART", 6)
-    embed, looked = retrieval.embed, []
+    monkeypatch.setattr(extraction, "PART_EARS", 6)
+    embed, looked = extraction.embed, []
 
     def counted(*given, samples=None, **more):
         looked.append(len(samples))
@@ -147,13 +150,13 @@ def test_embeddings_of_the_training_set_are_kept_until_the_network_changes(here,
             raise KeyboardInterrupt                              # stopped in the second part
         return embed(*given, samples=samples, **more)
 
-    monkeypatch.setattr(retrieval, "embed", counted)
+    monkeypatch.setattr(extraction, "embed", counted)
     data = trained.config.data
     with pytest.raises(KeyboardInterrupt):
         training_embeddings(trained, data, tmp_path)
     found, _ = training_embeddings(trained, data, tmp_path)
     assert looked == [6, 6, 6, 4] and len(found) == 16
-    again, _ = training_embeddings(trained, replace(data, limit=2), tmp_path)            # a limit is for those asked about
+    again, _ = training_embeddings(trained, replace(data, limit=2), tmp_path)            # a limit is for query ears
     assert len(looked) == 4
     np.testing.assert_array_equal(again.embedding, found.embedding)
     part = sorted(tmp_path.glob("*/*.npz"))[0]
@@ -176,17 +179,17 @@ def some(count, seed, prefix):
 
 
 def test_agreement_is_that_of_a_slow_count_and_chance_the_share_among_other_patients():
-    train, asked = some(40, 0, "t"), some(24, 1, "a")
-    near = neighbours(train, asked, most=3)
-    table, found = agreement(near, train, asked, draws=100)
-    labelled = [n for n in range(24) if asked.label_code[n]]
-    assert len(table) == len(labelled) and found.patients == len({*asked.patient_key[labelled]})
+    train, query = some(40, 0, "t"), some(24, 1, "a")
+    near = find_neighbors(train, query, top_k=3)
+    table, found = label_agreement(near, train, query, n_resamples=100)
+    labelled = [n for n in range(24) if query.label_code[n]]
+    assert len(table) == len(labelled) and found.patients == len({*query.patient_key[labelled]})
     for row, n in zip(table.itertuples(), labelled, strict=True):
-        own = [r for r in near.itertuples() if (r.exam_id, r.side) == (asked.exam_id[n], asked.side[n])]
-        assert row.share == pytest.approx(np.mean([r.neighbour_label_code == asked.label_code[n] for r in own]))
-        assert row.first == (own[0].neighbour_label_code == asked.label_code[n])
-        others = [train.label_code[m] for m in range(40) if train.patient_key[m] != asked.patient_key[n]]
-        assert row.chance == pytest.approx(np.mean([code == asked.label_code[n] for code in others]))
+        own = [r for r in near.itertuples() if (r.exam_id, r.side) == (query.exam_id[n], query.side[n])]
+        assert row.share == pytest.approx(np.mean([r.neighbor_label_code == query.label_code[n] for r in own]))
+        assert row.first == (own[0].neighbor_label_code == query.label_code[n])
+        others = [train.label_code[m] for m in range(40) if train.patient_key[m] != query.patient_key[n]]
+        assert row.chance == pytest.approx(np.mean([code == query.label_code[n] for code in others]))
     assert found.values["ratio"].estimate == pytest.approx(table.share.mean() / table.chance.mean())
     assert found.values["share"].low <= found.values["share"].estimate <= found.values["share"].high
 

@@ -31,8 +31,8 @@ def trained(tmp_path_factory):
                    "--output-dir", "outputs/a") == 0
         assert (here / "outputs/a/reports/report.html").is_file()            # every run ends with one
         assert run("calibrate_ear2d", "--checkpoint", BEST) == 0
-        assert run("eval_ear2d", "--checkpoint", BEST, "--draws", 100) == 0
-        assert run("audit_run", "--checkpoint", BEST, "--draws", 100) in (0, 1)
+        assert run("eval_ear2d", "--checkpoint", BEST, "--resamples", 100) == 0
+        assert run("audit_run", "--checkpoint", BEST, "--resamples", 100) in (0, 1)
         found = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv")
         for case in found[:2].itertuples():
             path = here / f"outputs/a/reports/explanations_val/{case.exam_id}_{case.side}.png"
@@ -58,7 +58,7 @@ def test_the_page_needs_no_other_file_and_holds_the_figures_of_the_reports(here,
     predictions = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv")
     cases = pd.DataFrame(told["evaluations"]["val"]["cases"])
     assert set(zip(cases.exam_id, cases.side, strict=True)) == set(zip(predictions.exam_id, predictions.side, strict=True))
-    assert cases.surprise.is_monotonic_decreasing
+    assert cases.nll.is_monotonic_decreasing
     sets = {own["set"]: own for own in told["sets"]}
     split = tables.read_split(here / "artifacts/splits_dual", 100)
     assert {name: own["exams"] for name, own in sets.items()} == {name: len(frame) for name, frame in split.sets.items()}

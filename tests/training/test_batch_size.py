@@ -9,14 +9,14 @@ from small_study import codes_in_turn, write_study
 from torch import nn
 
 from medical_fenlei.config import EarSpec
-from medical_fenlei.models.output import Output
+from medical_fenlei.models.network import NetworkOutput
 from medical_fenlei.runs import Run
 from medical_fenlei.training import batch_size
-from medical_fenlei.training.batch_size import LARGEST, STEPS_AN_EPOCH, is_out_of_memory, largest_batch
-from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.training.batch_size import MAX_BATCH_SIZE, MIN_STEPS_PER_EPOCH, is_out_of_memory, largest_batch
+from medical_fenlei.training.device import ComputeSettings
 from medical_fenlei.training.loop import Trainer
 
-CPU = Arithmetic(torch.device("cpu"), torch.float32)
+CPU = ComputeSettings(torch.device("cpu"), torch.float32)
 SHAPE = (2, 4, 1, 16, 16)
 PLENTY = 2**40
 
@@ -37,7 +37,7 @@ class Network(nn.Module):
         embedding = self.body(self.frozen(volume.transpose(1, 2))).mean((2, 3, 4))
         if self.refuse:
             self.refuse(len(volume))
-        return Output(self.head(embedding), embedding, None)
+        return NetworkOutput(self.head(embedding), embedding, None)
 
 
 def out_of_memory(ears):
@@ -59,9 +59,9 @@ def shapes_differ(_ears):
 def as_on_a_gpu(monkeypatch):
     """Steps are tried as on a GPU, but computed here."""
     step = batch_size._step
-    monkeypatch.setattr(batch_size, "_step", lambda model, shape, _arithmetic: step(model, shape, CPU))
+    monkeypatch.setattr(batch_size, "_step", lambda model, shape, _compute: step(model, shape, CPU))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    return Arithmetic(torch.device("meta"), torch.float32)
+    return ComputeSettings(torch.device("meta"), torch.float32)
 
 
 def used(network):
@@ -127,7 +127,7 @@ def test_on_a_gpu_a_tenth_is_left_free_unless_the_bound_was_reached(as_on_a_gpu,
     network = used(Network(out_of_memory_beyond(2 * limit)))     # two ears a sample
     before = state(network)
     assert largest_batch(network, SHAPE, as_on_a_gpu, samples=samples) == expected
-    assert max(network.sizes) <= 2 * max(1, samples // STEPS_AN_EPOCH)
+    assert max(network.sizes) <= 2 * max(1, samples // MIN_STEPS_PER_EPOCH)
     assert_untouched(network, before, True)
 
 
@@ -189,11 +189,11 @@ def test_on_a_cpu_the_bound_falls_with_the_free_memory_and_is_at_least_one(monke
     for free in (PLENTY, 2**28, 2**25, 2**23, 2**20, 0):
         monkeypatch.setattr(batch_size, "free_memory", lambda free=free: free)
         found.append(largest_batch(network, SHAPE, CPU, samples=10_000))
-    assert found == sorted(found, reverse=True) and found[0] == LARGEST and found[-1] == 1
+    assert found == sorted(found, reverse=True) and found[0] == MAX_BATCH_SIZE and found[-1] == 1
     assert len(set(found)) >= 4
 
 
-@pytest.mark.parametrize(("samples", "bound"), [(1, 1), (3, 1), (4, 1), (40, 10), (5000, LARGEST)])
+@pytest.mark.parametrize(("samples", "bound"), [(1, 1), (3, 1), (4, 1), (40, 10), (5000, MAX_BATCH_SIZE)])
 def test_a_batch_leaves_four_steps_an_epoch(monkeypatch, samples, bound):
     monkeypatch.setattr(batch_size, "free_memory", lambda: PLENTY)
     assert largest_batch(used(Network()), SHAPE, CPU, samples=samples) == bound
@@ -203,14 +203,14 @@ def test_a_batch_leaves_four_steps_an_epoch(monkeypatch, samples, bound):
                          ids=["ears", "slices", "rows", "columns"])
 def test_a_sample_of_twice_the_volume_is_weighed_about_twice(larger):
     network = used(Network())
-    one, two = (batch_size._bytes_a_sample(network, shape, CPU) for shape in (SHAPE, larger))
+    one, two = (batch_size._bytes_per_sample(network, shape, CPU) for shape in (SHAPE, larger))
     assert two == pytest.approx(2 * one, rel=0.1)
 
 
 def test_a_sample_is_weighed_at_what_its_activations_take_at_least():
     """Input, both convolutions and both normalisations are kept for the backward pass, in float32."""
     voxels = math.prod(SHAPE)
-    assert batch_size._bytes_a_sample(used(Network()), SHAPE, CPU) >= 4 * voxels * (1 + 4 + 4 + 8 + 8)
+    assert batch_size._bytes_per_sample(used(Network()), SHAPE, CPU) >= 4 * voxels * (1 + 4 + 4 + 8 + 8)
 
 
 TRAIN = ("train_dual", "--pct", 100, "--model", "dual_slice_attention", "--backbone", "test_resnet", "--epochs", 2,
@@ -237,7 +237,7 @@ def last_weights(folder):
 def test_a_run_with_the_batch_that_was_found_is_the_run_with_that_batch_named(here):
     assert run(*TRAIN, "--auto-batch", "--batch-size", 7, "--output-dir", "outputs/found") == 0
     assert written_batch_size(here / "outputs/found") == 3
-    assert "3 samples a step" in (here / "outputs/found/train.log").read_text()
+    assert "3 samples per step" in (here / "outputs/found/train.log").read_text()
     assert run(*TRAIN, "--batch-size", 3, "--output-dir", "outputs/named") == 0
     found, named = (last_weights(here / "outputs" / name) for name in ("found", "named"))
     assert all(torch.equal(found[name], tensor) for name, tensor in named.items())

@@ -17,10 +17,10 @@ from medical_fenlei.config import EarSpec, ModelConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
 from medical_fenlei.models.ear2d import Ear2d
-from medical_fenlei.trained.network import open_trained
+from medical_fenlei.trained.network import open_network
 from medical_fenlei.training import batch_size
-from medical_fenlei.training.device import Arithmetic, compiling, memory_gb, seed_everything
-from medical_fenlei.training.step import Stepper, running_mean
+from medical_fenlei.training.device import ComputeSettings, compile_errors, peak_memory_gb, seed_everything
+from medical_fenlei.training.step import Stepper, moving_average
 
 EARS = 6
 NETS = {"resnet10t": ((4, 1, 32, 32), 0.8), "test_convnext": ((4, 1, 32, 32), 0.3), "test_vit": ((4, 1, 32, 32), 0.2),
@@ -39,7 +39,7 @@ def build(net, *, again):
         if isinstance(module, nn.Dropout | nn.Dropout3d):
             module.p = 0.3
     if again:
-        model.recompute()
+        model.enable_grad_checkpointing()
     return model
 
 
@@ -50,15 +50,15 @@ def volume(net, seed=0):
 def after_two_steps(model, net, *, again):
     """The first as a whole, the second in three parts: losses, the last gradients, the state."""
     stepper = Stepper(model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True),
-                      torch.amp.GradScaler("cpu", enabled=False), clip_norm=1.0, recomputes=again)
+                      torch.amp.GradScaler("cpu", enabled=False), clip_norm=1.0, grad_checkpointing=again)
     losses = []
-    for n, stepper.parts in enumerate((1, 3)):
+    for n, stepper.micro_batches in enumerate((1, 3)):
         ears = volume(net, n)
 
         def sums(part, ears=ears):
             return model(ears[part]).logits.square().sum(), torch.tensor(part.stop - part.start)
 
-        losses.append(float(stepper(EARS, sums, seed=n, names=lambda: "some")))
+        losses.append(float(stepper(EARS, sums, seed=n, describe=lambda: "some")))
     return losses, [p.grad for p in model.parameters()], model.state_dict()
 
 
@@ -116,7 +116,7 @@ def test_nothing_is_computed_a_third_time(net):
 def test_a_copy_of_a_network_that_computes_again_uses_its_own_weights(net):
     """The running mean is such a copy."""
     model = build(net, again=True)
-    mean = running_mean(model, 0.5).module
+    mean = moving_average(model, 0.5).module
     with torch.no_grad():
         for p in mean.parameters():
             p.mul_(1.1)
@@ -140,7 +140,7 @@ def test_a_backbone_that_cannot_compute_again_is_refused():
     of_timm = build_model(ModelConfig(backbone="cs3darknet_focus_s"), shape=(2, 1, 32, 32), outputs=1).backbone
     for backbone in (nn.Flatten(), of_timm):
         with pytest.raises(UserError, match=r"^--grad-checkpointing: [^\n]+--grad-accum[^\n]*$"):
-            Ear2d(backbone, 4, pooling="mean", dropout=0, outputs=1).recompute()
+            Ear2d(backbone, 4, pooling="mean", dropout=0, outputs=1).enable_grad_checkpointing()
 
 
 SPEC = EarSpec(num_slices=16, image_size=16, extent="half")
@@ -184,7 +184,7 @@ def test_a_run_that_computes_again_is_the_same_run_and_its_checkpoint_opens_as_a
     assert checkpoint("again")["config"]["training"]["grad_checkpointing"]
     assert_same_bits("plain", "again")
     kind = checkpoint("again")["kind"]
-    one, other = (open_trained(study / f"outputs/{name}/checkpoints/best.pt", kind=kind, device="cpu").model.eval()
+    one, other = (open_network(study / f"outputs/{name}/checkpoints/best.pt", kind=kind, device="cpu").model.eval()
                   for name in ("plain", "again"))
     ears = torch.randn(3, *SPEC.shape)[:, :, None]
     with torch.inference_mode():
@@ -199,7 +199,7 @@ def test_a_backbone_that_cannot_compute_again_is_one_line_and_leaves_no_folder(s
 
 def test_the_batch_that_is_found_is_the_one_that_fits_a_network_that_computes_again(study, monkeypatch):
     model = build_model(ModelConfig(backbone="test_vit"), shape=(16, 1, 16, 16), outputs=1)
-    of_one = batch_size._bytes_a_sample(model, (1, 16, 1, 16, 16), Arithmetic(torch.device("cpu"), torch.float32))
+    of_one = batch_size._bytes_per_sample(model, (1, 16, 1, 16, 16), ComputeSettings(torch.device("cpu"), torch.float32))
     monkeypatch.setattr(batch_size, "free_memory", lambda: 1.5 * of_one / batch_size.CPU_SHARE)
     for name, words in {"plain": (), "again": ("--grad-checkpointing",)}.items():
         command = (*TRAIN, "--backbone", "test_vit", "--epochs", 1, "--auto-batch", *words)
@@ -279,7 +279,7 @@ def test_without_a_compiler_it_is_one_line_too(study, tiny, monkeypatch, capfd):
 
 def test_another_error_of_a_compiled_step_passes_through():
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), torch.OutOfMemoryError("out of memory")):
-        with pytest.raises(type(error)) as caught, compiling():
+        with pytest.raises(type(error)) as caught, compile_errors():
             raise error
         assert caught.value is error
 
@@ -300,14 +300,14 @@ def test_each_process_computes_on_the_gpu_of_its_number(two_gpus, monkeypatch, d
     if rank:
         monkeypatch.setenv("LOCAL_RANK", rank)
     expected = torch.device("cuda", number)
-    assert Arithmetic.choose(device, "auto") == Arithmetic(expected, torch.bfloat16) and two_gpus == [expected]
+    assert ComputeSettings.choose(device, "auto") == ComputeSettings(expected, torch.bfloat16) and two_gpus == [expected]
 
 
 def test_a_process_without_a_gpu_of_its_own_is_refused_unless_it_computes_on_the_cpu(two_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match=r"^--device auto: process 3 .* there are 2; .*--nproc-per-node 2$"):
-        Arithmetic.choose("auto", "fp32")
-    assert Arithmetic.choose("cpu", "fp32").device == torch.device("cpu") and not two_gpus
+        ComputeSettings.choose("auto", "fp32")
+    assert ComputeSettings.choose("cpu", "fp32").device == torch.device("cpu") and not two_gpus
 
 
 @pytest.fixture
@@ -366,6 +366,6 @@ def test_a_deterministic_run_gives_the_same_bits_again(study):
 def test_memory_is_the_most_that_this_process_had_or_that_tensors_took_of_the_gpu(monkeypatch):
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     most, unit = status["VmHWM"].split()
-    assert memory_gb(torch.device("cpu")) == pytest.approx(1024 * int(most) / 1e9, rel=0.02) and unit == "kB"
+    assert peak_memory_gb(torch.device("cpu")) == pytest.approx(1024 * int(most) / 1e9, rel=0.02) and unit == "kB"
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {torch.device("cuda", 1): 3_500_000_000}[device])
-    assert memory_gb(torch.device("cuda", 1)) == 3.5
+    assert peak_memory_gb(torch.device("cuda", 1)) == 3.5

@@ -12,12 +12,12 @@ from torch import nn
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, EarSpec, ModelConfig, RunConfig, TrainConfig
-from medical_fenlei.data.augment import draw
+from medical_fenlei.data.augment import draw_params
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.models.output import Network, Output
+from medical_fenlei.models.network import Network, NetworkOutput
 from medical_fenlei.runs import Run
 from medical_fenlei.training import loop
-from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.training.device import ComputeSettings
 from medical_fenlei.training.loop import Trainer
 
 SPEC = EarSpec(num_slices=2, image_size=32, extent="half")
@@ -42,13 +42,13 @@ def test_an_ear_that_comes_again_in_an_epoch_is_drawn_anew(study, monkeypatch, c
     drawn = []
 
     def noting(config, **names):
-        found = draw(config, **names)
-        each = zip(names["row"].tolist(), names["ear"].tolist(), names["turn"].tolist(), found.level.tolist(),
+        found = draw_params(config, **names)
+        each = zip(names["row"].tolist(), names["ear"].tolist(), names["occurrence"].tolist(), found.level.tolist(),
                    found.noise_seed, strict=True)
         drawn.extend((names["epoch"], *ear) for ear in each)
         return found
 
-    monkeypatch.setattr(loop, "draw", noting)
+    monkeypatch.setattr(loop, "draw_params", noting)
     assert run(*command, *TRAIN, "--balance", "sampler", "--output-dir", "outputs/run") == 0
     for epoch in (1, 2):
         own = [names[1:] for names in drawn if names[0] == epoch]
@@ -71,7 +71,7 @@ class Net(Network):
 
     def forward(self, volume):
         embedding = self.body(volume.mean((1, 2, 3, 4))[:, None])
-        return Output(self.head(embedding), embedding, None)
+        return NetworkOutput(self.head(embedding), embedding, None)
 
 
 NOT = math.nan
@@ -82,18 +82,18 @@ def kept_of(study, monkeypatch, measures, *, metric="auroc", patience=0, tune=Tr
     config = RunConfig(data=DataConfig(pct=100), ears=SPEC, model=ModelConfig(backbone="test_resnet"),
                        training=TrainConfig(epochs=len(measures), early_stop_metric=metric, patience=patience))
     ears = tables.MANIFEST.read(Path(MANIFEST))
-    trainer = Trainer(config, Run.new(Path("outputs/run"), ""), Net(), Arithmetic(torch.device("cpu"), torch.float32),
+    trainer = Trainer(config, Run.new(Path("outputs/run"), ""), Net(), ComputeSettings(torch.device("cpu"), torch.float32),
                       EarDataset(study, ears), EarDataset(study, ears[:4]) if tune else None)
     said, saved = iter(measures), []
 
-    def measure(epoch, record):
+    def measure(epoch, logger):
         value, loss = next(said)
         return {metric.removeprefix("val_"): value, "loss": loss}
 
-    monkeypatch.setattr(trainer, "train_epoch", lambda epoch, record: {
+    monkeypatch.setattr(trainer, "train_epoch", lambda epoch, logger: {
         "lr": 0.1, "train_loss": 1.0, "ears_per_s": 1.0, "waited": 0.0, "memory_gb": 1.0})
     if tune:
-        monkeypatch.setattr(trainer, "_measure_tune", measure)
+        monkeypatch.setattr(trainer, "_evaluate_tune", measure)
     save = trainer._save
 
     def saving(improved):
@@ -158,7 +158,7 @@ def test_a_network_that_says_what_is_no_number_of_the_tune_set_ends_in_one_line(
         return found if self.training else found._replace(logits=found.logits * math.nan)
 
     monkeypatch.setattr(Net, "forward", overflown)
-    monkeypatch.setattr("medical_fenlei.models.build.build_model", lambda *args, **kwargs: Net())
+    monkeypatch.setattr("medical_fenlei.training.run.build_model", lambda *args, **kwargs: Net())
     assert run("train_ear2d", *TRAIN, "--output-dir", "outputs/run") == 1
     said = capfd.readouterr().err
     assert "epoch 1: " in said and "not finite" in said and "--lr" in said and len(said.splitlines()) == 1

@@ -91,7 +91,7 @@ def test_a_checkpoint_that_is_damaged_or_gone_is_passed_over_for_the_one_before_
         for name in ("last", "last-1", "best"):                   # the damaged one is kept nowhere
             same(study / "outputs/whole", folder, name)
         said = (folder / "train.log").read_text()
-        assert "going on after epoch 2" in said and ("last.pt" in said.partition("going on")[0]) == (content is not None), harm
+        assert "resuming after epoch 2" in said and ("last.pt" in said.partition("resuming")[0]) == (content is not None), harm
         lines = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert lines == [1, 2, 3], harm
         shutil.rmtree(folder)
@@ -161,7 +161,7 @@ def test_memory_that_runs_out_in_a_run_splits_its_steps_and_it_goes_on(study, mo
 
     monkeypatch.setattr(Ear2d, "forward", small)
     assert run(*TRAIN, "--output-dir", "outputs/run") == 0
-    assert max(sizes[2:]) <= 3 and "in 2 parts" in (study / "outputs/run/train.log").read_text()
+    assert max(sizes[2:]) <= 3 and "into 2 micro-batches" in (study / "outputs/run/train.log").read_text()
     assert checkpoint(study / "outputs/run")["state"]["step"]["parts"] == 2
     losses = [json.loads(line)["train_loss"] for line in (study / "outputs/run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 3 and np.isfinite(losses).all()

@@ -17,7 +17,7 @@ from medical_fenlei.config import EAR_ROUTE, LONG_TAIL, DataConfig, EarSpec, Run
 from medical_fenlei.errors import UserError
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import BINARY_TASKS, OUTSIDE, TASKS, find_task
-from medical_fenlei.training.losses import TaskLoss, class_weights, effective_weights, lowest, prior_shift, training_loss
+from medical_fenlei.training.losses import TaskLoss, class_weights, effective_weights, prior_shift, small_losses, training_loss
 
 SIX, ABNORMAL, OME = TASKS["six_class"], TASKS["normal_vs_abnormal"], TASKS["normal_vs_ome"]
 LOSSES = settings.choices(TrainConfig, "loss")
@@ -173,7 +173,7 @@ def test_each_loss_equals_a_slow_one(task, loss, smoothing, codes):
     each = [slowly(loss, row, code, task, codes=codes.tolist(), smoothing=smoothing)
             for row, code in zip(z.tolist(), codes.tolist(), strict=True)]
     inside = [value for value in each if value is not None]
-    total, count = found.parts(z, found.targets(codes))
+    total, count = found.sum_and_count(z, found.targets(codes))
     assert count == len(inside) > 0 and total.item() == pytest.approx(sum(inside), rel=1e-5)
     torch.testing.assert_close(found(z, found.targets(codes)), total / count, rtol=0, atol=0)
 
@@ -319,7 +319,7 @@ def test_masked_ears_change_no_kind_of_loss_even_if_their_logits_are_nan(loss, c
 def test_without_targets_each_kind_gives_zero_with_a_graph(loss, codes):
     found = planned(loss, OME, codes=codes)
     z = torch.randn(3, 1, requires_grad=True)
-    total, count = found.parts(z, found.targets(torch.tensor([0, 1, 2])), drop=0.4)
+    total, count = found.sum_and_count(z, found.targets(torch.tensor([0, 1, 2])), drop=0.4)
     found(z, found.targets(torch.tensor([0, 1, 2])), drop=0.4).backward()
     assert total == 0 and count == 0 and (z.grad == 0).all()
 
@@ -328,7 +328,7 @@ def test_without_targets_each_kind_gives_zero_with_a_graph(loss, codes):
 def test_parts_of_pieces_add_up_to_the_whole_batch(loss, codes):
     found, z = planned(loss, OME, SIX, codes=codes, smoothing=0.05), logits(7)
     target = found.targets(codes)
-    pieces = [found.parts(z[a:b], target[a:b]) for a, b in ((0, 7), (7, 50), (50, N))]
+    pieces = [found.sum_and_count(z[a:b], target[a:b]) for a, b in ((0, 7), (7, 50), (50, N))]
     total, count = (sum(part) for part in zip(*pieces, strict=True))
     assert count.dtype == torch.int64
     torch.testing.assert_close(total / count, found(z, target))
@@ -341,15 +341,15 @@ def test_parts_of_pieces_add_up_to_the_whole_batch(loss, codes):
 def test_of_n_valid_ears_the_share_rounded_down_is_dropped_and_never_all(n, share):
     losses, valid = torch.rand(n + 5, generator=torch.Generator().manual_seed(n)), torch.arange(n + 5) < n
     losses[n:] = 9                                                                            # masked ears do not count
-    kept = lowest(losses, valid, share)[:n]
+    kept = small_losses(losses, valid, share)[:n]
     assert (~kept).sum() == math.floor(round(share * n, 6)) and (n == 0 or kept.any())
     assert kept.all() or losses[:n][kept].max() <= losses[:n][~kept].min()
 
 
 def test_losses_that_are_not_finite_are_not_hidden_and_equal_ones_go_by_place():
     losses = torch.tensor([1.0, torch.nan, 3, torch.inf, 2])
-    assert lowest(losses, torch.ones(5, dtype=torch.bool), 0.4).tolist() == [True, True, False, True, False]
-    assert lowest(torch.ones(5), torch.ones(5, dtype=torch.bool), 0.4).tolist() == [False, False, True, True, True]
+    assert small_losses(losses, torch.ones(5, dtype=torch.bool), 0.4).tolist() == [True, True, False, True, False]
+    assert small_losses(torch.ones(5), torch.ones(5, dtype=torch.bool), 0.4).tolist() == [False, False, True, True, True]
     loss = loss_of(ABNORMAL)
     z, target = torch.tensor([[torch.nan], [1], [2], [-5]]), torch.ones(4, 1, dtype=torch.int64)
     assert loss(z, target, drop=0.4).isnan()
@@ -364,21 +364,21 @@ def test_what_is_kept_are_the_ears_whose_label_is_likeliest_whatever_the_loss(lo
     chance = [slowly("logit_adjusted" if loss == "logit_adjusted" else "ce", z[i].tolist(), int(codes[i]), task,
                      codes=codes.tolist(), smoothing=0) for i in valid]
     kept = valid[np.argsort(chance)][: len(valid) - int(0.2 * len(valid))]
-    total, count = found.parts(z, target, drop=0.2)
-    alone, n = found.parts(z[kept], target[kept])
+    total, count = found.sum_and_count(z, target, drop=0.2)
+    alone, n = found.sum_and_count(z[kept], target[kept])
     assert count == n == len(kept) < len(valid)
     torch.testing.assert_close(total, alone)
 
 
-def test_an_ear_is_dropped_from_all_its_tasks_by_its_mean_surprise():
+def test_an_ear_is_dropped_from_all_its_tasks_by_its_mean_nll():
     loss = loss_of(OME, ABNORMAL)
     target = loss.targets(torch.tensor([3, 3, 1, 5, 5, 0]))                                   # code 1: masked in the first task
-    z = torch.tensor([[9.0, 9], [-5, 9], [-99, -4], [-9, -9], [-9, -9], [-99, -99]])          # surprise 0, 2.5, 4, 0, 0, -
-    total, count = loss.parts(z, target, drop=0.2)
+    z = torch.tensor([[9.0, 9], [-5, 9], [-99, -4], [-9, -9], [-9, -9], [-99, -99]])          # nll 0, 2.5, 4, 0, 0, -
+    total, count = loss.sum_and_count(z, target, drop=0.2)
     kept = [0, 1, 3, 4, 5]
     assert count == 8
-    torch.testing.assert_close(total, loss.parts(z[kept], target[kept])[0])
-    assert loss.parts(z, target, drop=0.4)[1] == 6
+    torch.testing.assert_close(total, loss.sum_and_count(z[kept], target[kept])[0])
+    assert loss.sum_and_count(z, target, drop=0.4)[1] == 6
 
 
 # Settings
@@ -490,8 +490,8 @@ def test_with_wrong_labels_dropping_leaves_mostly_those_out():
     net = learn(plan, SIX, x, given)
     loss = training_loss(plan, [SIX], given.numpy(), balancing="none")
     with torch.no_grad():
-        surprise = loss.each(net(x), loss.targets(given))[1][:, 0]
-    dropped = ~lowest(surprise, torch.ones(len(x), dtype=torch.bool), 0.2)
+        nll = loss.per_target(net(x), loss.targets(given))[1][:, 0]
+    dropped = ~small_losses(nll, torch.ones(len(x), dtype=torch.bool), 0.2)
     assert dropped.sum() == 72 and (true != given)[dropped].float().mean() > 0.9
 
 
@@ -499,8 +499,8 @@ def test_a_run_drops_by_epoch_and_keeps_the_loss_in_its_config(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     write_study(tmp_path, {"train": codes_in_turn("abcdefg"), "tune": codes_in_turn("xyz", seed=1)},
                 EarSpec(num_slices=4, image_size=32))
-    seen, parts = [], TaskLoss.parts
-    monkeypatch.setattr(TaskLoss, "parts", lambda *args, drop: (seen.append(drop), parts(*args, drop=drop))[1])
+    seen, parts = [], TaskLoss.sum_and_count
+    monkeypatch.setattr(TaskLoss, "sum_and_count", lambda *args, drop: (seen.append(drop), parts(*args, drop=drop))[1])
     words = ("--pct", 100, "--backbone", "test_resnet", "--batch-size", 64, "--epochs", 4, "--device", "cpu", "--num-slices", 4,
              "--image-size", 32, "--cache-dir", CACHE, "--label-task", "six_class", "--loss", "logit_adjusted",
              "--drop-high-loss", 0.4, "--drop-warmup-epochs", 2)

@@ -9,7 +9,7 @@ from medical_fenlei.data.sources import find_ears
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_task
-from medical_fenlei.trained.network import open_trained
+from medical_fenlei.trained.network import open_network
 
 STILL = ("--jitter-level", 0, "--jitter-width", 0, "--rotate-deg", 0, "--shift", 0, "--scale", 0, "--noise", 0, "--blur", 0)
 SAME = ("--pct", 100, "--backbone", "test_resnet", "--dropout", 0, "--batch-size", 64, "--epochs", 2, "--lr", 3e-5,
@@ -46,7 +46,7 @@ def test_ears_alone_and_by_exam_give_the_same_losses_and_the_same_predictions(he
 
     frames = {}
     for kind, folder in folders.items():
-        trained = open_trained(folder / "checkpoints/last.pt", kind=kind, device="cpu")
+        trained = open_network(folder / "checkpoints/last.pt", kind=kind, device="cpu")
         store = EarStore(trained.config.data.cache_dir, trained.config.ears)
         sources = find_ears(trained.config.data, store, [find_task(task)], ("train",))
         dataset = sources.dataset(store, "train")

@@ -8,13 +8,13 @@ from torch import nn
 from medical_fenlei.config import AugmentConfig, EarSpec
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.ears.store import EarStore
-from medical_fenlei.models.output import Output
-from medical_fenlei.training.device import Arithmetic
+from medical_fenlei.models.network import NetworkOutput
+from medical_fenlei.training.device import ComputeSettings
 from medical_fenlei.training.distributed import Ranks
-from medical_fenlei.training.predict import Inferred, infer
+from medical_fenlei.training.predict import InferenceResult, infer
 from medical_fenlei.vocabulary import Side
 
-CPU = Arithmetic(torch.device("cpu"), torch.float32)
+CPU = ComputeSettings(torch.device("cpu"), torch.float32)
 SAMPLES = 9
 ABSENT = -1
 
@@ -29,7 +29,7 @@ class Net(nn.Module):
     def forward(self, volume):
         self.batches.append(len(volume))
         mean = volume.mean((2, 3, 4))
-        return Output(mean.sum(1, keepdim=True), volume[:, 1, 0, 0], mean.softmax(1) if self.attends else None)
+        return NetworkOutput(mean.sum(1, keepdim=True), volume[:, 1, 0, 0], mean.softmax(1) if self.attends else None)
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def dataset(tmp_path):
 
 
 def found_of(net, dataset, **options):
-    return infer(net, dataset, augment=AugmentConfig(), arithmetic=CPU, batch_size=2, **options)
+    return infer(net, dataset, augment=AugmentConfig(), compute=CPU, batch_size=2, **options)
 
 
 def assert_same(one, other):
-    for name, own, theirs in zip(Inferred._fields, one, other, strict=True):
+    for name, own, theirs in zip(InferenceResult._fields, one, other, strict=True):
         if own is None:
             assert theirs is None and name == "attention"
         else:
@@ -67,13 +67,13 @@ def test_pieces_joined_are_the_whole(dataset, attends, world):
     assert len(whole.logits) == 2 * SAMPLES - 1 and len({*whole.logits[:, 0]}) == len(whole.logits)
     pieces = [found_of(Net(attends), dataset, samples=Ranks(rank, world).share(np.arange(SAMPLES))) for rank in range(world)]
     assert [piece is None for piece in pieces] == [rank >= SAMPLES for rank in range(world)]
-    assert_same(Inferred.joined(pieces), whole)
+    assert_same(InferenceResult.concatenate(pieces), whole)
 
 
 def test_only_the_samples_that_are_named_are_looked_at_in_that_order(dataset):
     whole, some = (found_of(Net(True), dataset, samples=samples) for samples in (None, np.array([7, 4, 0])))
     ears = [13, 14, 8, 0, 1]                                     # of sample 4 the right one
-    assert_same(some, Inferred(*(each[ears] for each in whole)))
+    assert_same(some, InferenceResult(*(each[ears] for each in whole)))
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3])
@@ -82,13 +82,13 @@ def test_asked_to_end_it_ends_after_the_batch_under_way(dataset, batches):
     answers = iter([False] * (batches - 1) + [True])
     found = found_of(net, dataset, until=lambda: next(answers))
     assert net.batches == [4, 4, 3][:batches]
-    assert_same(found, Inferred(*(each[:sum(net.batches)] for each in whole)))
+    assert_same(found, InferenceResult(*(each[:sum(net.batches)] for each in whole)))
 
 
 def test_of_no_sample_there_is_nothing_to_say(dataset):
     net = Net(True).train()
     assert found_of(net, dataset, samples=np.arange(0)) is None and not net.batches and not net.training
     with pytest.raises(ValueError, match="no ears"):
-        Inferred.joined([None, None])
+        InferenceResult.concatenate([None, None])
     with pytest.raises(ValueError, match="no ears"):
-        Inferred.joined([])
+        InferenceResult.concatenate([])

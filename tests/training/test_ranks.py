@@ -12,7 +12,7 @@ from ranks_at_work import first_statistics, leave, nothing_but_nan, refuse, step
 from small_net import EARS, Net, data
 from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
-from medical_fenlei.data.loaders import cut, training_order
+from medical_fenlei.data.batching import split_into_batches, training_order
 from medical_fenlei.errors import CheckFailed, UserError
 from medical_fenlei.training.distributed import Ranks
 
@@ -65,7 +65,7 @@ def test_two_ranks_have_the_loss_curve_of_one_and_only_the_first_writes(study, r
 @pytest.mark.parametrize("size", [5, 8])
 def test_each_sample_is_seen_once_an_epoch_over_all_ranks(world, size):
     targets = np.where(np.arange(43) % 6 == 0, -1, np.arange(43) % 2)[:, None]
-    cuts = cut(training_order(targets, balanced=False, rng=np.random.default_rng(0)), size)
+    cuts = split_into_batches(training_order(targets, balanced=False, rng=np.random.default_rng(0)), size)
     shares = [[Ranks(rank, world).share(samples) for samples in cuts] for rank in range(world)]
     seen = np.concatenate([samples for own in shares for samples in own])
     assert sorted(seen) == np.flatnonzero(targets[:, 0] >= 0).tolist()

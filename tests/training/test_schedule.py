@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from medical_fenlei.config import TrainConfig
-from medical_fenlei.training.schedule import drop_share, learning_rate, rate_of
+from medical_fenlei.training.schedule import drop_share, learning_rate, warmup_cosine
 
 
 def rates(*, steps, warmup, peak=0.01):
-    return np.array([learning_rate(step, steps=steps, warmup=warmup, peak=peak) for step in range(steps)])
+    return np.array([warmup_cosine(step, steps=steps, warmup=warmup, peak=peak) for step in range(steps)])
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(200, 20), (300, 10), (50, 0), (40, 7.5), (30, 30)])
@@ -40,7 +40,7 @@ def test_after_the_warm_up_it_is_the_cosine_of_torch():
 def test_the_last_step_is_nearly_zero_and_beyond_the_end_it_stays_at_zero():
     assert 0 < rates(steps=200, warmup=20)[-1] < 1e-3 * 0.01
     for step in range(200, 600):
-        assert 0 <= learning_rate(step, steps=200, warmup=20, peak=0.01) < 1e-12
+        assert 0 <= warmup_cosine(step, steps=200, warmup=20, peak=0.01) < 1e-12
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (1, 5), (2, 1), (5, 100)])
@@ -52,7 +52,7 @@ def test_the_shortest_runs_have_a_positive_rate(steps, warmup):
 @pytest.mark.parametrize(("epochs", "steps", "warmup"), [(5, 7, 1), (3, 1, 0), (4, 10, 1.5), (2, 3, 2)])
 def test_over_epochs_the_rate_of_each_step_is_that_of_its_place_in_the_whole_run(epochs, steps, warmup):
     plan = TrainConfig(epochs=epochs, warmup_epochs=warmup, lr=0.02)
-    found = [rate_of(plan, epoch, step, steps) for epoch in range(1, epochs + 1) for step in range(steps)]
+    found = [learning_rate(plan, epoch, step, steps) for epoch in range(1, epochs + 1) for step in range(steps)]
     np.testing.assert_allclose(found, rates(steps=epochs * steps, warmup=warmup * steps, peak=0.02), rtol=1e-12)
 
 

@@ -15,7 +15,7 @@ from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.metrics.predictions import measures_over
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import OUTSIDE, find_task
-from medical_fenlei.trained.network import open_trained
+from medical_fenlei.trained.network import open_network
 
 TASKS = ("six_class", "normal_vs_abnormal", "cholesteatoma_vs_csoma")
 NARROW = "cholesteatoma_vs_csoma"
@@ -81,7 +81,7 @@ def test_each_task_is_measured_on_its_own_ears_by_its_own_outputs(here, capsys):
     said = capsys.readouterr().out
     assert written(REPORTS) == {f"{stem}_val_{task}.{ending}" for task in TASKS for stem, ending in FILES} | {
         "eval_val_rejects.csv", *PAGE}
-    trained = open_trained(here / BEST, kind=EAR2D, device="cpu")
+    trained = open_network(here / BEST, kind=EAR2D, device="cpu")
     manifest = tables.MANIFEST.read(Path(MANIFEST)).set_index(["exam_id", "side"])
     outputs = {"six_class": slice(0, 6), "normal_vs_abnormal": slice(6, 7), NARROW: slice(7, 8)}
     for task, columns in outputs.items():
@@ -116,14 +116,14 @@ def test_a_network_with_one_task_names_its_files_by_the_set_alone(here):
     best, reports = "outputs/alone/checkpoints/best.pt", here / "outputs/alone/reports"
     assert run("eval_ear2d", "--pictures", 0, "--checkpoint", best, "--label-task", "normal_vs_abnormal") == 0
     assert written(reports) == {f"{stem}_val.{ending}" for stem, ending in FILES} | {"eval_val_rejects.csv", *PAGE}
-    assert run("gradcam_ear2d", "--checkpoint", best, "--exam-id", exam, "--side", "left", "--top", 1) == 0
+    assert run("gradcam_ear2d", "--checkpoint", best, "--exam-id", exam, "--side", "left", "--top-k", 1) == 0
     assert f"gradcam/{exam}_left/gradcam.json" in written(reports)
 
 
 def test_measures_of_the_tune_set_are_the_mean_over_tasks_and_choose_the_epoch(here):
     lines = list(Run(here / "outputs/ear").read_metrics())
     assert run("eval_ear2d", "--pictures", 0, "--checkpoint", "outputs/ear/checkpoints/last.pt", "--split", "tune") == 0
-    surprises = []
+    nlls = []
     for task in TASKS:
         report = json.loads((REPORTS / f"metrics_tune_{task}.json").read_text())
         for name in ("auroc", "auprc"):
@@ -133,8 +133,8 @@ def test_measures_of_the_tune_set_are_the_mean_over_tasks_and_choose_the_epoch(h
             given = found[[f"prob_{code}" for code in range(1, 7)]].to_numpy()[np.arange(len(found)), found.y_true]
         else:
             given = np.where(found.y_true == 1, found.y_prob, 1 - found.y_prob)
-        surprises += (-np.log(given)).tolist()
-    assert lines[-1]["tune_loss"] == pytest.approx(np.mean(surprises))           # each target once, whatever its task
+        nlls += (-np.log(given)).tolist()
+    assert lines[-1]["tune_loss"] == pytest.approx(np.mean(nlls))           # each target once, whatever its task
     for line in lines:
         for name in ("auroc", "auprc", "accuracy"):
             each = [line[f"tune_{task}_{name}"] for task in TASKS]
@@ -174,7 +174,7 @@ def test_a_task_without_an_ear_in_a_set_has_no_figures_beside_others_and_is_refu
 def test_gradcam_explains_the_task_that_is_asked_and_else_each_in_a_folder_of_its_own(here):
     assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST) == 0
     (exam, side), _ = next(iter(ears_of("val", NARROW).items()))
-    words = ("gradcam_ear2d", "--checkpoint", BEST, "--exam-id", exam, "--side", side, "--top", 1)
+    words = ("gradcam_ear2d", "--checkpoint", BEST, "--exam-id", exam, "--side", side, "--top-k", 1)
     folder = REPORTS / f"gradcam/{exam}_{side}"
     assert run(*words, "--label-task", "正常vs异常", "--target", "abnormal") == 0
     assert written(folder, "gradcam.json") == {"normal_vs_abnormal/gradcam.json"}

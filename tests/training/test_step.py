@@ -9,7 +9,7 @@ from small_net import EARS, Net, data, sums_of
 from torch import nn
 
 from medical_fenlei.errors import CheckFailed
-from medical_fenlei.training.step import PATIENCE, Stepper, running_mean
+from medical_fenlei.training.step import MAX_SKIPPED, Stepper, moving_average
 
 
 def setting(norm=False, dropout=0.0, parts=1, decay=0.0, seed=0, scale=None):
@@ -18,11 +18,11 @@ def setting(norm=False, dropout=0.0, parts=1, decay=0.0, seed=0, scale=None):
     net = Net(norm, dropout)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, fused=scale is not None)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
-    return net, Stepper(net, optimizer, scaler, clip_norm=1.0, parts=parts, average=running_mean(net, decay))
+    return net, Stepper(net, optimizer, scaler, clip_norm=1.0, micro_batches=parts, ema=moving_average(net, decay))
 
 
 def take(net, stepper, steps=3, **kwargs):
-    losses = [float(stepper(EARS, sums_of(net, *data(n), **kwargs), seed=n, names=lambda: "some")) for n in range(steps)]
+    losses = [float(stepper(EARS, sums_of(net, *data(n), **kwargs), seed=n, describe=lambda: "some")) for n in range(steps)]
     return losses, [p.detach().clone() for p in net.parameters()]
 
 
@@ -65,11 +65,11 @@ def test_running_out_of_memory_halves_the_parts_and_the_run_goes_on_as_with_that
 
     net, stepper = setting(norm=True)
     losses, _ = take(net, stepper, steps=5, fail=fail)
-    assert stepper.parts == 2 and np.isfinite(losses).all()
+    assert stepper.micro_batches == 2 and np.isfinite(losses).all()
     same, halves = setting(norm=True)
     for n in range(5):
-        halves.parts = 1 if n < when else 2
-        halves(EARS, sums_of(same, *data(n)), seed=0, names=lambda: "some")
+        halves.micro_batches = 1 if n < when else 2
+        halves(EARS, sums_of(same, *data(n)), seed=0, describe=lambda: "some")
     for a, b in zip(net.state_dict().values(), same.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -95,32 +95,32 @@ def test_other_errors_pass_through_and_so_does_one_ear_that_does_not_fit():
     net, stepper = setting()
     with pytest.raises(RuntimeError, match="mat1"):
         take(net, stepper, fail=broken)
-    assert stepper.parts == 1
+    assert stepper.micro_batches == 1
 
     def never(part):
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
         take(net, stepper, fail=never)
-    assert stepper.parts == EARS
+    assert stepper.micro_batches == EARS
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_changes_neither_weights_nor_statistics_nor_the_mean(bad, caplog):
     net, stepper = setting(norm=True, decay=0.9)
     take(net, stepper, steps=2)
-    before, averaged = copy.deepcopy(net.state_dict()), copy.deepcopy(stepper.average.state_dict())
+    before, averaged = copy.deepcopy(net.state_dict()), copy.deepcopy(stepper.ema.state_dict())
     x, y, known = data(7)
     x[3] = bad
     known[3] = True
-    for n in range(PATIENCE):
-        if n == PATIENCE - 1:
+    for n in range(MAX_SKIPPED):
+        if n == MAX_SKIPPED - 1:
             with pytest.raises(CheckFailed, match="--lr"):
-                stepper(EARS, sums_of(net, x, y, known), seed=0, names=lambda: "rows 3, 4")
+                stepper(EARS, sums_of(net, x, y, known), seed=0, describe=lambda: "rows 3, 4")
         else:
-            assert not np.isfinite(float(stepper(EARS, sums_of(net, x, y, known), seed=0, names=lambda: "rows 3, 4")))
+            assert not np.isfinite(float(stepper(EARS, sums_of(net, x, y, known), seed=0, describe=lambda: "rows 3, 4")))
     assert "rows 3, 4" in caplog.text
-    for own, kept in ((net.state_dict(), before), (stepper.average.state_dict(), averaged)):
+    for own, kept in ((net.state_dict(), before), (stepper.ema.state_dict(), averaged)):
         for a, b in zip(own.values(), kept.values(), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -132,27 +132,27 @@ def test_a_finite_step_between_starts_the_count_anew():
     bad = x.clone()
     bad[0] = float("nan")
     for _ in range(3):
-        for _ in range(PATIENCE - 1):
-            stepper(EARS, sums_of(net, bad, y, known), seed=0, names=lambda: "some")
-        stepper(EARS, sums_of(net, x, y, known), seed=0, names=lambda: "some")
+        for _ in range(MAX_SKIPPED - 1):
+            stepper(EARS, sums_of(net, bad, y, known), seed=0, describe=lambda: "some")
+        stepper(EARS, sums_of(net, x, y, known), seed=0, describe=lambda: "some")
 
 
 def test_the_running_mean_is_that_of_its_formula():
     net, stepper = setting(norm=True, decay=0.8)
     expected = None
     for n in range(4):
-        stepper(EARS, sums_of(net, *data(n)), seed=0, names=lambda: "some")
+        stepper(EARS, sums_of(net, *data(n)), seed=0, describe=lambda: "some")
         now = [p.detach().clone() for p in net.parameters()]
         keep = min(0.8, (1 + n) / (10 + n))                      # step n replaces the rest
         expected = now if expected is None else [keep * a + (1 - keep) * b for a, b in zip(expected, now, strict=True)]
-    for a, b in zip(stepper.average.module.parameters(), expected, strict=True):
+    for a, b in zip(stepper.ema.module.parameters(), expected, strict=True):
         torch.testing.assert_close(a.detach(), b)
 
 
 def test_a_step_without_any_target_is_a_step_of_zero_loss():
     net, stepper = setting()
     x, y, _ = data(0)
-    assert float(stepper(EARS, sums_of(net, x, y, torch.zeros(EARS, dtype=torch.bool)), seed=0, names=lambda: "some")) == 0
+    assert float(stepper(EARS, sums_of(net, x, y, torch.zeros(EARS, dtype=torch.bool)), seed=0, describe=lambda: "some")) == 0
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -165,17 +165,17 @@ def test_a_step_with_scaled_gradients_is_the_step_without(parts):
 
 def test_gradients_that_overflow_halve_the_scale_take_no_step_and_are_no_reason_to_end():
     net, stepper = setting(norm=True, decay=0.9, scale=2.0**127)
-    before, averaged = copy.deepcopy(net.state_dict()), copy.deepcopy(stepper.average.state_dict())
+    before, averaged = copy.deepcopy(net.state_dict()), copy.deepcopy(stepper.ema.state_dict())
     sums = sums_of(net, *data())
 
     def steep(part):
         loss, count = sums(part)
         return 1e6 * loss, count
 
-    for _ in range(PATIENCE + 2):
-        assert np.isfinite(float(stepper(EARS, steep, seed=0, names=lambda: "some"))) and stepper.left_out == 0
-    assert stepper.scaler.get_scale() == 2.0**127 / 2 ** (PATIENCE + 2)
-    for own, kept in ((net.state_dict(), before), (stepper.average.state_dict(), averaged)):
+    for _ in range(MAX_SKIPPED + 2):
+        assert np.isfinite(float(stepper(EARS, steep, seed=0, describe=lambda: "some"))) and stepper.skipped == 0
+    assert stepper.scaler.get_scale() == 2.0**127 / 2 ** (MAX_SKIPPED + 2)
+    for own, kept in ((net.state_dict(), before), (stepper.ema.state_dict(), averaged)):
         assert all(torch.equal(own[name], value) for name, value in kept.items())
     assert not stepper.optimizer.state
 
@@ -188,11 +188,11 @@ def test_a_scale_that_is_as_small_as_one_is_no_excuse_any_more():
         weight = net.body[-1].weight.sum()
         return (weight - weight.detach()).sqrt(), torch.tensor(1)
 
-    for _ in range(PATIENCE):
-        assert float(stepper(EARS, sums, seed=0, names=lambda: "some")) == 0
-    assert stepper.left_out == PATIENCE - 1                      # the first try was at a scale of 2
+    for _ in range(MAX_SKIPPED):
+        assert float(stepper(EARS, sums, seed=0, describe=lambda: "some")) == 0
+    assert stepper.skipped == MAX_SKIPPED - 1                      # the first try was at a scale of 2
     with pytest.raises(CheckFailed, match="--lr"):
-        stepper(EARS, sums, seed=0, names=lambda: "some")
+        stepper(EARS, sums, seed=0, describe=lambda: "some")
 
 
 @pytest.mark.parametrize("options", [{}, {"decay": 0.8, "norm": True, "dropout": 0.4, "parts": 2}, {"scale": 2.0**10}], ids=str)
@@ -208,7 +208,7 @@ def test_steps_that_go_on_from_what_was_saved_are_those_of_one_that_was_never_st
     net.load_state_dict(saved["net"])
     stepper.load_state_dict(saved["step"])
     for n in (3, 4):
-        stepper(EARS, sums_of(net, *data(n)), seed=n, names=lambda: "some")
+        stepper(EARS, sums_of(net, *data(n)), seed=n, describe=lambda: "some")
     for a, b in zip(net.state_dict().values(), whole[0].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     torch.testing.assert_close(stepper.state_dict(), whole[1].state_dict(), rtol=0, atol=0)

@@ -100,10 +100,10 @@ def sound(run):
 
 CONFIG, LINE = "medical_fenlei.runs:Run.write_config", "medical_fenlei.runs:Run.add_metrics"
 STEP, BACKWARD, ADAM = "medical_fenlei.training.step:Stepper.__call__", "torch:Tensor.backward", "torch.optim:AdamW.step"
-MEASURE, BOARD = "medical_fenlei.training.predict:look", "torch.utils.tensorboard:SummaryWriter.add_scalar"
-WRITE, BACK = "medical_fenlei.training.loop:write_checkpoint", "medical_fenlei.training.loop:step_back"
+MEASURE, BOARD = "medical_fenlei.training.predict:forward_blocks", "torch.utils.tensorboard:SummaryWriter.add_scalar"
+WRITE, BACK = "medical_fenlei.training.loop:write_checkpoint", "medical_fenlei.training.loop:rotate_checkpoints"
 FLUSH, RENAME, LINK = "os:fsync", "os:replace", "os:link"
-CURVES = "medical_fenlei.run_report.curves:plot_training"
+CURVES = "medical_fenlei.run_report.page:plot_training"
 
 KILLS = {
     "before a step": Fate(STEP, nth=2),
@@ -119,9 +119,9 @@ KILLS = {
     "with a file written, not renamed": Fate(RENAME, nth=3),
     "with a file written, not flushed": Fate(FLUSH, nth=3),
     "between best and last": Fate(BACK),
-    "between step_back and the checkpoint": Fate(BACK, after=True),
-    "in step_back": Fate(LINK),
-    "in step_back, linked, not renamed": Fate(LINK, after=True),
+    "between rotation and the checkpoint": Fate(BACK, after=True),
+    "in the rotation": Fate(LINK),
+    "in the rotation, linked, not renamed": Fate(LINK, after=True),
 }
 
 
@@ -182,10 +182,10 @@ def test_two_ranks_of_which_one_is_killed_end_by_themselves_and_then_as_two_that
 
 
 BEGINNING = {
-    "reading the cache's settings": Fate("medical_fenlei.training.run:with_cache"),
-    "building the network": Fate("medical_fenlei.models.build:build_model"),
-    "finding the ears": Fate("medical_fenlei.data.sources:find_ears"),
-    "loading the ears": Fate("medical_fenlei.data.storage:OnDisk.read", nth=5),
+    "reading the cache's settings": Fate("medical_fenlei.commands.train:with_cache"),
+    "building the network": Fate("medical_fenlei.training.run:build_model"),
+    "finding the ears": Fate("medical_fenlei.training.run:find_ears"),
+    "loading the ears": Fate("medical_fenlei.data.storage:DiskStorage.read", nth=5),
     "writing the settings": Fate(RENAME),
     "after the settings": Fate(CONFIG, after=True),
 }
@@ -194,7 +194,7 @@ TRAINING = {                                                      # and how far 
     "building the network": (BEGINNING["building the network"], (0, 2)),
     "loading the ears": (BEGINNING["loading the ears"], (0, 2)),
     "keeping the lines of metrics": (Fate(RENAME), (0, 2)),
-    "beginning": (Fate("medical_fenlei.training.record:Record.begin"), (0, 3)),
+    "beginning": (Fate("medical_fenlei.training.logger:TrainingLogger.log_start"), (0, 3)),
     "measuring the tune set": (Fate(MEASURE), (0, 3)),
     "writing the line of metrics": (Fate(LINE), (1, 0)),
     "writing to TensorBoard": (Fate(BOARD, nth=2), (2, 0)),
@@ -228,7 +228,7 @@ def test_a_run_asked_to_stop_wherever_it_is_saves_and_ends_as_one_that_was_not(s
 
 
 CTRL_C, TERM = signal.SIGINT, signal.SIGTERM
-PRINT, BUILD = "builtins:print", "medical_fenlei.models.build:build_model"
+PRINT, BUILD = "builtins:print", "medical_fenlei.training.run:build_model"
 AGAIN = [                                                         # and how far the run has come when it leaves
     ([Fate(STEP, (CTRL_C, CTRL_C))], (0, 0)),
     ([Fate(STEP, (CTRL_C, TERM), nth=2)], (0, 2)),
@@ -283,7 +283,7 @@ def test_a_study_that_is_stopped_goes_on_with_the_run_it_was_at(study, whole, re
 
 
 def test_an_evaluation_that_is_stopped_can_be_run_again(study, whole):
-    words = "eval_ear2d", "--pictures", 0, "--checkpoint", whole() / "checkpoints/best.pt", "--split", "val", "--draws", 20
+    words = "eval_ear2d", "--pictures", 0, "--checkpoint", whole() / "checkpoints/best.pt", "--split", "val", "--resamples", 20
     stopped(study, start(study, *words, fates=[Fate(MEASURE, (signal.SIGTERM,))]))
     assert not (whole() / "reports/predictions_val.csv").exists()
     assert end(start(study, *words)) == 0, said(study)
@@ -348,7 +348,7 @@ def test_a_command_line_that_resumes_by_itself_ends_as_one_that_was_not_disturbe
     ends_as(whole(), folder)
     kept = {path: path.read_bytes() for path in folder.rglob("*.pt")}
     assert end(start(study, *words, fates=[Fate(STEP), Fate(MEASURE), Fate(WRITE)])) == 0
-    assert f"all {EPOCHS} epochs were done before" in said(study), said(study)
+    assert f"all {EPOCHS} epochs are already done" in said(study), said(study)
     assert {path: path.read_bytes() for path in folder.rglob("*.pt")} == kept
     ends_as(whole(), folder)
 

@@ -1,1 +1,1 @@
-"""How do the archives become a tree of DICOM? Standard library alone, so that it runs without an environment."""
+"""How do the archives become a tree of DICOM files? Uses the standard library only, so that it runs without an environment."""

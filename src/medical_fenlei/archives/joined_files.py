@@ -1,6 +1,6 @@
-"""Zip archives, whole (`a.zip`) or cut into volumes (`a.zip.001`, `a.zip.002`, …), read as one file.
+"""Zip archives, whole (`a.zip`) or split into volumes (`a.zip.001`, `a.zip.002`, …), read as one file.
 
-Like everything that extraction needs, it asks for nothing but Python's standard library.
+Like everything that extraction needs, this uses the standard library only.
 """
 import bisect
 import io
@@ -18,13 +18,13 @@ from medical_fenlei.errors import UserError
 
 _VOLUME = re.compile(r"(?P<archive>.+\.zip)\.(?P<number>\d{3,})", re.IGNORECASE)
 _LOCAL_HEADER = 30
-"""Bytes before a member's name."""
+"""Bytes of a member's header before its name."""
 
 _READ_AHEAD = 1 << 18
 
 
 class JoinedFiles(io.RawIOBase):
-    """Files one after another as one that can be read and positioned. One of them is open at a time."""
+    """Several files concatenated into one readable, seekable stream. One file is open at a time."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
@@ -34,15 +34,19 @@ class JoinedFiles(io.RawIOBase):
         self._file: io.FileIO | None = None
 
     def readable(self) -> bool:
+        """Return True: the stream can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Return True: the position can be set."""
         return True
 
     def tell(self) -> int:
+        """Return the position, in bytes from the start of the first file."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the position and return it. Raises ValueError for a position before the first byte."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1]}[whence]
         if start + offset < 0:
             raise ValueError("position before the first byte")
@@ -50,6 +54,7 @@ class JoinedFiles(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Read into the buffer, up to the end of one file, and return the number of bytes; 0 at the end of the last."""
         number = bisect.bisect_right(self._ends, self._position)
         if number == len(self._paths):
             return 0
@@ -63,6 +68,7 @@ class JoinedFiles(io.RawIOBase):
         return got
 
     def close(self) -> None:
+        """Close the stream and the file that is open."""
         self._close_file()
         super().close()
 
@@ -74,29 +80,30 @@ class JoinedFiles(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Archive:
-    """One zip archive on disk: its only file, or its volumes in order."""
+    """A zip archive on disk: its only file, or its volumes in order."""
 
     volumes: tuple[Path, ...]
 
     @property
     def name(self) -> str:
-        """The path of its first file, without the number of a volume."""
+        """Path of its first file, without the number of a volume."""
         path = self.volumes[0]
         cut = _VOLUME.fullmatch(path.name)
         return str(path.with_name(cut["archive"]) if cut else path)
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Size on disk in bytes."""
         return sum(path.stat().st_size for path in self.volumes)
 
     def open(self) -> io.BufferedReader:
+        """Open the whole archive for reading, its volumes joined."""
         return io.BufferedReader(JoinedFiles(self.volumes), _READ_AHEAD)
 
     def members(self) -> tuple[list[zipfile.ZipInfo], str]:
-        """Its entries by place in the archive, and the encoding of names that do not say theirs.
+        """Return the entries in the order of their bytes, and the encoding of names that are not marked as UTF-8.
 
-        Archives from Chinese Windows write names as GBK. Raises UserError where the list of members cannot be read.
+        Chinese Windows writes names as GBK. Raises UserError if the list of members cannot be read.
         """
         for encoding in ("gbk", "cp437"):
             try:
@@ -109,13 +116,13 @@ class Archive:
             except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error):
                 break
             if infos and infos[0].header_offset < 0:
-                raise UserError(f"{self._shown()}: {-infos[0].header_offset} bytes are missing, a volume was cut short")
+                raise UserError(f"{self._shown()}: {-infos[0].header_offset} bytes are missing: a volume was truncated")
             return infos, encoding
-        raise UserError(f"{self.volumes[-1]}: cannot read the list of members at its end; it is damaged, cut short, or "
+        raise UserError(f"{self.volumes[-1]}: cannot read the list of members at its end; it is damaged, truncated, or "
                         "not the last volume")
 
-    def holding(self, info: zipfile.ZipInfo) -> tuple[str, ...]:
-        """The volumes that hold a member's bytes."""
+    def volumes_holding(self, info: zipfile.ZipInfo) -> tuple[str, ...]:
+        """Return the paths of the volumes that hold a member's bytes."""
         ends = list(itertools.accumulate(path.stat().st_size for path in self.volumes))
         last_byte = info.header_offset + _LOCAL_HEADER + len(info.orig_filename.encode("utf-8")) + info.compress_size - 1
         first, last = (min(bisect.bisect_right(ends, at), len(ends) - 1) for at in (info.header_offset, last_byte))
@@ -127,37 +134,37 @@ class Archive:
 
 
 def is_archive(name: str) -> bool:
-    """Is this the name of a zip archive or of a volume of one?"""
+    """Return whether this is the name of a zip archive or of a volume of one."""
     name = re.split(r"[/\\]", name)[-1]
     return not name.startswith(".") and (name.lower().endswith(".zip") or _VOLUME.fullmatch(name) is not None)
 
 
 def find_archives(files: Iterable[Path], lost: Collection[Path] = ()) -> list[Archive]:
-    """The archives that these files make, by name.
+    """Group files into archives, sorted by name.
 
     lost: files known to be unusable; the archives they belong to are left out.
-    Raises UserError, naming the volume, where one is missing or is shorter than those after it.
+    Raises UserError, naming the volume, if a volume is missing or shorter than the others.
     """
-    whole, cut = [], dict[Path, dict[int, Path]]()
+    archives, split = [], dict[Path, dict[int, Path]]()
     for path in files:
         if match := _VOLUME.fullmatch(path.name):
-            cut.setdefault(path.with_name(match["archive"]), {})[int(match["number"])] = path
+            split.setdefault(path.with_name(match["archive"]), {})[int(match["number"])] = path
         elif is_archive(path.name) and path not in lost:
-            whole.append(Archive((path,)))
-    for archive, volumes in cut.items():
+            archives.append(Archive((path,)))
+    for name, volumes in split.items():
         if any(path in lost for path in volumes.values()):
             continue
         missing = [n for n in range(min(1, *volumes), max(volumes)) if n not in volumes]
         if missing:
-            raise UserError(f"{archive}.{missing[0]:03d}: this volume is missing; there are {len(volumes)}, the last is "
+            raise UserError(f"{name}.{missing[0]:03d}: this volume is missing; got {len(volumes)} volumes, the last is "
                             f".{max(volumes):03d}")
-        whole.append(Archive(tuple(volumes[n] for n in sorted(volumes))))
-        _check_lengths(whole[-1])
-    return sorted(whole, key=lambda archive: archive.name)
+        archives.append(Archive(tuple(volumes[n] for n in sorted(volumes))))
+        _check_lengths(archives[-1])
+    return sorted(archives, key=lambda archive: archive.name)
 
 
 def _check_lengths(archive: Archive) -> None:
     sizes = [path.stat().st_size for path in archive.volumes]
     for path, size in zip(archive.volumes[:-1], sizes, strict=False):
         if size < max(sizes):
-            raise UserError(f"{path}: {size} bytes, and other volumes have {max(sizes)}; it was cut short, fetch it again")
+            raise UserError(f"{path}: {size} bytes, other volumes have {max(sizes)}: it was truncated, copy it again")

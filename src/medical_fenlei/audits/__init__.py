@@ -1,1 +1,1 @@
-"""Is it the disease that the network sees? Questions that a good figure has to stand, each with a verdict."""
+"""Does the network detect the disease? Questions that good figures have to withstand, each with a verdict."""

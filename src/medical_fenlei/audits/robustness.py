@@ -1,119 +1,160 @@
-"""Does a network's answer hold when the scan is a little different? The same ears, changed, against themselves."""
-from collections.abc import Callable, Iterable
+"""Does the network's answer hold when the scan is a little different? The same ears, perturbed and not."""
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from medical_fenlei import tables
-from medical_fenlei.audits.checks import Audit, Verdict, binary_view
+from medical_fenlei.audits.audit import Audit, Verdict, binary_view
+from medical_fenlei.audits.auroc import weighted_auroc
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.metrics.binary import BinaryMeasures
-from medical_fenlei.metrics.bootstrap import patient_intervals
-from medical_fenlei.metrics.predictions import SEED
+from medical_fenlei.metrics.bootstrap import SEED, Interval, PatientBootstrap
 from medical_fenlei.tasks import Task
-from medical_fenlei.trained.network import Trained
+from medical_fenlei.trained.network import TrainedNetwork
+from medical_fenlei.vocabulary import AIR
 
-Change = Callable[[torch.Tensor], torch.Tensor]
-"""Of int16 HU (N, K, H, W)."""
+Perturbation = Callable[[torch.Tensor], torch.Tensor]
+"""A change of ears: int16 HU (N, K, H, W) to the same."""
 
 DROP = 0.05
-"""Loss of AUROC that deserves a look."""
-NOISE_HU, LEVEL_HU, STRETCH, SHIFT = 80.0, 100.0, 1.2, 0.04
-"""Standard deviation of noise; shift of the window; stretch of the HU around BONE_HU, as a narrower window does; share of the
-image's edge by which it is moved (2.6 mm of a crop of 64 mm)."""
-BONE_HU = 400.0
-AIR = -1024
+"""Loss of AUROC above which a look is needed."""
+NOISE_HU = 80.0
+"""Standard deviation of the noise, HU."""
+LEVEL_HU = 100.0
+"""Shift of the window's level, HU."""
+BONE_HU, STRETCH = 400.0, 1.2
+"""HU around which contrast is stretched, and the factor: a narrower window does the same."""
+SHIFT = 0.04
+"""Shift of the image as a share of its edge: 2.6 mm of a crop of 64 mm."""
 
 
-def changes(seed: int = SEED) -> dict[str, Change]:
-    """By what is said of each."""
+def perturbations(seed: int = SEED) -> dict[str, Perturbation]:
+    """Return every perturbation by its description. seed: of the noise."""
     return {
-        f"window {LEVEL_HU:.0f} HU higher": lambda ears: _hu(ears.float() - LEVEL_HU),
-        f"window {LEVEL_HU:.0f} HU lower": lambda ears: _hu(ears.float() + LEVEL_HU),
-        f"contrast × {STRETCH}": lambda ears: _hu((ears.float() - BONE_HU) * STRETCH + BONE_HU),
-        f"contrast / {STRETCH}": lambda ears: _hu((ears.float() - BONE_HU) / STRETCH + BONE_HU),
+        f"window {LEVEL_HU:.0f} HU higher": lambda ears: _to_int16(ears.float() - LEVEL_HU),
+        f"window {LEVEL_HU:.0f} HU lower": lambda ears: _to_int16(ears.float() + LEVEL_HU),
+        f"contrast × {STRETCH}": lambda ears: _to_int16((ears.float() - BONE_HU) * STRETCH + BONE_HU),
+        f"contrast / {STRETCH}": lambda ears: _to_int16((ears.float() - BONE_HU) / STRETCH + BONE_HU),
         f"noise of {NOISE_HU:.0f} HU": _Noise(seed),
-        "blurred, as by a soft kernel": lambda ears: _hu(_blurred(ears.float(), 1.0)),
-        "slices three times as thick": lambda ears: _hu(_thick(ears.float())),
-        f"moved back by {SHIFT:.0%}": lambda ears: _moved(ears, 2),
-        f"moved inwards by {SHIFT:.0%}": lambda ears: _moved(ears, 3),
+        "blurred, as by a soft kernel": lambda ears: _to_int16(_blur(ears.float(), 1.0)),
+        "slices three times as thick": lambda ears: _to_int16(_thicken(ears.float())),
+        f"moved back by {SHIFT:.0%}": lambda ears: _shift(ears, 2),
+        f"moved inwards by {SHIFT:.0%}": lambda ears: _shift(ears, 3),
         "moved up by a slice": lambda ears: torch.cat([ears[:, :1], ears[:, :-1]], 1),
     }
 
 
-def _hu(values: torch.Tensor) -> torch.Tensor:
-    return values.round().clamp(-32768, 32767).to(torch.int16)
+def _to_int16(hu: torch.Tensor) -> torch.Tensor:
+    return hu.round().clamp(-32768, 32767).to(torch.int16)
 
 
 class _Noise:
-    """Of its own for every ear, the same in every pass."""
+    """Gaussian noise, different for every ear and the same for every `_Noise` of one seed."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, ears: torch.Tensor) -> torch.Tensor:
         noise = torch.randn(ears.shape, generator=self._generator).to(ears.device)
-        return _hu(ears.float() + NOISE_HU * noise)
+        return _to_int16(ears.float() + NOISE_HU * noise)
 
 
-def _blurred(values: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gauss in the plane, sigma in pixels."""
-    at = torch.arange(-3, 4, device=values.device, dtype=values.dtype)
-    kernel = torch.exp(-(at / sigma) ** 2 / 2)
+def _blur(hu: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur within each slice; sigma in pixels."""
+    offset = torch.arange(-3, 4, device=hu.device, dtype=hu.dtype)
+    kernel = torch.exp(-(offset / sigma) ** 2 / 2)
     kernel = kernel / kernel.sum()
-    planes = F.pad(values.flatten(0, 1)[:, None], (3, 3, 3, 3), mode="replicate")
+    planes = F.pad(hu.flatten(0, 1)[:, None], (3, 3, 3, 3), mode="replicate")
     planes = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return planes[:, 0].unflatten(0, values.shape[:2])
+    return planes[:, 0].unflatten(0, hu.shape[:2])
 
 
-def _thick(values: torch.Tensor) -> torch.Tensor:
-    """Each slice the mean of itself and its two neighbours."""
-    padded = torch.cat([values[:, :1], values, values[:, -1:]], 1)
+def _thicken(hu: torch.Tensor) -> torch.Tensor:
+    """Replace each slice by the mean of itself and its two neighbors."""
+    padded = torch.cat([hu[:, :1], hu, hu[:, -1:]], 1)
     return (padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]) / 3
 
 
-def _moved(ears: torch.Tensor, dim: int) -> torch.Tensor:
+def _shift(ears: torch.Tensor, dim: int) -> torch.Tensor:
+    """Move the image along a dimension by SHIFT; air fills the gap."""
     pixels = max(1, round(SHIFT * ears.shape[dim]))
-    moved = torch.roll(ears, pixels, dim)
-    moved.narrow(dim, 0, pixels).fill_(AIR)
-    return moved
+    shifted = torch.roll(ears, pixels, dim)
+    shifted.narrow(dim, 0, pixels).fill_(AIR)
+    return shifted
 
 
-def robustness(
-    trained: Trained, dataset: EarDataset, task: Task, *, draws: int, batch_size: int | None = None,
-    progress: Callable[[dict[str, Change]], Iterable[tuple[str, Change]]] = dict.items,
+def audit_robustness(
+    network: TrainedNetwork, dataset: EarDataset, task: Task, *, n_resamples: int, batch_size: int | None = None,
 ) -> tuple[list[Audit], pd.DataFrame]:
-    """An answer a change, and `tables.SUBGROUPS` of the AUROC under each, as they are first.
+    """Predict the ears under every perturbation; return an answer for each, and all AUROCs as a `tables.SUBGROUPS`.
 
-    The interval of the difference comes from the same draws of patients for both. progress: goes over the changes.
+    The interval of a difference comes from the same resamples of patients for both AUROCs.
     """
-    before = binary_view(trained.predict(dataset, batch_size=batch_size)[task.name], task)
-    y, patient = before.y.to_numpy(), before.patient_key.to_numpy()
-    plain = BinaryMeasures(y, before.score.to_numpy())
-    content = np.column_stack([y, before.score])
-    base = patient_intervals(lambda w: {"auroc": plain(w)["auroc"]}, patient, content, seed=SEED, draws=draws, classes=y)
-
-    def row(value: str, i: tuple[float, float, float, str]) -> dict[str, object]:
-        return {"by": value, "value": value, "ears": len(y), "metric": "auroc",
-                "patients": base.patients, "positive": int(y.sum()), "estimate": i[0], "low": i[1], "high": i[2],
-                "note": "; ".join(filter(None, (i[3], *base.warnings)))}
-
-    audits, rows = [], [row("as they are", base.values["auroc"])]
-    for name, change in progress(changes()):
-        after = binary_view(trained.predict(dataset, batch_size=batch_size, change=change)[task.name], task)
-        other = BinaryMeasures(y, after.score.to_numpy())
-
-        def both(weight: np.ndarray, other: BinaryMeasures = other) -> dict[str, np.ndarray]:
-            one, two = plain(weight)["auroc"], other(weight)["auroc"]
-            return {"auroc": two, "difference": two - one}
-
-        found = patient_intervals(both, patient, np.column_stack([content, after.score]), seed=SEED, draws=draws, classes=y,
-                                  unbounded=("difference",)).values
-        i, moved = found["difference"], float(np.abs(after.score - before.score).mean())
-        verdict: Verdict = "undecided" if np.isnan(i.low) else "look" if i.high < 0 and i.estimate < -DROP else "ok"
-        audits.append(Audit(f"Does it hold: {name}?", "difference of the AUROC", *i[:3], verdict,
-                            f"probabilities move by {moved:.3f} on average"))
-        rows.append(row(name, found["auroc"]))
+    plain = binary_view(network.predict(dataset, batch_size=batch_size)[task.name], task)
+    paired = _Paired.from_ears(plain, n_resamples=n_resamples)
+    audits, rows = [], [paired.row("as they are", paired.plain_auroc)]
+    for name, change in tqdm(perturbations().items(), desc="perturbed scans", unit="", disable=None, leave=False):
+        perturbed = binary_view(network.predict(dataset, batch_size=batch_size, change=change)[task.name], task)
+        audit, auroc = paired.compare(name, perturbed.score.to_numpy())
+        audits.append(audit)
+        rows.append(paired.row(name, auroc))
     return audits, tables.SUBGROUPS.frame(rows)
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """Ears whose scores are compared with their scores under a perturbation."""
+
+    y: np.ndarray
+    """Labels in {0, 1} (N,)."""
+
+    score: np.ndarray
+    """Scores without a perturbation (N,)."""
+
+    bootstrap: PatientBootstrap
+    plain_auroc: Interval
+    patients: int
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def from_ears(cls, ears: pd.DataFrame, *, n_resamples: int) -> "_Paired":
+        """ears: `binary_view`."""
+        y, score = ears.y.to_numpy(), ears.score.to_numpy()
+        bootstrap = PatientBootstrap(patient=ears.patient_key.to_numpy(), observations=np.column_stack([y, score]), classes=y,
+                                     n_resamples=n_resamples)
+        auroc = weighted_auroc(y, score)
+        found = bootstrap.intervals(lambda weight: {"auroc": auroc(weight)})
+        return cls(y, score, bootstrap, found.values["auroc"], found.patients, found.warnings)
+
+    def compare(self, name: str, score: np.ndarray) -> tuple[Audit, Interval]:
+        """Return the answer about a perturbation, and the AUROC of the scores (N,) under it."""
+        plain, perturbed = weighted_auroc(self.y, self.score), weighted_auroc(self.y, score)
+
+        def measures(weight: np.ndarray) -> dict[str, np.ndarray]:
+            before, after = plain(weight), perturbed(weight)
+            return {"auroc": after, "difference": after - before}
+
+        bootstrap = replace(self.bootstrap, observations=np.column_stack([self.y, self.score, score]))
+        found = bootstrap.intervals(measures, scales={"difference": "identity"}).values
+        change = found["difference"]
+        moved = float(np.abs(score - self.score).mean())
+        audit = Audit.from_interval(f"Does it hold: {name}?", "difference of the AUROC", change, _verdict(change),
+                                    f"probabilities move by {moved:.3f} on average")
+        return audit, found["auroc"]
+
+    def row(self, value: str, auroc: Interval) -> dict[str, object]:
+        """Return the row of `tables.SUBGROUPS` about an AUROC."""
+        return {"by": value, "value": value, "ears": len(self.y), "patients": self.patients, "positive": int(self.y.sum()),
+                "metric": "auroc", "estimate": auroc.estimate, "low": auroc.low, "high": auroc.high,
+                "note": "; ".join(filter(None, (auroc.reason, *self.warnings)))}
+
+
+def _verdict(change: Interval) -> Verdict:
+    """The verdict on a change of the AUROC."""
+    if np.isnan(change.low):
+        return "undecided"
+    return "look" if change.high < 0 and change.estimate < -DROP else "ok"

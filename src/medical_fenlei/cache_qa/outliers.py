@@ -1,8 +1,8 @@
-"""Which cached ears look unlike the others, and by what.
+"""Which cached ears are outliers, and in what respect.
 
-The score of an ear is the largest of a few parts, each a number with a unit, told in robust deviations from the cohort: how far
-above its median, divided by 1.4826 times the median absolute deviation (which estimates the standard deviation of a normal
-distribution, and which a few bad ears do not move).
+The score of an ear is the largest of a few parts, each expressed in robust deviations from the cohort: how far it lies above
+the median, divided by 1.4826 times the median absolute deviation (which estimates the standard deviation of a normal
+distribution and is insensitive to a few outliers).
 """
 import functools
 from collections.abc import Sequence
@@ -18,36 +18,39 @@ from medical_fenlei.ears.build import missing_ears
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected
 from medical_fenlei.parallel import map_items
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import Side
 
 BIN_EDGES = np.arange(-1024, 3073, 64)
-"""HU; what lies beyond counts in the outermost bin."""
+"""Edges of the histogram's bins in HU; values beyond count in the outermost bin."""
 BIN_CENTRES = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
 
 PARTS = {"confidence": 0.05, "padding": 0.02, "histogram": 20.0, "plane": 2.0, "height": 2.0}
-"""The parts of the score, and of each what it is divided by at least: less is no difference that matters, however alike a small
-cohort is. Of 1 - confidence, of the padded share, HU, mm, mm."""
+"""Parts of the score and the smallest deviation of each: a smaller difference does not matter, however alike a small cohort is.
+In units of 1 - confidence, padded share, HU, mm, mm."""
 
 DAMAGED, NOT_CACHED = "damaged_entry", "not_cached"
 
 
 @dataclass(frozen=True)
-class Ear:
-    """What one cached ear says of itself. A number that its facts do not hold is NaN."""
+class CachedEar:
+    """The facts of one cached ear; a number that is not stored is NaN."""
 
     exam_id: str
     side: Side
     series_relpath: str
     shape: tuple[int, int, int]
-    affine: np.ndarray
-    """(4, 4): (k, row, column, 1) of the volume to LPS mm."""
+    affine: Affine
+    """Voxel index (k, row, column) of the volume to LPS mm."""
 
     centre: np.ndarray
-    """(3,) LPS mm, of the ear; a coordinate that the facts do not name is that of the volume's centre."""
+    """(3,) LPS mm: centre of the tympanic cavity, or that of the volume where the location is not stored."""
 
     plane_point: np.ndarray
+    """(3,) LPS mm: a point of the midsagittal plane."""
+
     plane_normal: np.ndarray
-    """(3,) each, LPS mm: the midsagittal plane, its unit normal to the patient's left."""
+    """(3,): unit normal of the midsagittal plane, to the patient's left."""
 
     method: str
     confidence: float
@@ -58,30 +61,33 @@ class Ear:
 
     @property
     def lateral(self) -> float:
-        """Distance of the centre from the plane, mm, positive on its own side."""
+        """Distance of the centre from the midsagittal plane in mm, positive on the ear's own side."""
         return float((self.centre - self.plane_point) @ self.plane_normal) * self.side.sign
 
 
-def read_ear(store: EarStore, name: tuple[str, Side]) -> Ear:
-    """Of exam and side. Raises Rejected (damaged_entry) if the volume is not as it was written, or its facts cannot be read."""
+def read_ear(store: EarStore, name: tuple[str, Side]) -> CachedEar:
+    """Read one ear, named by exam and side.
+
+    Raises Rejected (damaged_entry) if the volume is not what was written, or its facts cannot be read.
+    """
     exam_id, side = name
     if not store.is_sound(exam_id, side):
-        raise Rejected(DAMAGED, f"{side}: not as it was written; build_cache_ears --verify makes it anew")
+        raise Rejected(DAMAGED, f"{side}: not as it was written; build_cache_ears --verify prepares it anew")
     try:
         return _parse(exam_id, side, store.read_facts(exam_id, side), store.read(exam_id, side))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Rejected(DAMAGED, f"{side}: its facts are incomplete; remove it and build again") from None
 
 
-def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple[list[Ear], pd.DataFrame]:
-    """The manifest's ears that are sound in the store, and of the others `tables.REJECTS` (not_cached, damaged_entry)."""
+def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple[list[CachedEar], pd.DataFrame]:
+    """Read the ears of the manifest; also return `tables.REJECTS` of those not cached or damaged."""
     missing = missing_ears(store, manifest)
-    there = manifest.drop(missing.index)
+    cached = manifest.drop(missing.index)
     rejects: list[dict[str, object]] = [
         {"exam_id": exam, "file": "", "reason": NOT_CACHED, "detail": side}
         for exam, side in zip(missing.exam_id, missing.side, strict=True)]
     ears = []
-    names = [(str(exam), Side(side)) for exam, side in zip(there.exam_id, there.side, strict=True)]
+    names = [(str(exam), Side(side)) for exam, side in zip(cached.exam_id, cached.side, strict=True)]
     for outcome in map_items(functools.partial(read_ear, store), names, workers=workers, label="ears"):
         if outcome.value is None:
             exam, side = outcome.item
@@ -91,44 +97,43 @@ def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple
     return ears, tables.REJECTS.frame(rejects)
 
 
-def _parse(exam_id: str, side: Side, facts: dict[str, Any], volume: np.ndarray) -> Ear:
-    found = facts.get("localization") or {}
-    affine = np.array(facts["affine_lps"], np.float64).reshape(4, 4)
-    centre = (affine @ [*(np.array(volume.shape) - 1) / 2, 1])[:3]
-    centre = np.array(found.get("ear_centre") or centre, np.float64).reshape(3)
+def _parse(exam_id: str, side: Side, facts: dict[str, Any], volume: np.ndarray) -> CachedEar:
+    location = facts.get("localization") or {}
+    affine = Affine.from_list(facts["affine_lps"])
     unknown = [np.nan] * 3
-    return Ear(
-        exam_id, side, str(facts.get("series_relpath", "")), volume.shape, affine, centre,
-        np.array(found.get("midsagittal_point") or unknown, np.float64).reshape(3),
-        np.array(found.get("midsagittal_normal") or unknown, np.float64).reshape(3),
-        str(found.get("method", "")), _number(found.get("confidence")), tuple(map(str, found.get("reasons") or ())),
+    return CachedEar(
+        exam_id, side, str(facts.get("series_relpath", "")), volume.shape, affine,
+        np.array(location.get("ear_centre") or affine.centre(volume.shape), np.float64).reshape(3),
+        np.array(location.get("midsagittal_point") or unknown, np.float64).reshape(3),
+        np.array(location.get("midsagittal_normal") or unknown, np.float64).reshape(3),
+        str(location.get("method", "")), _number(location.get("confidence")), tuple(map(str, location.get("reasons") or ())),
         _number(facts.get("padded_share")), histogram(volume),
     )
 
 
 def _number(value: object) -> float:
-    """JSON has no NaN: what is unknown is null, or not there."""
+    """Return a number from JSON, NaN where it is null or absent: JSON has no NaN."""
     return np.nan if value is None else float(str(value))
 
 
 def histogram(volume: np.ndarray) -> np.ndarray:
-    """(bins,) share of the voxels of int16 HU in each bin of `BIN_EDGES`."""
-    step, last = BIN_EDGES[1] - BIN_EDGES[0], len(BIN_CENTRES) - 1
-    bins = np.clip((volume.astype(np.int32).ravel() - BIN_EDGES[0]) // step, 0, last)
+    """Return the share (bins,) of the voxels of int16 HU in each bin of `BIN_EDGES`."""
+    width, last = BIN_EDGES[1] - BIN_EDGES[0], len(BIN_CENTRES) - 1
+    bins = np.clip((volume.astype(np.int32).ravel() - BIN_EDGES[0]) // width, 0, last)
     return np.bincount(bins, minlength=last + 1) / bins.size
 
 
-def median_histogram(ears: Sequence[Ear]) -> np.ndarray:
-    """(bins,) the median of each bin over the ears, made to add up to 1."""
+def median_histogram(ears: Sequence[CachedEar]) -> np.ndarray:
+    """Return the median (bins,) of each bin over the ears, normalized to a sum of 1."""
     each = np.stack([ear.histogram for ear in ears])
-    middle = np.median(each, axis=0)
-    return middle / middle.sum() if middle.any() else each.mean(axis=0)
+    median = np.median(each, axis=0)
+    return median / median.sum() if median.any() else each.mean(axis=0)
 
 
-def disagreement(left: Ear, right: Ear) -> tuple[float, float]:
-    """How far the left centre, mirrored at the plane, misses the right one: away from the plane, and in height; mm.
+def disagreement(left: CachedEar, right: CachedEar) -> tuple[float, float]:
+    """Return by how much the left centre, mirrored at the plane, misses the right one: across the plane, and in height; mm.
 
-    So a head that lies askew is no disagreement where the plane lies with it. NaN where the two come from different series.
+    A head that lies askew is no disagreement where the plane lies askew with it. NaN where the ears come from different series.
     """
     if left.series_relpath != right.series_relpath:
         return np.nan, np.nan
@@ -139,18 +144,18 @@ def disagreement(left: Ear, right: Ear) -> tuple[float, float]:
 
 
 def deviations(values: np.ndarray, at_least: float) -> np.ndarray:
-    """(N,) how far each value lies above the median, in robust deviations of `at_least` or more; NaN stays NaN."""
+    """Return how far each value (N,) lies above the median, in robust deviations of at least `at_least`; NaN stays NaN."""
     known = values[np.isfinite(values)]
     if not len(known):
         return np.full(len(values), np.nan)
-    middle = np.median(known)
-    return (values - middle) / max(1.4826 * float(np.median(np.abs(known - middle))), at_least)
+    median = np.median(known)
+    return (values - median) / max(1.4826 * float(np.median(np.abs(known - median))), at_least)
 
 
-def rank(ears: Sequence[Ear]) -> pd.DataFrame:
-    """`tables.QA_EARS`, the oddest ear first: the parts in their units and in deviations (`odd_<part>`); score and its part."""
+def rank(ears: Sequence[CachedEar]) -> pd.DataFrame:
+    """Return `tables.QA_EARS`, the largest score first: each part in its unit and in deviations (`odd_<part>`)."""
     by_name = {(ear.exam_id, ear.side): ear for ear in ears}
-    middle = median_histogram(ears)
+    median = median_histogram(ears)
     rows = []
     for ear in ears:
         other = by_name.get((ear.exam_id, ear.side.other))
@@ -159,7 +164,7 @@ def rank(ears: Sequence[Ear]) -> pd.DataFrame:
         rows.append({
             "exam_id": ear.exam_id, "side": str(ear.side), "confidence": ear.confidence, "method": ear.method,
             "reasons": "; ".join(ear.reasons), "padded_share": ear.padded_share,
-            "histogram_distance": wasserstein_distance(BIN_CENTRES, BIN_CENTRES, ear.histogram, middle),
+            "histogram_distance": wasserstein_distance(BIN_CENTRES, BIN_CENTRES, ear.histogram, median),
             "plane_difference_mm": plane, "height_difference_mm": height,
         })
     frame = pd.DataFrame(rows)

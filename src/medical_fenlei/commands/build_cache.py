@@ -1,23 +1,16 @@
 """build_cache_ears and build_cache_dual: fill a cache with the ears of a split."""
-from typing import TYPE_CHECKING
-
 from medical_fenlei import cli, settings
 from medical_fenlei.commands.train import FIXED
 from medical_fenlei.config import EarSpec, RunConfig
 from medical_fenlei.errors import UserError
 
-if TYPE_CHECKING:
-
-    pass
-
-
 
 def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> int:
-    """build_cache_ears and build_cache_dual."""
+    """Parse the flags of build_cache_ears or build_cache_dual, fill the cache, and return the exit status."""
     parser = cli.parser(doc)
-    cli.add(parser, "splits_root", "manifest_csv", "dicom_base", "num_workers", "cluster", "limit",
-            pct=100, cache_dir=route.data.cache_dir)
-    parser.add_argument("--verify", action="store_true", help="read what is there first, and make anew what is damaged")
+    cli.add_shared_flags(parser, "splits_root", "manifest_csv", "dicom_base", "num_workers", "cluster", "limit",
+                         pct=100, cache_dir=route.data.cache_dir)
+    parser.add_argument("--verify", action="store_true", help="read all cached ears first, and make damaged ones again")
     settings.add_flags(parser, EarSpec, base=route.ears, leave_out=FIXED[route.kind])
     args = parser.parse_args(argv)
     spec = settings.from_flags(EarSpec, args, base=route.ears)
@@ -38,7 +31,7 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
         if len(strangers) == len(exams):
             raise UserError(f"{what}: it is of another index; name the one that the splits were made with")
         cli.warn(f"{what}, which are left out: {', '.join(strangers[:5])}{', …' if len(strangers) > 5 else ''}")
-    wanted = manifest[manifest.exam_id.isin(exams)][: args.limit]
+    wanted = tables.first_exams(manifest[manifest.exam_id.isin(exams)], args.limit)
     store = EarStore(args.cache_dir, spec)
     if args.verify:
         damaged = verify_store(store, wanted, workers=cli.workers(args))

@@ -1,4 +1,4 @@
-"""run_seeds_ear2d and run_experiments_dual: flags of a study, and what they start."""
+"""run_seeds_ear2d and run_experiments_dual: the flags of a study, and running it."""
 import argparse
 import shlex
 from collections.abc import Mapping
@@ -12,18 +12,19 @@ from medical_fenlei.config import EarSpec, RunConfig
 def add_study_flags(
     parser: argparse.ArgumentParser, route: RunConfig, *, default_dir: str, seeds: str, leave_out: tuple[str, ...]
 ) -> None:
-    """What every study takes: seeds, where to, whether only to show; and the settings of its runs."""
-    parser.add_argument("--seeds", type=cli.numbers, default=seeds, help=f"default: {seeds}")
-    parser.add_argument("--output-dir", type=Path, default=Path(default_dir), help=f"of all studies (default: {default_dir})")
-    parser.add_argument("--jobs", type=cli.at_least(1), default=1, metavar="N",
-                        help="runs at once, each with its share of the processors (default: 1)")
+    """Add the flags of every study: seeds, output folder, dry run, summary only, and the settings of its runs."""
+    parser.add_argument("--seeds", type=cli.comma_separated_ints, default=seeds, help=f"seeds of the runs (default: {seeds})")
+    parser.add_argument("--output-dir", type=Path, default=Path(default_dir),
+                        help=f"folder of all studies (default: {default_dir})")
+    parser.add_argument("--jobs", type=cli.int_at_least(1), default=1, metavar="N",
+                        help="runs in parallel, each with its share of the processors (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="only print the command line of each run")
     parser.add_argument("--summarize", action="store_true", help="only write the tables of what is done")
     add_run_flags(parser, route, leave_out=leave_out)
 
 
 def study_settings(args: argparse.Namespace, route: RunConfig) -> RunConfig:
-    """The settings that the runs have in common, with the cache that is there and the tasks under their English names."""
+    """The settings that all runs share, with the preprocessing of the cache to use and the tasks under their English names."""
     from medical_fenlei.tasks import find_tasks
 
     config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
@@ -31,13 +32,17 @@ def study_settings(args: argparse.Namespace, route: RunConfig) -> RunConfig:
 
 
 def study_name(config: RunConfig) -> str:
-    """The tasks of `study_settings` as the folder of a study calls them: `one` or `one+two`."""
+    """The tasks in the name of a study's folder: `one` or `one+two`."""
     return config.data.label_task.replace(",", "+")
 
 
 def run_study(folder: Path, runs: Mapping[str, RunConfig], args: argparse.Namespace, route: RunConfig) -> int:
-    """Run, or show, the runs of these names below the folder; then write and show the tables. Returns the exit status."""
+    """Run these settings, each in a folder of its name below the study's, write the tables, and return the exit status.
+
+    --dry-run only prints the runs, --summarize only writes the tables.
+    """
     from medical_fenlei.experiments.study import Job, Study
+    from medical_fenlei.experiments.summary import summarize
 
     study = Study(folder, [Job(folder / name, config) for name, config in runs.items()])
     if args.dry_run:
@@ -45,15 +50,11 @@ def run_study(folder: Path, runs: Mapping[str, RunConfig], args: argparse.Namesp
             cli.say(shlex.join(job.command(route)))
         return cli.OK
     if not args.summarize:
-        study.run(at_once=args.jobs)
-
-    from medical_fenlei.experiments.summary import summarize
-
+        study.run(parallel=args.jobs)
     files = summarize(study)
     cli.say(files[-1].read_text(encoding="utf-8"))
     cli.say("wrote " + ", ".join(map(str, files)))
-    state = study.state()
-    unfinished = [job.name for job in study.jobs if state.get(job.name, {}).get("status") != "done"]
+    unfinished = len(study.jobs) - len(study.done())
     if unfinished:
-        cli.warn(f"{len(unfinished)} of {len(study.jobs)} runs are not done; {study.state_json} says why")
+        cli.warn(f"{unfinished} of {len(study.jobs)} runs are not done; {study.state_json} says why")
     return cli.PARTLY if unfinished else cli.OK

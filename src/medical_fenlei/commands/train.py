@@ -1,29 +1,29 @@
-"""train_ear2d and train_dual: begin a run, or go on with one."""
+"""train_ear2d and train_dual: start a run, or resume one."""
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
 from medical_fenlei import cli, settings
-from medical_fenlei.config import EarSpec, RunConfig, deciding
+from medical_fenlei.config import EarSpec, RunConfig, decisive_settings
 from medical_fenlei.errors import UserError
 from medical_fenlei.runs import Run
 
 AUTO = "auto"
 FIXED = {"ear2d": ("sample", "model", "weights"), "dual": ("sample", "extent", "crop_size", "crop_mm")}
-"""Settings that a route does not offer as flags."""
+"""Settings that each route fixes, so that they are no flags there."""
 
 
 def add_run_flags(parser: argparse.ArgumentParser, route: RunConfig, *, leave_out: tuple[str, ...] = ()) -> None:
-    """Every setting of a run on this route."""
+    """Add a flag for every setting of a run on this route, except those that the route fixes."""
     settings.add_flags(parser, RunConfig, base=route, leave_out=(*FIXED[route.kind], *leave_out))
 
 
 def train_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> int:
-    """train_ear2d and train_dual."""
+    """Parse the flags of train_ear2d or train_dual, start or resume the run, and return the exit status."""
     parser = cli.parser(doc)
     parser.add_argument("--output-dir", type=Path, help="the run's folder (default: a new one under outputs/)")
-    parser.add_argument("--resume", metavar="RUN|auto", help="go on with this run (no other flag is needed); auto: with that "
-                        "of --output-dir, or the newest under outputs/ with these settings, or begin one")
+    parser.add_argument("--resume", metavar="RUN|auto", help="resume this run (takes no other flag); auto: resume the run in "
+                        "--output-dir, or the newest under outputs/ with these settings, or start one")
     add_run_flags(parser, route)
     args = parser.parse_args(argv)
 
@@ -32,7 +32,7 @@ def train_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> 
 
     if args.resume and args.resume != AUTO:
         if args.output_dir or settings.given(args, RunConfig):
-            raise UserError("--resume: a run goes on with its own settings; leave the other flags away")
+            raise UserError("--resume: a run is resumed with its own settings; leave out the other flags")
         done = resume_run(Path(args.resume), kind=route.kind, report=write_training_report)
     else:
         config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
@@ -41,22 +41,23 @@ def train_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> 
             done = resume_run(before, kind=route.kind, report=write_training_report)
         else:
             done = start_run(config, args.output_dir, report=write_training_report)
-    if not done.first:                                           # of several processes one writes
+    if not done.is_first:                                           # of several processes one writes
         return cli.OK
     return cli.report_rejects(done.rejects, done.run.reports / "train.csv")
 
 
 def run_like(config: RunConfig, folder: Path | None) -> Path | None:
-    """The run in this folder, or of all under outputs/ the newest that has these settings; None if there is none.
+    """The run in this folder, or the newest under outputs/ that has these settings; None if there is none.
 
-    Raises UserError if the one in the folder has others.
+    Raises UserError if the run in the folder has other settings.
     """
     for candidate in [folder] if folder else sorted(Path("outputs").glob("*"), key=lambda path: path.stat().st_mtime)[::-1]:
         run = Run(candidate)
         if not run.config_json.is_file():
             continue
         try:
-            same = deciding(settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))) == deciding(config)
+            there = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
+            same = decisive_settings(there) == decisive_settings(config)
         except UserError:                                        # of another version
             same = False
         if same:
@@ -67,7 +68,10 @@ def run_like(config: RunConfig, folder: Path | None) -> Path | None:
 
 
 def with_cache(config: RunConfig, *, named: bool) -> RunConfig:
-    """The settings with the preprocessing that they name, or that of the only cache there is. Raises UserError."""
+    """The settings with the preprocessing of the cache to use: their own if `named`, else that of the only cache there is.
+
+    Raises UserError if there are several caches to choose from, or the settings do not go with the cache.
+    """
     from medical_fenlei.ears.store import choose_store
 
     store = choose_store(config.data.cache_dir, config.ears if named else None, default=config.ears)

@@ -1,15 +1,15 @@
-"""Every setting of a run, each typed once: flags, `config.json` and checkpoints come from these classes.
+"""Which settings does a run have? Each is typed once: flags, `config.json` and checkpoints come from these classes.
 
-Nothing here imports torch, so that `--help` answers at once.
+Nothing here imports anything but the standard library, so that `--help` answers at once.
 """
 from medical_fenlei.config.augment import BONE, WINDOWS, AugmentConfig
 from medical_fenlei.config.data import DataConfig
 from medical_fenlei.config.ears import PREPROCESSING_VERSION, EarSpec
 from medical_fenlei.config.model import SIZE_STEP, SLICE_ATTENTION, ModelConfig
-from medical_fenlei.config.run import DUAL, DUAL_ROUTE, EAR2D, EAR_ROUTE, RunConfig, deciding
+from medical_fenlei.config.run import DUAL, DUAL_ROUTE, EAR2D, EAR_ROUTE, RunConfig, decisive_settings
 from medical_fenlei.config.training import LONG_TAIL, TrainConfig
 
 __all__ = [
     "BONE", "DUAL", "DUAL_ROUTE", "EAR2D", "EAR_ROUTE", "LONG_TAIL", "PREPROCESSING_VERSION", "SIZE_STEP", "SLICE_ATTENTION",
-    "WINDOWS", "AugmentConfig", "DataConfig", "EarSpec", "ModelConfig", "RunConfig", "TrainConfig", "deciding",
+    "WINDOWS", "AugmentConfig", "DataConfig", "EarSpec", "ModelConfig", "RunConfig", "TrainConfig", "decisive_settings",
 ]

@@ -1,12 +1,8 @@
 """Checks that several settings classes share."""
 
 
-
-
-
-
-def at_least(settings: object, low: float, *names: str) -> None:
-    """Raises ValueError, naming the flag, if one of these settings is less than `low` or NaN."""
+def require_at_least(settings: object, low: float, *names: str) -> None:
+    """Raise ValueError, naming the flag, if one of these settings is less than `low` or NaN."""
     for name in names:
         if not getattr(settings, name) >= low:                  # NaN is refused too
             raise ValueError(f"{name.replace('_', '-')}: got {getattr(settings, name)}, expected at least {low:g}")

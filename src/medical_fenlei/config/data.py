@@ -1,51 +1,52 @@
-"""Which ears a run works on, and where they come from."""
+"""Which ears a run uses, and where they come from."""
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from medical_fenlei import parallel
-from medical_fenlei.config.checks import at_least
+from medical_fenlei.config.checks import require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which ears, which labels."""
+    """Which ears and which labels."""
 
     sample: Literal["ear", "exam"] = "ear"
-    """Each ear by itself, or both ears of an exam, each through the same weights."""
+    """A single ear, or both ears of an exam, each through the same weights."""
 
     splits_root: Path = Path("artifacts/splits_dual")
-    """Holds 1pct/ 20pct/ 100pct/."""
+    """Folder of the splits, with 1pct/ 20pct/ 100pct/."""
 
     pct: int = 20
-    """Which amount of training data, percent."""
+    """Amount of training data in percent."""
 
     manifest_csv: Path = Path("artifacts/manifest_ears.csv")
-    """One row an ear."""
+    """Manifest, one row per ear."""
 
     dicom_base: Path = Path("data/medical_data_2")
-    """The extracted DICOM; read only for ears that the cache lacks."""
+    """Folder of the extracted DICOM."""
 
     cache_dir: Path = Path("cache/ears_hu")
-    """Holds one folder a preprocessing."""
+    """Folder of the caches, with one folder per preprocessing."""
 
     label_task: str = "normal_vs_abnormal"
-    """What to tell apart: a task's name or its Chinese alias; or several at once, `one,two`, each with a head of its own."""
+    """Task by its name or Chinese alias; several as `one,two` train together, each with its own head."""
 
     num_workers: int = field(default=parallel.default_workers())
-    """Processes that prepare ears which the cache lacks."""
+    """Worker processes."""
 
     data_on: Literal["auto", "device", "memory", "disk"] = "auto"
-    """Where the ears live: on the accelerator, in host memory, or read from disk; auto takes the first of these in which all
-    sets of the run fit and leave room for the network. On a CPU, device is memory without a thread that works ahead."""
+    """Where the ears are stored during the run: on the accelerator, in host memory, or on disk; auto takes the first of these
+    in which all sets of the run fit and leave room for the network. On a CPU, device is memory without a prefetch thread."""
 
     read_workers: int = 4
     """Threads that read ears from disk."""
 
     limit: int | None = None
-    """Only the first N ears (on the dual route exams) of each set, to try things out."""
+    """Maximum number of exams (of each set), to try things out."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "read_workers")
+        require_at_least(self, 1, "read_workers")
+        require_at_least(self, 0, "num_workers")
         if self.limit is not None:
-            at_least(self, 1, "limit")
+            require_at_least(self, 1, "limit")

@@ -1,4 +1,4 @@
-"""How an ear volume is cut from a series, and the name of that way."""
+"""How an ear volume is cut from a series, and the cache key that names this preprocessing."""
 import hashlib
 import json
 from dataclasses import dataclass
@@ -7,44 +7,43 @@ from typing import Literal
 from medical_fenlei import settings
 
 PREPROCESSING_VERSION = 3
-"""Raised whenever the code gives other voxels for the same options: it is part of every cache's key."""
-
+"""Increased whenever the code gives other voxels for the same options; part of every cache key."""
 
 Sampling = Literal["even", "air_block", "roi"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarSpec:
-    """Everything that decides the voxels of a cached ear; each field is part of the cache key."""
+    """Every option that decides the voxels of a cached ear; each field is part of the cache key."""
 
     num_slices: int = 32
-    """Slices K of the volume, inferior to superior."""
+    """Slices K of the volume, from inferior to superior."""
 
     image_size: int = 224
-    """Rows and columns of the volume, pixels."""
+    """Rows and columns of the volume in pixels."""
 
     extent: Literal["crop", "half"] = "crop"
-    """A square around the ear, or its whole half of the head, from the edge of the scan to the midsagittal plane."""
+    """crop: a square around the ear; half: its whole half of the head, from the edge of the scan to the midsagittal plane."""
 
     crop_size: int = 192
-    """Edge of the square cut around the ear, pixels of the scan."""
+    """Edge of the square around the ear, in pixels of the scan."""
 
     crop_mm: float | None = None
-    """Edge of that square in mm; where given, it replaces `crop_size`."""
+    """Edge of that square in mm; replaces --crop-size."""
 
     sampling: Sampling = "even"
-    """Which slices: spread over the whole series; the most aerated block of neighbouring ones that holds the ear; or a block of
-    `roi_mm` around it."""
+    """even: slices spread over the whole series; air_block: the most aerated block of consecutive slices that contains the ear;
+    roi: a block of --roi-mm around the ear."""
 
     roi_mm: float = 32.0
-    """Height of the block that `roi` takes around the tympanic cavity, mm."""
+    """Height of the block around the tympanic cavity that --sampling roi takes, in mm."""
 
     target_spacing: float | None = None
-    """Edge of a voxel in mm, averaged where the scan is finer; replaces crop-size and roi-mm, and does not go with crop-mm.
-    Along z too, but with `even` sampling, which then gives slices of that thickness."""
+    """Edge of a voxel in mm, averaged where the scan is finer; replaces --crop-size and --roi-mm, excludes --crop-mm. With
+    --sampling even, slices are this thick instead of this far apart."""
 
     align: bool = False
-    """Turn each volume upright: the columns along the normal of the midsagittal plane, the slices across it."""
+    """Rotate each volume upright: columns along the normal of the midsagittal plane, slices perpendicular to it."""
 
     def __post_init__(self) -> None:
         for name in ("num_slices", "image_size", "crop_size"):
@@ -60,20 +59,21 @@ class EarSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(K, H, W) of a volume."""
+        """Shape (K, H, W) of a volume."""
         return self.num_slices, self.image_size, self.image_size
 
     @property
     def nbytes(self) -> int:
-        """Of a volume on the disk, int16 with the NPY header."""
+        """Bytes of a volume on disk: int16 with the NPY header."""
         return 2 * self.num_slices * self.image_size**2 + 128
 
     @property
     def key(self) -> str:
-        """Short name of the cache folder: readable sizes, then a hash over every option and the code's version."""
+        """Name of the cache folder: readable sizes, then a hash over every option and the version of the code."""
         spelt = json.dumps(self.spelt_out(), sort_keys=True)
         what = self.sampling if self.extent == "crop" else f"half_{self.sampling}"
         return f"k{self.num_slices}_s{self.image_size}_{what}_{hashlib.sha256(spelt.encode()).hexdigest()[:10]}"
 
     def spelt_out(self) -> dict[str, object]:
+        """Every option and the preprocessing version as plain values: the content of `spec.json`."""
         return {**settings.to_json(self), "preprocessing_version": PREPROCESSING_VERSION}

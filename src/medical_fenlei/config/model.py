@@ -4,38 +4,39 @@ from pathlib import Path
 from typing import Literal
 
 SLICE_ATTENTION = ("slice_attention", "dual_slice_attention")
-"""The ear route's network under its name on each route."""
+"""Names of the slice encoder with attention, on the ear route and on the dual route."""
 SIZE_STEP = {"dual_unet_3d": (16, 16), "dual_vit_3d": (4, 16)}
-"""Networks whose strides or patches have to divide slices and edge of the volume."""
+"""(slices, edge) that must divide the volume, for networks with strides or patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network."""
+    """The network and its weights."""
 
     model: Literal[
         "slice_attention", "dual_slice_attention", "dual_resnet10_3d", "dual_resnet18_3d", "dual_resnet34_3d",
         "dual_resnet50_3d", "dual_resnet101_3d", "dual_resnet152_3d", "dual_resnet200_3d", "dual_unet_3d", "dual_vit_3d",
     ] = "slice_attention"
-    """A 2D encoder for each slice, then one vector an ear (slice_attention, the same on both routes), or a 3D network."""
+    """slice_attention (the same on both routes): a 2D encoder of each slice, pooled to one vector per ear; others: 3D
+    networks."""
 
     weights: Path | None = None
-    """Weights of a 3D network from a file (.safetensors or .pt; MedicalNet's names are understood)."""
+    """File with the weights of a 3D network (.safetensors or .pt; MedicalNet's names are understood)."""
 
     backbone: str = "resnet18"
-    """Encoder of a slice, any timm name (slice_attention)."""
+    """Slice encoder, any timm name (slice_attention)."""
 
     pooling: Literal["mean", "max", "attention", "gated_attention", "transformer"] = "attention"
     """How the slices of an ear become one vector (slice_attention)."""
 
     pretrained: bool = False
-    """Fetch the backbone's published weights (needs the network)."""
+    """Download the published weights of the backbone (needs internet)."""
 
     backbone_weights: Path | None = None
-    """The backbone's weights from a file (.safetensors or .pt), for servers without internet."""
+    """File with the weights of the backbone (.safetensors or .pt), for servers without internet."""
 
     dropout: float = 0.2
-    """Share of the pooled vector that is dropped in training."""
+    """Dropout rate of the pooled vector."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:

@@ -1,4 +1,4 @@
-"""All settings of a run together, and the presets of the two routes."""
+"""All settings of a run, and the presets of the two routes."""
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from medical_fenlei.config.training import LONG_TAIL, TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All of a run. `config.json` and every checkpoint hold it whole."""
+    """All settings of a run; `config.json` and every checkpoint contain them."""
 
     data: DataConfig = field(default_factory=DataConfig)
     ears: EarSpec = field(default_factory=EarSpec)
@@ -32,18 +32,18 @@ class RunConfig:
             raise ValueError(f"model-slices: got {seen}, expected at most the {cached} of --num-slices")
         if self.augment.slice_context and self.model.model not in SLICE_ATTENTION:
             raise ValueError(f"slice-context: got {self.augment.slice_context} with --model {self.model.model}, which sees "
-                             "neighbouring slices as they are; leave it at 0, or take a slice_attention network")
-
+                             "neighboring slices anyway; leave it at 0, or take a slice_attention network")
         if self.several_tasks and self.training.balance == "sampler":
             raise ValueError("balance: sampler cannot balance several tasks at once; take --balance loss or none")
 
     @property
     def several_tasks(self) -> bool:
+        """Whether --label-task names more than one task."""
         return "," in self.data.label_task.replace("，", ",")
 
     @property
     def balancing(self) -> Literal["sampler", "loss", "none"]:
-        """What `training.balance` stands for."""
+        """`training.balance` with auto resolved."""
         if self.training.balance != "auto":
             return self.training.balance
         if self.training.loss in LONG_TAIL:
@@ -52,18 +52,18 @@ class RunConfig:
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        """(K, C, H, W) of an ear as the network takes it, K being --model-slices where given."""
+        """Shape (K, C, H, W) of an ear as the network takes it; K is --model-slices if given."""
         cached, height, width = self.ears.shape
         return self.augment.model_slices or cached, self.augment.channels, height, width
 
     @property
     def kind(self) -> str:
-        """The family of checkpoints that this run writes."""
+        """Kind of the checkpoints that this run writes: EAR2D or DUAL."""
         return EAR2D if self.data.sample == "ear" else DUAL
 
 
 EAR2D, DUAL = "ear2d", "dual"
-"""Kinds of checkpoint: one ear a sample, or both ears of an exam."""
+"""Kinds of checkpoint: a sample is one ear, or both ears of an exam."""
 EAR_ROUTE = RunConfig()
 DUAL_ROUTE = RunConfig(
     data=DataConfig(sample="exam", cache_dir=Path("cache/dual_volumes"), label_task="six_class"),
@@ -71,11 +71,12 @@ DUAL_ROUTE = RunConfig(
     model=ModelConfig(model="dual_resnet10_3d"),
     training=TrainConfig(batch_size=4, early_stop_metric="macro_f1"),
 )
-"""The presets in which the two routes differ."""
+"""Presets of the ear route and the dual route; the routes differ in nothing else."""
 
 
-def deciding(config: RunConfig) -> dict[str, Any]:
-    """All settings that decide a run's result, as plain values: not those of the machine, nor what --auto-batch found there."""
+def decisive_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide the result of a run, as plain values: without those of the machine and what --auto-batch
+    found."""
     plain = settings.to_json(config)
     for name in ("num_workers", "read_workers", "data_on"):
         del plain["data"][name]

@@ -1,1 +1,1 @@
-"""Cached ears as batches, and what is done to a batch on the device: window and augmentation."""
+"""How do ears reach the network? Cached ears as batches, windowed and augmented on the device."""

@@ -1,4 +1,4 @@
-"""The sample: E ears of one exam as int16 HU, with their codes. What a code means is the task's business."""
+"""One sample: E ears of one exam as int16 HU, with their codes. Which target a code stands for is up to the task."""
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import NamedTuple
@@ -13,23 +13,23 @@ from medical_fenlei.ears.store import EarStore
 from medical_fenlei.vocabulary import SIDES, UNLABELLED, Side
 
 ABSENT = -1
-"""Stands in a group for an ear that is not there."""
+"""Marks an ear that is missing from a group."""
 
 
 class Batch(NamedTuple):
-    """B samples of E ears, of which N are present. E is 1 where each ear is a sample of its own."""
+    """B samples of E ears, N of which are present. E is 1 on the ear route, where each ear is a sample of its own."""
 
     ears: torch.Tensor
-    """int16 HU (N, K, H, W), those that are present, sample after sample; on the device. The rest is on the host."""
+    """int16 HU (N, K, H, W): the ears that are present, sample after sample, on the device; other fields are on the host."""
 
     code: torch.Tensor
     """int8 (B, E), 0 for "no label"."""
 
     present: torch.Tensor
-    """bool (B, E)."""
+    """bool (B, E): whether the exam has the ear."""
 
     row: torch.Tensor
-    """int64 (B,), the manifest row of the sample's first ear: names the sample, whatever set or batch it is in."""
+    """int64 (B,): the manifest row of the sample's first ear, which identifies the sample in every set and batch."""
 
     @property
     def volume(self) -> torch.Tensor:
@@ -42,11 +42,11 @@ class Batch(NamedTuple):
 
 
 class EarDataset:
-    """Groups of ears of one store.
+    """Groups of ears from one store.
 
-    ears: rows of the manifest, indexed by their place in it. groups: (N, E) positions in `ears`, ABSENT for an ear that is not
-    there; None makes each ear a sample of its own. placement: where they live (host memory if they fit, else the disk). Raises
-    UserError if a cached ear cannot be read.
+    ears: manifest rows, indexed by their row number in the manifest. groups: (N, E) positions in `ears`, ABSENT for a missing
+    ear; None makes each ear a sample of its own. placement: where the ears are stored (default: host memory if they fit, else
+    disk). Raises UserError if a cached ear cannot be read.
     """
 
     def __init__(self, store: EarStore, ears: pd.DataFrame, groups: Sequence[Sequence[int]] | np.ndarray | None = None,
@@ -57,7 +57,7 @@ class EarDataset:
         self.groups = np.asarray(groups, np.int64).reshape(len(groups), -1 if len(groups) else 1)
         if len(self.groups) and ((self.groups == ABSENT).all(1).any() or self.groups.max() >= len(ears)
                                  or self.groups.min() < ABSENT):
-            raise ValueError(f"groups: each has to name an ear, and none beyond the {len(ears)} there are")
+            raise ValueError(f"groups: expected positions below {len(ears)} and at least one ear in each group")
         self.present = self.groups != ABSENT
         codes, rows = ears.label_code.to_numpy(np.int8), ears.index.to_numpy(np.int64)
         self.code = np.where(self.present, codes[self.groups] if len(ears) else UNLABELLED, UNLABELLED).astype(np.int8)
@@ -65,33 +65,34 @@ class EarDataset:
         self.row = rows[first]
         self.shape = store.spec.shape
         self.placement = placement or Placement.choose(DataConfig(), store, torch.device("cpu"), ears=len(ears))
-        self.home = self.placement.settle(store, ears)
+        self.storage = self.placement.open_storage(store, ears)
 
     def __len__(self) -> int:
+        """The number of samples."""
         return len(self.groups)
 
     @property
     def ears_in_order(self) -> pd.DataFrame:
-        """The ears that are present, sample after sample: the order in which predictions come."""
+        """Manifest rows of the ears that are present, sample after sample: the order of predictions."""
         return self.ears.iloc[self.groups[self.present]]
 
-    def batches(self, cuts: Sequence[np.ndarray], device: torch.device) -> Generator[Batch, None, None]:
-        """The samples of each cut, int64 (B,) numbers, in order; the ears on the device."""
-        names = [(self.code[cut], self.present[cut], self.row[cut]) for cut in cuts]
-        ears = [self.groups[cut][present] for cut, (_, present, _) in zip(cuts, names, strict=True)]
-        with closing(self.home.feed(ears, device)) as feed:
-            for volume, name in zip(feed, names, strict=True):
-                yield Batch(volume, *map(torch.from_numpy, name))
+    def batches(self, indices: Sequence[np.ndarray], device: torch.device) -> Generator[Batch, None, None]:
+        """Yield a batch for each int64 (B,) array of sample numbers, in order; the ears on the device."""
+        facts = [(self.code[own], self.present[own], self.row[own]) for own in indices]
+        ears = [self.groups[own][present] for own, (_, present, _) in zip(indices, facts, strict=True)]
+        with closing(self.storage.batches(ears, device)) as volumes:
+            for volume, fact in zip(volumes, facts, strict=True):
+                yield Batch(volume, *map(torch.from_numpy, fact))
 
     def batch(self, samples: np.ndarray) -> Batch:
-        """The samples of these numbers, on the host."""
+        """The batch of these sample numbers, on the host."""
         return next(iter(self.batches([samples], torch.device("cpu"))))
 
 
 def group_by_exam(ears: pd.DataFrame) -> np.ndarray:
-    """int64 (exams, 2): the places of each exam's left and right ear among the rows, ABSENT where it has none of that side."""
+    """Return int64 (exams, 2): the row positions of each exam's left and right ear, ABSENT where a side is missing."""
     exams, exam = np.unique(ears.exam_id, return_inverse=True)
     groups = np.full((len(exams), len(SIDES)), ABSENT, np.int64)
     groups[exam, [SIDES.index(Side(side)) for side in ears.side]] = np.arange(len(ears))
-    order = np.argsort(np.where(groups == ABSENT, len(ears), groups).min(1))     # as the exams come in the table
+    order = np.argsort(np.where(groups == ABSENT, len(ears), groups).min(1))     # exams in the order of the table
     return groups[order]

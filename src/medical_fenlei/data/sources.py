@@ -1,4 +1,4 @@
-"""Which ears a run works on: those of its split and task, prepared at first use where the cache lacks them."""
+"""The ears that a run works on: those of its split and task, prepared at first use where the cache lacks them."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,34 +16,34 @@ from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.log import LOG
 from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.vocabulary import UNLABELLED
+from medical_fenlei.vocabulary import SIDES, UNLABELLED, WHOLE_MANIFEST
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The ears of each set asked for, and what could not be used."""
+    """The ears of each requested set, and those that could not be used."""
 
     ears: dict[str, pd.DataFrame]
-    """Manifest rows of each set, indexed by their place in the manifest; all of them can be read from the store."""
+    """Manifest rows of each set, indexed by their row number in the manifest; the store holds all of them."""
 
     rejects: pd.DataFrame
-    """`tables.REJECTS`."""
+    """The ears that could not be prepared, a `tables.REJECTS`."""
 
     hashes: dict[str, str | None]
-    """What the run depends on: SHA-256 of each CSV, the cache's key."""
+    """What the result depends on: SHA-256 of each CSV, and the key of the cache."""
 
     data: DataConfig
-    """By which they were found."""
+    """The settings that selected them."""
 
-    def placement(self, store: EarStore, device: torch.device, *, sharers: int = 1) -> Placement:
-        """Where all sets together live, for a network on this device. Raises UserError if they do not fit.
+    def placement(self, store: EarStore, device: torch.device, *, processes: int = 1) -> Placement:
+        """Choose where all sets together are stored, for a network on this device. Raises UserError if they do not fit.
 
-        sharers: processes of the run that share the host's memory, each with ears of its own.
+        processes: how many processes of the run share the host's memory, each with ears of its own.
         """
-        return Placement.choose(self.data, store, device, ears=sum(map(len, self.ears.values())), sharers=sharers)
+        return Placement.choose(self.data, store, device, ears=sum(map(len, self.ears.values())), processes=processes)
 
     def dataset(self, store: EarStore, name: str, placement: Placement | None = None) -> EarDataset | None:
-        """The samples of a set; None where it has no ear."""
+        """Return the samples of a set, or None if it has no ear."""
         ears = self.ears.get(name)
         if ears is None or ears.empty:
             return None
@@ -51,20 +51,21 @@ class Sources:
 
 
 def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, sets: Sequence[str]) -> Sources:
-    """The ears of the sets that any of the tasks concerns (None: every labelled one). Sets that the split lacks are left out;
-    for WHOLE_MANIFEST no split is read.
+    """Select the ears of each set that have a target in any of the tasks (None: all that have a label); prepare missing ones.
 
-    Ears outside the tasks or without a label never enter. Raises UserError if a table is missing, or the DICOM that is needed.
+    Sets that the split lacks are left out; WHOLE_MANIFEST needs no split. Raises UserError if a table is missing, or the DICOM
+    from which to prepare ears.
     """
-    split = None if list(sets) == [tables.WHOLE_MANIFEST] else tables.read_split(data.splits_root, data.pct)
+    split = None if list(sets) == [WHOLE_MANIFEST] else tables.read_split(data.splits_root, data.pct)
     manifest = tables.MANIFEST.read(data.manifest_csv)
     code = manifest.label_code.to_numpy()
-    concerned = code != UNLABELLED
+    has_target = code != UNLABELLED
     if tasks is not None:
-        concerned = np.any([task.targets(code) != OUTSIDE for task in tasks], axis=0)
-    concerned = manifest[concerned]
-    exams = {tables.WHOLE_MANIFEST: concerned} if split is None else split.sets
-    ears = {name: _first(concerned[concerned.exam_id.isin(exams[name].exam_id)], data) for name in sets if name in exams}
+        has_target = np.any([task.targets(code) != OUTSIDE for task in tasks], axis=0)
+    eligible = manifest[has_target]
+    exams = {WHOLE_MANIFEST: eligible} if split is None else split.sets
+    ears = {name: tables.first_exams(eligible[eligible.exam_id.isin(exams[name].exam_id)], data.limit)
+            for name in sets if name in exams}
     rejects = prepare_missing(data, store, pd.concat([*ears.values(), manifest[:0]]))
     if len(rejects):
         ears = {name: frame.drop(missing_ears(store, frame).index) for name, frame in ears.items()}
@@ -76,24 +77,30 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
 
 
 def set_label(set_name: str, data: DataConfig) -> str:
-    """The set as reports call it: with `--limit` they say so."""
+    """Return the name of a set in reports, which shows a `--limit`."""
     return set_name if data.limit is None else f"{set_name}_first{data.limit}"
 
 
-def _first(ears: pd.DataFrame, data: DataConfig) -> pd.DataFrame:
-    """As many samples as --limit says."""
-    if data.limit is None or data.sample == "ear":
-        return ears[: data.limit]
-    return ears[ears.exam_id.isin(ears.exam_id.unique()[: data.limit])]
-
-
 def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
-    """Prepare the ears that the store lacks; returns `tables.REJECTS`. Raises UserError if there is no DICOM to do it from."""
+    """Prepare the ears that the store lacks; return the rejects, a `tables.REJECTS`. Raises UserError if there is no DICOM."""
     missing = missing_ears(store, wanted)
     if missing.empty:
         return tables.REJECTS.empty()
     if not data.dicom_base.is_dir():
         raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears of the split, and there "
                         f"is no --dicom-base {data.dicom_base} to prepare them from")
-    LOG.warning("%s", f"{len(missing)} ears are not in the cache; preparing them now, see build_cache_ears")
+    LOG.warning("%d ears are not in the cache; preparing them now, see build_cache_ears", len(missing))
     return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects
+
+
+def ears_of_exams(exams: pd.DataFrame, patient_of: dict[str, str]) -> pd.DataFrame:
+    """Return both ears of each exam of a `tables.EXAMS`: exam_id, side, series_relpath, label_code, patient_key.
+
+    patient_of: patient keys by exam id; an exam without one counts as a patient of its own.
+    """
+    unlabelled = pd.Series(UNLABELLED, exams.index)
+    key = [patient_of.get(exam, exam) for exam in exams.exam_id]
+    ears = pd.concat([exams[["exam_id"]].assign(
+        side=str(side), series_relpath=tables.series_of(exams, side),
+        label_code=exams.get(f"{side}_code", unlabelled).astype(np.int8), patient_key=key) for side in SIDES])
+    return ears.sort_index(kind="stable").reset_index(drop=True)

@@ -1,1 +1,1 @@
-"""CT series as they are on disk: typed headers, geometry in patient millimetres, stored values to HU."""
+"""What does a CT series on disk hold? Typed headers, geometry in patient coordinates, stored values to HU."""

@@ -1,4 +1,4 @@
-"""The dataset of a DICOM file, or why there is none. What its values mean is `header`'s."""
+"""Parse a DICOM file into a dataset, or reject it with a reason. `header` interprets the values."""
 import contextlib
 import io
 import logging
@@ -22,22 +22,22 @@ from medical_fenlei.errors import Rejected
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 warnings.filterwarnings("ignore", module=r"pydicom\b")
 logging.getLogger("pydicom").setLevel(logging.ERROR)
-"""Its warnings quote values, a patient's name among them; what is used is checked here."""
+"""pydicom's warnings quote values, patient names among them; the values used here are checked here."""
 
 MAX_INFLATED = 1 << 27
-"""Bytes of a deflated file when inflated: the largest image of 32 bits, and as much again."""
+"""Largest size of a deflated file when inflated, bytes: twice the largest image of 32 bits."""
 
 _PIXEL_TAGS = {Tag(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")}
 
 _BLOCK = 1 << 16
-"""So many bytes hold nearly every header."""
+"""Bytes read at once; they hold nearly every header."""
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
 _BEGIN = _MAGIC + b"\x02\x00\x00\x00UL\x04\x00"
-"""A file begins so: free bytes, the magic word, and the length of the file meta information."""
+"""A file begins with the preamble, the magic word, and the length of the file meta information."""
 
 _PACKED = {b"PK\3\4": "ZIP", b"\x1f\x8b": "gzip", b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}
-"""How archives begin."""
+"""Archive formats by their first bytes."""
 
 _IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated}
 """Whether elements are written without their VR, by transfer syntax."""
@@ -45,8 +45,11 @@ _IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.
 
 @contextlib.contextmanager
 def damage_refused() -> Iterator[None]:
-    """Damaged files raise whatever the parser met first, some only when a value is looked at. The type alone is told: messages
-    quote values."""
+    """Turn errors of the parser into Rejected (unreadable, damaged_header).
+
+    Damaged files raise errors of many types, some only when a value is accessed. Only the type is reported, since messages may
+    quote a patient's data.
+    """
     try:
         yield
     except (Rejected, MemoryError):
@@ -59,7 +62,7 @@ def damage_refused() -> Iterator[None]:
 
 @damage_refused()
 def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
-    """The dataset of a DICOM file, its pixels only without `tags`.
+    """Read the dataset of a DICOM file: whole with its pixels, or with `tags` only these elements, without pixels.
 
     Raises Rejected: not_dicom, unreadable, damaged_header, too_large.
     """
@@ -68,7 +71,7 @@ def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
         return _whole(path)
     wanted: list[BaseTag | int] = [int(tag_of(name)) for name in tags]
     dataset = None
-    with contextlib.suppress(Exception):                         # what is wrong is found, and said, by reading the file
+    with contextlib.suppress(Exception):                         # the full read below finds and reports what is wrong
         dataset = _in_first_block(path, wanted)
     if dataset is None:
         _refuse_bomb(path)
@@ -76,28 +79,28 @@ def read_dataset(path: Path, tags: Iterable[str] | None = None) -> Dataset:
     return dataset
 
 
-def _whole(path: Path, **how: Any) -> Dataset:
-    """As `dcmread`; of a file that is no DICOM it is said what it is instead."""
+def _whole(path: Path, **options: Any) -> Dataset:
+    """Read a file with `pydicom.dcmread`. Raises Rejected (not_dicom) with what the file is instead."""
     try:
-        return pydicom.dcmread(path, **how)
+        return pydicom.dcmread(path, **options)
     except InvalidDicomError:
         with open(path, "rb") as file:
             start = file.read(4)
     packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), "")
-    raise Rejected("not_dicom", f"a {packed} archive: unpack it" if packed else
+    raise Rejected("not_dicom", f"got a {packed} archive: unpack it" if packed else
                    "no DICOM preamble" if start else "the file is empty: copy it again")
 
 
 def _meta_of(file: BinaryIO) -> Dataset:
-    """The file meta information, from behind the magic word to its end, wherever its length says that this is."""
+    """Read the file meta information from behind the magic word to its last element, whatever length it declares."""
     return filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
 
 
 def _refuse_bomb(path: Path) -> None:
-    """A deflated file of a few kilobytes can inflate to gigabytes, which pydicom would: raises Rejected beyond MAX_INFLATED."""
+    """Raise Rejected (too_large) for a deflated file that inflates beyond MAX_INFLATED: pydicom would inflate gigabytes."""
     with open(path, "rb") as file:
         if not file.read(_PREAMBLE + len(_MAGIC)).endswith(_MAGIC):
-            return                                               # pydicom will not read it
+            return                                               # not DICOM: pydicom will not read it
         if value_of(_meta_of(file), "TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
         inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
@@ -106,11 +109,14 @@ def _refuse_bomb(path: Path) -> None:
                 size += len(inflate.decompress(packed, _BLOCK))
                 packed = inflate.unconsumed_tail
                 if size > MAX_INFLATED:
-                    raise Rejected("too_large", f"inflates to more than {MAX_INFLATED >> 20} MiB")
+                    raise Rejected("too_large", f"inflates to more than {MAX_INFLATED >> 20} MiB, expected at most that")
 
 
 def _in_first_block(path: Path, wanted: list[BaseTag | int]) -> Dataset | None:
-    """As `dcmread`, in half the time: for files that begin as they should and whose pixels begin in the first block."""
+    """Read elements from the first block, in half the time of `dcmread`.
+
+    Returns None where the file begins unusually or its pixels begin in a later block.
+    """
     with open(path, "rb", buffering=0) as file:
         start = file.read(_BLOCK)
     if not start.startswith(_BEGIN, _PREAMBLE):

@@ -1,4 +1,4 @@
-"""What one header of an exam says about the whole of it: how old the patient was, of which sex, and the tube's voltage."""
+"""Facts about an exam from the header of one of its images: age and sex of the patient, tube voltage, study."""
 import datetime
 import math
 import re
@@ -11,15 +11,15 @@ from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.elements import value_of
 
 OLDEST = 90
-"""Stands for 90 years or more: of ages beyond 89 only that may be told (45 CFR 164.514(b)(2)(i)(C), HIPAA's safe harbor)."""
+"""Stands for 90 years or more: ages beyond 89 may only be reported so (45 CFR 164.514(b)(2)(i)(C), HIPAA's safe harbor)."""
 PLAUSIBLE = 120
-"""Years beyond which an age is a mistake."""
+"""Age in years beyond which it is taken for a mistake."""
 
 SEXES = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M", "O": "O"}
-"""As DICOM writes them (PS3.3 C.7.1.1), and as some exports do."""
+"""Sex by its value in DICOM (PS3.3 C.7.1.1) and in some exports."""
 
 _AGE, _UNITS = re.compile(r"(\d{1,3})([DWMY])"), {"D": 365.25, "W": 365.25 / 7, "M": 12, "Y": 1}
-"""Of the value representation AS (DICOM PS3.5 6.2): so many units make a year."""
+"""Age strings (value representation AS, DICOM PS3.5 6.2), and the number of each unit in a year."""
 _DATE = re.compile(r"(\d{4})([-./]?)(\d{2})\2(\d{2})")
 _DAYS = ("StudyDate", "SeriesDate", "AcquisitionDate")
 _TAGS = ["PatientAge", "PatientSex", "PatientBirthDate", *_DAYS, "KVP", "StudyInstanceUID"]
@@ -27,21 +27,26 @@ _TAGS = ["PatientAge", "PatientSex", "PatientBirthDate", *_DAYS, "KVP", "StudyIn
 
 @dataclass(frozen=True, kw_only=True)
 class ExamFacts:
+    """Facts of one exam that hold for all its images."""
+
     age_years: int | None
-    """Whole years at the exam, OLDEST for all beyond; None where unknown or implausible."""
+    """Age at the exam in whole years, at most OLDEST; None where unknown or implausible."""
 
     sex: str
-    """F, M, O (other), or nothing where unknown."""
+    """F, M, O (other), or empty where unknown."""
 
     kvp: float
-    """Peak kilovoltage, NaN where unknown: the HU of bone depend on it."""
+    """Peak tube voltage in kV, on which the HU of bone depend; NaN where unknown."""
 
     study_uid: str
-    """Never written as it is: PACS and study can be found by it."""
+    """StudyInstanceUID; never written as it is, since it identifies the study in a PACS."""
 
 
 def read_exam_facts(path: Path) -> ExamFacts:
-    """Raises Rejected where the file is no DICOM; a value that makes no sense is unknown."""
+    """Read the facts of an exam from one of its images; an invalid value counts as unknown.
+
+    Raises Rejected, as `read_dataset` does.
+    """
     dataset = read_dataset(path, _TAGS)
     return ExamFacts(age_years=_age(dataset), sex=SEXES.get(_text(dataset, "PatientSex").upper(), ""),
                      kvp=_positive(dataset, "KVP"), study_uid=_text(dataset, "StudyInstanceUID"))
@@ -61,9 +66,9 @@ def _positive(dataset: Dataset, name: str) -> float:
 
 
 def _age(dataset: Dataset) -> int | None:
-    """As the header says; where it does not, from the birth date, which goes no further than here."""
-    said = _AGE.fullmatch(_text(dataset, "PatientAge").upper())
-    if said and (age := int(said[1]) / _UNITS[said[2]]) <= PLAUSIBLE:
+    """Return the age from PatientAge, else from the birth date, which is not kept."""
+    stated = _AGE.fullmatch(_text(dataset, "PatientAge").upper())
+    if stated and (age := int(stated[1]) / _UNITS[stated[2]]) <= PLAUSIBLE:
         return min(int(age), OLDEST)
     born, seen = _day(dataset, "PatientBirthDate"), next(filter(None, (_day(dataset, name) for name in _DAYS)), None)
     if born is None or seen is None:

@@ -1,4 +1,4 @@
-"""The facts of one CT file, typed and checked. Parsing is not validation: whatever leaves `read_header` can be used."""
+"""The header of one CT image, typed and checked: every value of a `Header` can be used without further checks."""
 import math
 import re
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ from medical_fenlei.dicom.elements import value_of
 from medical_fenlei.errors import Rejected
 
 ENHANCED_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-"""A series as the frames of a few files, their geometry in functional groups (DICOM PS3.3 A.38, C.7.6.16)."""
+"""SOP classes whose files hold many frames, with their geometry in functional groups (DICOM PS3.3 A.38, C.7.6.16)."""
 CT_CLASSES = (CTImageStorage, *ENHANCED_CLASSES)
 MAX_EDGE, MAX_FRAMES = 4096, 8192
-"""Rows or columns, frames of a file beyond this are not CT: nothing is allocated for them."""
+"""Largest plausible rows or columns, and frames of a file; nothing is allocated beyond."""
 
 MAX_MM = 1e5
-"""No place is farther from the origin."""
+"""Largest plausible coordinate of a position, mm."""
 
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
@@ -37,18 +37,18 @@ _OF_GROUPS = {
     "RescaleSlope": "PixelValueTransformationSequence", "RescaleIntercept": "PixelValueTransformationSequence",
     "ConvolutionKernel": "CTReconstructionSequence",
 }
-"""Where an enhanced image holds what a plain one has at its top."""
+"""Functional group in which an enhanced image holds an element that a plain one has at its top level."""
 _IDENTITY_TAGS = ["PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"]
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """One CT image: a file, or a frame of one. Frame of reference: LPS, mm. Holds nothing that identifies a person."""
+    """One CT image: a file, or a frame of one. Positions and directions are LPS, mm. Holds nothing that identifies a person."""
 
     path: Path
     frame: int | None = None
-    """Which of the file's, from 0; None where it is the file."""
+    """Number of the frame in its file, from 0; None for a file of a single image."""
 
     transfer_syntax: str
     sop_uid: str
@@ -66,10 +66,10 @@ class Header:
     """Direction in which the row index grows."""
 
     pixel_spacing: tuple[float, float]
-    """Between rows, between columns, mm."""
+    """Distance between rows and between columns, mm."""
 
     slice_thickness: float
-    """As the header says, mm, NaN where it does not; never used as a spacing."""
+    """Nominal thickness in mm, NaN where absent; never used as a spacing."""
 
     manufacturer: str
     model: str
@@ -77,27 +77,27 @@ class Header:
     """Multi-valued kernels joined by a backslash, as DICOM writes them."""
 
     acquisition: str = ""
-    """Its number: tells apart scans of the same place within a series."""
+    """Acquisition number: distinguishes scans of the same positions within a series."""
 
     slope: float
     intercept: float
     padding: tuple[int, int] | None
-    """Lowest and highest stored value that mark "no data"."""
+    """Lowest and highest stored value that mark missing data."""
 
     @property
     def normal(self) -> np.ndarray:
-        """Unit vector (3,) across the slice: row cosines × column cosines."""
+        """(3,): unit normal of the slice, row cosines × column cosines."""
         return np.cross(self.row_cosines, self.column_cosines)
 
     @property
     def is_axial(self) -> bool:
-        """Within 30 degrees of the axial plane, which leaves room for gantry and head tilt but not for reformats."""
+        """Whether the slice lies within 30 degrees of the axial plane: gantry and head tilt do, reformats do not."""
         return bool(abs(self.normal[2]) > math.cos(math.radians(30)))
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one person from another; kept out of every log and file."""
+    """Attributes that identify a person; kept out of every log and file."""
 
     patient_id: str
     issuer: str
@@ -105,6 +105,7 @@ class Identity:
     birth_date: str
 
     def __repr__(self) -> str:
+        """Show nothing that identifies the person."""
         return "Identity(…)"
 
 
@@ -113,11 +114,11 @@ def _numbers(dataset: Dataset, name: str, count: int, default: float | None = No
     if value is None or value == "":
         if default is not None:
             return (default,)
-        raise Rejected("missing_attribute", f"{name}: the header has none")
-    try:                                                         # pydicom's MultiValue is neither a list nor a tuple
+        raise Rejected("missing_attribute", f"{name}: missing from the header")
+    try:                                                         # pydicom's MultiValue is neither list nor tuple
         numbers = tuple(float(v) for v in ([value] if count == 1 else value))
     except (TypeError, ValueError):
-        raise Rejected("bad_attribute", f"{name}: not {count} numbers") from None
+        raise Rejected("bad_attribute", f"{name}: expected {count} numbers") from None
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise Rejected("bad_attribute", f"{name}: got {len(numbers)} numbers, expected {count} finite ones")
     return numbers
@@ -131,17 +132,17 @@ def _text(dataset: Dataset, name: str) -> str:
     value = value_of(dataset, name)
     if value is None:
         return ""
-    if isinstance(value, str | PersonName) or not isinstance(value, Iterable):        # a name iterates over its letters
+    if isinstance(value, str | PersonName) or not isinstance(value, Iterable):        # a PersonName iterates over its letters
         return str(value).strip()
     return "\\".join(str(v).strip() for v in value)
 
 
-@lru_cache(maxsize=64)                                           # the slices of a series share theirs
+@lru_cache(maxsize=64)                                           # the slices of a series share one orientation
 def _axes(orientation: tuple[float, ...]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
     if abs(np.linalg.norm(along_row) - 1) > 0.01 or abs(np.linalg.norm(along_column) - 1) > 0.01 or (
             abs(along_row @ along_column) > 0.01):
-        raise Rejected("bad_attribute", "ImageOrientationPatient: not two perpendicular unit vectors")
+        raise Rejected("bad_attribute", "ImageOrientationPatient: expected two perpendicular unit vectors")
     return tuple(_unit(along_row).tolist()), tuple(_unit(along_column).tolist())
 
 
@@ -151,17 +152,17 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 @damage_refused()
 def headers_of(dataset: Dataset, path: Path) -> list[Header]:
-    """Check a dataset and take its facts: one header, or one a frame. Raises Rejected with the first thing that is wrong."""
+    """Check a dataset and return its header, or one header per frame. Raises Rejected with the first fault found."""
     kind = value_of(dataset, "SOPClassUID")
     if kind not in CT_CLASSES:
-        known = str(kind or dataset.file_meta.get("MediaStorageSOPClassUID") or "")        # a DICOMDIR has the second alone
+        known = str(kind or dataset.file_meta.get("MediaStorageSOPClassUID") or "")        # a DICOMDIR has only the second
         if known in CT_CLASSES:
-            raise Rejected("damaged_header", "ends before it says what it is: copy the file again")
-        raise Rejected("not_ct", f"SOP class {UID(known).name if _UID.fullmatch(known) else 'missing or damaged'}")
+            raise Rejected("damaged_header", "the file ends before its SOP class: copy it again")
+        raise Rejected("not_ct", f"got SOP class {UID(known).name if _UID.fullmatch(known) else 'missing or damaged'}")
     if kind in ENHANCED_CLASSES and "PerFrameFunctionalGroupsSequence" in dataset:
         return _of_frames(dataset, path)
     if _optional(dataset, "NumberOfFrames", 1) != 1:
-        raise Rejected("bad_size", "several frames, expected one; only enhanced CT says where each lies")
+        raise Rejected("bad_size", "got several frames, expected one: only enhanced CT holds the position of each")
     return [_header(dataset, path, None)]
 
 
@@ -169,10 +170,10 @@ def _of_frames(dataset: Dataset, path: Path) -> list[Header]:
     each, shared = dataset.PerFrameFunctionalGroupsSequence, dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
     frames = int(_numbers(dataset, "NumberOfFrames", 1)[0])
     if frames != len(each) or frames > MAX_FRAMES:
-        raise Rejected("bad_size", f"got {frames} frames and places for {len(each)}, expected as many, at most {MAX_FRAMES}")
+        raise Rejected("bad_size", f"got {frames} frames, {len(each)} of them described, expected all, at most {MAX_FRAMES}")
     headers = []
     for number, own in enumerate(each):
-        image = Dataset(dict(dataset.items()))                   # what frames share is not copied
+        image = Dataset(dict(dataset.items()))                   # shallow: frames share all other elements
         image.file_meta = dataset.file_meta
         for name, sequence in _OF_GROUPS.items():
             held = next((group[sequence].value for group in (own, shared[0]) if group.get(sequence)), None)
@@ -189,7 +190,7 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
     if not (0 < rows <= MAX_EDGE and 0 < columns <= MAX_EDGE):
         raise Rejected("bad_size", f"got {rows} × {columns}, expected 1 to {MAX_EDGE}")
     if _optional(dataset, "SamplesPerPixel", 1) != 1:
-        raise Rejected("bad_size", "expected grey pixels")
+        raise Rejected("bad_size", f"got {dataset.SamplesPerPixel} samples per pixel, expected 1")
     if _optional(dataset, "BitsAllocated", 16) not in (8, 16, 32):
         raise Rejected("bad_attribute", f"BitsAllocated: got {dataset.BitsAllocated}, expected 8, 16 or 32")
     row_cosines, column_cosines = _axes(_numbers(dataset, "ImageOrientationPatient", 6))
@@ -217,7 +218,7 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
 
 
 def _padding(dataset: Dataset) -> tuple[int, int] | None:
-    """The stored values that mean "no data". Read with the wrong sign by some writers, so taken modulo the word."""
+    """Return the range of stored values that mark missing data, modulo the word: some writers get the sign wrong."""
     value = value_of(dataset, "PixelPaddingValue")
     if not isinstance(value, int):
         return None
@@ -235,7 +236,7 @@ def _padding(dataset: Dataset) -> tuple[int, int] | None:
 
 @damage_refused()
 def read_headers_of(path: Path) -> list[Header]:
-    """The checked header of a CT image, or of each frame of one. Raises Rejected (reason: not_dicom, not_ct, …)."""
+    """Read and check the header of a CT image, or of each of its frames. Raises Rejected (not_dicom, not_ct, …)."""
     dataset = read_dataset(path, _TAGS)
     if value_of(dataset, "SOPClassUID") in ENHANCED_CLASSES:
         dataset = read_dataset(path, [*_TAGS, *_GROUPS])
@@ -243,7 +244,7 @@ def read_headers_of(path: Path) -> list[Header]:
 
 
 def read_header(path: Path) -> Header:
-    """The checked header of a single-frame CT image. Raises Rejected (reason: not_dicom, not_ct, bad_attribute, …)."""
+    """Read and check the header of a single-frame CT image. Raises Rejected (not_dicom, not_ct, bad_attribute, …)."""
     headers = read_headers_of(path)
     if len(headers) != 1:
         raise Rejected("bad_size", f"got {len(headers)} frames, expected one")
@@ -252,7 +253,7 @@ def read_header(path: Path) -> Header:
 
 @damage_refused()
 def read_identity(path: Path) -> Identity:
-    """Who the patient is. Raises Rejected as `read_header` does."""
+    """Read the attributes that identify the patient. Raises Rejected (not_dicom, unreadable, damaged_header)."""
     dataset = read_dataset(path, _IDENTITY_TAGS)
     values = (_text(dataset, name) for name in _IDENTITY_TAGS)
     return Identity(*values)

@@ -1,4 +1,4 @@
-"""Stored values to Hounsfield units: int16, rounded and clipped."""
+"""Decode stored values and rescale them to Hounsfield units: int16, rounded and clipped."""
 import contextlib
 
 import numpy as np
@@ -9,34 +9,32 @@ from pydicom.uid import UID, AllTransferSyntaxes, JPEGLSLossless, JPEGLSNearLoss
 
 from medical_fenlei.dicom.header import Header
 from medical_fenlei.errors import Rejected
-
-AIR = -1000
-"""HU of air, and of every place where there is no data."""
+from medical_fenlei.vocabulary import AIR
 
 _INT16 = np.iinfo(np.int16)
 
 _ITEM = b"\xfe\xff\x00\xe0"
-"""Compressed pixels begin with this tag (DICOM PS3.5 A.4)."""
+"""Item tag with which compressed pixels begin (DICOM PS3.5 A.4)."""
 
 _FASTEST = {str(JPEGLSLossless): "pyjpegls", str(JPEGLSNearLossless): "pyjpegls"}
-"""By transfer syntax, where pydicom would first try a decoder that takes half as long again."""
+"""Decoder by transfer syntax, where pydicom's first choice takes half as long again."""
 
 
-def to_hu(stored: np.ndarray, header: Header) -> np.ndarray:
-    """Stored values of any integer type to int16 HU of the same shape; padding becomes AIR. `stored` is used up.
+def rescale_to_hu(stored: np.ndarray, header: Header) -> np.ndarray:
+    """Convert stored values of any integer type to int16 HU of the same shape; padding becomes AIR.
 
-    MONOCHROME1 says how to display and changes nothing here.
+    `stored` is overwritten. MONOCHROME1 concerns the display only and changes nothing here.
     """
     padding = None
-    if header.padding is not None:                              # masked by stored value, before any rescaling could move it
+    if header.padding is not None:                               # compared before rescaling, which would change it
         low, high = header.padding
         padding = stored == low if low == high else (stored >= low) & (stored <= high)
     shift = header.intercept
     if header.slope == 1 and shift.is_integer() and _INT16.min <= shift <= _INT16.max and stored.dtype.itemsize <= 2:
-        own = np.iinfo(stored.dtype)                             # clipped before the sum, which int16 then holds
+        own = np.iinfo(stored.dtype)                             # clipped first, so that the sum fits into int16
         np.clip(stored, max(own.min, _INT16.min - int(shift)), min(own.max, _INT16.max - int(shift)), out=stored)
         hu = stored.view(np.int16) if stored.dtype == np.uint16 else stored.astype(np.int16, copy=False)
-        hu += np.int16(shift)                                    # what wrapped around in the view wraps back
+        hu += np.int16(shift)                                    # uint16 values that wrapped in the view wrap back
     else:
         hu = np.clip(np.rint(stored * header.slope + header.intercept), _INT16.min, _INT16.max).astype(np.int16)
     if padding is not None:
@@ -46,22 +44,25 @@ def to_hu(stored: np.ndarray, header: Header) -> np.ndarray:
 
 def _decode(dataset: Dataset, header: Header) -> np.ndarray:
     if plugin := _FASTEST.get(header.transfer_syntax):
-        with contextlib.suppress(Exception):                    # not installed, or more exacting than others that follow
+        with contextlib.suppress(Exception):                    # not installed, or stricter than pydicom's other decoders
             return pixel_array(dataset, index=header.frame, raw=True, decoding_plugin=plugin)
     return pixel_array(dataset, index=header.frame, raw=True)
 
 
 def _refuse_other_size(dataset: Dataset, header: Header) -> None:
-    """A decoder allocates what a JPEG of any kind says of its own size. Raises Rejected where it is not the header's."""
+    """Raise Rejected where a JPEG stream declares another size than the header: decoders allocate what the stream declares."""
     if not UID(header.transfer_syntax).is_encapsulated:
         return
     size = jpeg_size(get_frame(dataset.PixelData, header.frame or 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1)))
     if size is not None and size != (header.rows, header.columns):
-        raise Rejected("bad_pixels", f"the image inside is {size[0]} × {size[1]}, expected {header.rows} × {header.columns}")
+        raise Rejected("bad_pixels", f"got an image of {size[0]} × {size[1]}, expected {header.rows} × {header.columns}")
 
 
 def jpeg_size(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) as a JPEG, JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2) or JPEG 2000 (T.800 A.5.1) stream declares them."""
+    """Return the (rows, columns) that a compressed stream declares, or None where it declares none.
+
+    Reads JPEG (ITU-T T.81 B.2.2), JPEG-LS (T.87 C.2.2) and JPEG 2000 (T.800 A.5.1).
+    """
     def number(at: int, size: int) -> int:
         return int.from_bytes(stream[at:at + size], "big")
 
@@ -73,35 +74,38 @@ def jpeg_size(stream: bytes) -> tuple[int, int] | None:
         kind = stream[at + 1]
         if kind == 0xF7 or (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)):
             return number(at + 5, 2), number(at + 7, 2)
-        at += 1 if kind == 0xFF else 2 + number(at + 2, 2)       # fill bytes stand before a marker
+        at += 1 if kind == 0xFF else 2 + number(at + 2, 2)       # fill bytes precede a marker
     return None
 
 
 def _why_not(dataset: Dataset, header: Header) -> str:
-    """What is plainly wrong with pixels that cannot be decoded; "" where nothing is."""
+    """Return what is evidently wrong with pixels that cannot be decoded, or "" where nothing is."""
     syntax, pixels = UID(header.transfer_syntax), dataset.get("PixelData")
     if not pixels:
         return "the file holds no pixels"
     if syntax not in AllTransferSyntaxes:
-        return f"transfer syntax {syntax or 'missing'}: not known; convert the file"
+        return f"got transfer syntax {syntax or 'missing'}, expected a known one: convert the file"
     expected = header.rows * header.columns * int(dataset.get("BitsAllocated") or 16) // 8
     if syntax.is_encapsulated or len(pixels) >= expected:
         return ""
     if pixels.startswith(_ITEM):
-        return f"the pixels are compressed, and the transfer syntax says that they are not ({syntax.name})"
+        return f"got compressed pixels, expected uncompressed ones ({syntax.name})"
     return f"got {len(pixels)} bytes of pixels, expected {expected}"
 
 
 def decode_hu(dataset: Dataset, header: Header) -> np.ndarray:
-    """int16 HU (rows, columns) of the header's image in a whole dataset. Raises Rejected (bad_pixels) where it is damaged."""
+    """Decode an image of a dataset that includes its pixels, as int16 HU (rows, columns).
+
+    Raises Rejected: bad_pixels, where the image is damaged or cannot be decoded.
+    """
     try:
         _refuse_other_size(dataset, header)
         stored = _decode(dataset, header)
     except (Rejected, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # decoders raise whatever their format calls damage; a panic of one in Rust is no Exception
+    except BaseException as error:  # decoders raise anything; a panic in one written in Rust is no Exception
         raise Rejected("bad_pixels", _why_not(dataset, header) or f"cannot be decoded ({type(error).__name__})") from None
     if stored.shape != (header.rows, header.columns) or stored.dtype.kind not in "iu":
         expected = (header.rows, header.columns)
-        raise Rejected("bad_pixels", f"got {stored.dtype} {stored.shape}, expected whole numbers {expected}")
-    return to_hu(stored, header)
+        raise Rejected("bad_pixels", f"got {stored.dtype} {stored.shape}, expected integers {expected}")
+    return rescale_to_hu(stored, header)

@@ -1,1 +1,1 @@
-"""From a series to ear volumes: where the ear is, which slices, which voxels, and the cache that keeps them."""
+"""Where are the ears in a series? Find the ears, choose slices, resample voxels, and store the result in a cache."""

@@ -1,4 +1,4 @@
-"""Fill a store with the ears of a manifest: each series opened once, both its ears cut from it."""
+"""Fill a store with the ears of a manifest: each series is opened once, and both its ears are cut from it."""
 import errno
 import functools
 import shutil
@@ -23,7 +23,7 @@ from medical_fenlei.vocabulary import Side
 
 @dataclass(frozen=True)
 class _Job:
-    """The ears that one series has to give."""
+    """The ears to cut from one series."""
 
     exam_id: str
     series_relpath: str
@@ -31,38 +31,38 @@ class _Job:
 
 
 def missing_ears(store: EarStore, manifest: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the manifest (one an ear) that the store lacks."""
+    """Return the rows of the manifest (one per ear) that the store lacks."""
     lacking = [not store.has(exam, Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)]
     return manifest.loc[np.array(lacking, bool)]
 
 
 FACTS_BYTES = 4096
-"""Of an ear's JSON on the disk, and its share of the index."""
+"""Size of an ear's JSON on disk and its share of the index."""
 SPARE_BYTES = 64 << 20
-"""To be left free."""
+"""Disk space to be left free."""
 NOT_IN_SCAN = "ear_not_in_scan", "the series does not reach this ear"
 DISK_FULL, FULL = "disk_full", (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
-class Filled:
-    """What became of a build."""
+class BuildResult:
+    """The result of a build."""
 
     rejects: pd.DataFrame
-    """`tables.REJECTS`: ears that could not be prepared, with the reason; the rest is readable."""
+    """`tables.REJECTS`: ears that could not be prepared, with the reason; all others can be read."""
 
     made: int
-    """Ears that this builder made; others at work on the same store make theirs."""
+    """Number of ears that this builder prepared, without those of other builders of the same store."""
 
     seconds: dict[str, float]
-    """Work of all its processes together, by stage."""
+    """Processing time of all its processes together, by stage."""
 
 
-def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, workers: Workers, label: str) -> Filled:
-    """Prepare the manifest's ears that the store lacks; what is there is left alone, so an interrupted build goes on.
+def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, workers: Workers, label: str) -> BuildResult:
+    """Prepare the ears of the manifest that the store lacks, so that an interrupted build continues.
 
-    Builders in several processes share the work: none prepares an exam that another is at. Raises UserError, before anything
-    is written, if the disk has no room for all of them; or when it is full after all.
+    Several builders of one store share the work: none prepares an exam that another is preparing. Raises UserError if the disk
+    has too little space for all ears, before anything is written, or when it is full.
     """
     missing = missing_ears(store, manifest)
     jobs = [
@@ -76,7 +76,7 @@ def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, wor
         with store.building():
             store.write_spec()
             try:
-                for wait in (False, True):                       # first what nobody is at, then what others have left
+                for wait in (False, True):                       # first exams that are free, then those others left over
                     held = []
                     prepare = functools.partial(_prepare, store, dicom_base, wait=wait)
                     for outcome in map_items(prepare, jobs, workers=workers, label=label):
@@ -96,16 +96,16 @@ def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, wor
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise UserError(f"--cache-dir {store.folder}: the disk is full; what was finished is kept, make room and run it "
-                        "again") from None
-    return Filled(tables.REJECTS.frame(rejects), made, dict(seconds))
+        raise UserError(f"--cache-dir {store.folder}: the disk is full; finished ears are kept, free some space and run "
+                        "this again") from None
+    return BuildResult(tables.REJECTS.frame(rejects), made, dict(seconds))
 
 
 def verify_store(store: EarStore, manifest: pd.DataFrame, *, workers: Workers) -> list[str]:
-    """Read every ear of the manifest that is there; remove what is not as it was written, and return the names of it."""
-    there = [(str(exam), Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)
+    """Read every stored ear of the manifest, remove the damaged ones, and return their names."""
+    stored = [(str(exam), Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)
              if store.has(exam, Side(side))]
-    checked = map_items(functools.partial(_is_sound, store), there, workers=workers, label="verified")
+    checked = map_items(functools.partial(_is_sound, store), stored, workers=workers, label="verified")
     damaged = [outcome.item for outcome in checked if not outcome.value]
     for exam, side in damaged:
         store.remove(exam, side)
@@ -118,16 +118,16 @@ def _is_sound(store: EarStore, ear: tuple[str, Side]) -> bool:
 
 def _check_space(store: EarStore, ears: int) -> None:
     need = ears * (store.spec.nbytes + FACTS_BYTES) + SPARE_BYTES
-    there = next(folder for folder in (store.folder, *store.folder.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(folder for folder in (store.folder, *store.folder.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     if ears and need > free:
-        raise UserError(f"--cache-dir {store.folder}: {ears} ears take {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free "
-                        "there; make room, or name a folder on another disk")
+        raise UserError(f"--cache-dir {store.folder}: {ears} ears need {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
+                        "free disk space, or name a folder on another disk")
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What became of one job."""
+    """The result of one job."""
 
     made: tuple[Side, ...] = ()
     not_in_scan: tuple[Side, ...] = ()
@@ -135,19 +135,19 @@ class _Prepared:
 
 
 def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> _Prepared | None:
-    """Make the ears of a job; None if another builder is at this exam and `wait` is not wanted."""
+    """Prepare the ears of a job; None if another builder is preparing this exam and `wait` is false."""
     if not job.series_relpath:
         raise Rejected("no_series", "the manifest names no series for this exam")
     with store.claim(job.exam_id, wait=wait) as claimed:
         if not claimed:
             return None
         sides = tuple(side for side in job.sides if not store.has(job.exam_id, side))
-        if not sides:                                            # another builder has made them meanwhile
+        if not sides:                                            # another builder has prepared them meanwhile
             return _Prepared()
         began = time.monotonic()
         series = open_series(inside(dicom_base, job.series_relpath))
         opened = time.monotonic()
-        with threadpool_limits(1, user_api="blas"):              # small matrices: threads would only wait for one another
+        with threadpool_limits(1, user_api="blas"):              # for small matrices, threads cost more than they save
             ears = prepare_ears(series, store.spec, sides)
         cut = time.monotonic()
         try:

@@ -1,7 +1,7 @@
-"""The cache of ear volumes: one folder a preprocessing, one NPY and one JSON an ear.
+"""The cache of ear volumes: one folder per preprocessing, one NPY and one JSON file per ear.
 
-An entry is there when its JSON is: the NPY is written first, each beside its target and then renamed, so that a killed builder
-leaves nothing readable that is not whole, and two builders at once write the same bytes.
+An entry exists once its JSON does. The NPY is written first, and each file is written beside its target and then renamed, so
+that a killed builder leaves no partial entry, and two builders at once write the same bytes.
 """
 import contextlib
 import fcntl
@@ -17,30 +17,36 @@ from medical_fenlei import settings, tables
 from medical_fenlei.config import EarSpec
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, read_json, sha256, write_json
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import Side
 
 LOCK, BUILDERS = ".lock", ".builders"
-"""Files in a store's folder: on the one builders agree who does what, on the other whether any is at work."""
+"""Lock files in a store's folder: the first is locked per exam, the second as long as any builder runs."""
 
 
 class EarStore:
-    """The ears of one preprocessing, below `<cache_dir>/<spec.key>/`."""
+    """The ears of one preprocessing, in `<cache_dir>/<spec.key>/`."""
 
     def __init__(self, cache_dir: Path, spec: EarSpec) -> None:
+        """Name the store; nothing is read or written."""
         self.spec = spec
         self.folder = cache_dir / spec.key
 
     def _stem(self, exam_id: str, side: Side) -> Path:
         if not exam_id or exam_id != Path(exam_id).name or exam_id.startswith("."):
-            raise UserError(f"exam id {exam_id!r}: cannot name a file")
+            raise UserError(f"exam id {exam_id!r}: got a name that no file can have")
         return self.folder / f"{exam_id}_{side}"
 
     def has(self, exam_id: str, side: Side) -> bool:
+        """Return whether the store has an entry of this ear."""
         stem = self._stem(exam_id, side)
         return Path(f"{stem}.json").is_file() and Path(f"{stem}.npy").is_file()
 
     def read(self, exam_id: str, side: Side) -> np.memmap:
-        """int16 HU (K, H, W), a read-only memory map. Raises UserError if the file is not what the spec says."""
+        """Map the volume of an ear into memory, read-only: int16 HU (K, H, W).
+
+        Raises UserError if the file cannot be read or is not what the spec describes.
+        """
         path = Path(f"{self._stem(exam_id, side)}.npy")
         try:
             volume: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -53,21 +59,25 @@ class EarStore:
                             "remove it and build again")
         return volume
 
-    def locate(self, exam_id: str, side: Side) -> tuple[str, int]:
-        """The file of an ear, and where in it the values begin (int16, C order). Raises UserError as `read` does."""
+    def file_and_offset(self, exam_id: str, side: Side) -> tuple[str, int]:
+        """Return the file of an ear and the offset of its values in bytes (int16, C order). Raises UserError as `read` does."""
         volume = self.read(exam_id, side)
         return str(volume.filename), int(volume.offset)
 
     def read_facts(self, exam_id: str, side: Side) -> dict[str, Any]:
-        """What stands beside a volume: series, affine_lps, slice_files, how sure the place is."""
+        """Read the facts of an ear: series, affine_lps, slice_files, location with its confidence (docs/artifacts.md)."""
         facts: dict[str, Any] = read_json(Path(f"{self._stem(exam_id, side)}.json"))
         return facts
 
+    def read_affine(self, exam_id: str, side: Side) -> Affine:
+        """Read the map of an ear from voxel index to LPS mm. Raises KeyError or ValueError where its facts hold none."""
+        return Affine.from_list(self.read_facts(exam_id, side)["affine_lps"])
+
     def write(self, exam_id: str, side: Side, volume: np.ndarray, facts: dict[str, Any]) -> None:
-        """Store int16 HU (K, H, W) with its facts."""
+        """Write the entry of an ear: int16 HU (K, H, W) and its facts, values for JSON."""
         stem = self._stem(exam_id, side)
         npy = Path(f"{stem}.npy")
-        whole = io.BytesIO()                                     # numpy's own way to a file hides why a write fails
+        whole = io.BytesIO()                                     # np.save to a file hides why a write fails
         np.save(whole, np.ascontiguousarray(volume, np.int16), allow_pickle=False)
         with atomic(npy) as file:
             file.write(whole.getbuffer())
@@ -75,7 +85,7 @@ class EarStore:
         write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": digest, **facts})
 
     def is_sound(self, exam_id: str, side: Side) -> bool:
-        """Whether an ear can be read whole and is, bit for bit, what was written."""
+        """Return whether an ear can be read and is, bit for bit, what was written."""
         try:
             self.read(exam_id, side)
             return bool(self.read_facts(exam_id, side)["sha256"] == sha256(Path(f"{self._stem(exam_id, side)}.npy")))
@@ -83,43 +93,43 @@ class EarStore:
             return False
 
     def remove(self, exam_id: str, side: Side) -> None:
-        """The JSON first: without it the entry is not there."""
+        """Remove the entry of an ear; its JSON first, without which it does not exist."""
         for ending in ("json", "npy"):
             Path(f"{self._stem(exam_id, side)}.{ending}").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def claim(self, exam_id: str, *, wait: bool) -> Iterator[bool]:
-        """Whether this process has the exam to itself until the block ends; a process that dies lets go of it.
+        """Lock an exam for this process until the block ends, and yield whether that succeeded; a dead process holds no lock.
 
-        wait: until another has done with it. One byte of one file stands for an exam, so that nothing is left behind.
+        wait: block until another process has released it. The lock is one byte of one file, so that no lock files remain.
         """
-        place = int.from_bytes(hashlib.sha256(exam_id.encode()).digest()[:4], "big") >> 1
+        byte = int.from_bytes(hashlib.sha256(exam_id.encode()).digest()[:4], "big") >> 1
         with open(self.folder / LOCK, "ab") as file:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
             except BlockingIOError:
                 yield False
                 return
-            yield True                                           # closing the file lets go
+            yield True                                           # closing the file releases the lock
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
-        """Around everything that a builder writes. The first of several removes what killed ones left half-written."""
+        """Enclose everything that a builder writes. The first builder removes partial files of killed ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / BUILDERS, "ab") as file:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for path in self.folder.glob(".*.part"):
                     path.unlink(missing_ok=True)
-            fcntl.flock(file, fcntl.LOCK_SH)                     # as long as one holds this, nobody gets the one above
+            fcntl.flock(file, fcntl.LOCK_SH)                     # while any builder holds it, none gets the lock above
             yield
 
     def write_spec(self) -> None:
-        """`spec.json`, which spells the key out."""
+        """Write `spec.json`, which spells out the key."""
         write_json(self.folder / "spec.json", self.spec.spelt_out())
 
     def write_index(self) -> int:
-        """`index.csv` over every whole entry; returns how many there are."""
+        """Write `index.csv` of every entry, and return their number."""
         rows = sorted(self._entries(), key=lambda row: (row["exam_id"], row["side"]))
         tables.CACHE_INDEX.write(self.folder / "index.csv", tables.CACHE_INDEX.frame(rows))
         return len(rows)
@@ -133,9 +143,9 @@ class EarStore:
 
 
 def choose_store(cache_dir: Path, spec: EarSpec | None, *, default: EarSpec | None = None) -> EarStore:
-    """The store of this spec; with None, the only one in `cache_dir`, or the default's where there is none.
+    """Return the store of this spec; for None the only one in `cache_dir`, or that of `default` where there is none.
 
-    Raises UserError, listing them, where there are several to choose from.
+    Raises UserError where there are several to choose from.
     """
     if spec is not None:
         return EarStore(cache_dir, spec)
@@ -144,12 +154,12 @@ def choose_store(cache_dir: Path, spec: EarSpec | None, *, default: EarSpec | No
     if len(there) > 1:
         flags = {path.parent.name: " ".join(settings.to_flags(read_spec(path), base=default)) for path in there}
         listed = "; ".join(f"{name}: {words or '--sampling even'}" for name, words in flags.items())
-        raise UserError(f"--cache-dir {cache_dir}: holds several caches, name one by its flags: {listed}")
+        raise UserError(f"--cache-dir {cache_dir}: got several caches, expected one; choose by its flags: {listed}")
     return EarStore(cache_dir, read_spec(there[0]) if there else default)
 
 
 def read_spec(path: Path) -> EarSpec:
-    """The spec that a `spec.json` spells out. Raises UserError if other code wrote it."""
+    """Read the spec that a `spec.json` spells out. Raises UserError if another version of the code wrote it."""
     try:
         plain = read_json(path)
     except (OSError, ValueError):
@@ -157,5 +167,5 @@ def read_spec(path: Path) -> EarSpec:
     plain.pop("preprocessing_version", None)
     spec = settings.from_json(EarSpec, plain, where=str(path))
     if spec.key != path.parent.name:
-        raise UserError(f"{path}: the cache is of key {path.parent.name}, this version makes {spec.key}; build it again")
+        raise UserError(f"{path}: got a cache of key {path.parent.name}, expected {spec.key} in this version; build it again")
     return spec

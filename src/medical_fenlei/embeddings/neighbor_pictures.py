@@ -1,59 +1,102 @@
-"""Pictures of an ear beside the training cases that the network finds most alike."""
+"""A picture of a query ear beside the training ears that the network finds most similar."""
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from medical_fenlei.config import BONE
+from medical_fenlei.data.augment import window
 from medical_fenlei.ears.store import EarStore
-from medical_fenlei.embeddings.retrieval import most_attended
-from medical_fenlei.explanations.pictures import DIM, INK, PAPER, draw_marks, palette
+from medical_fenlei.pages.ear_pictures import DIM, INK, PAPER, draw_label, draw_marks, draw_slice, ear_palette
 from medical_fenlei.pages.plots import save
-from medical_fenlei.trained.network import Trained
+from medical_fenlei.trained.network import TrainedNetwork
+from medical_fenlei.training.predict import forward_blocks
 from medical_fenlei.vocabulary import DIAGNOSES, Side
 
-SAME = "#6fe07a"
-"""Frames a neighbour with the label of the ear in question."""
+SAME_LABEL = "#6fe07a"
+"""Colour of the frame of a neighbor with the query ear's label."""
 TILE, GAP = 1.9, 0.08
 """Edge of a slice and the space between two, inches at 100 pixels each."""
+LEFT, HEAD, STRIP, FOOT = 0.1, 0.34, 0.5, 0.28
+"""Margins of the picture, and the lines above the slices, inches."""
 
 
-def draw_neighbours(path: Path, trained: Trained, store: EarStore, near: pd.DataFrame) -> None:
-    """near: the rows of one ear in `tables.NEIGHBORS`. Of the ear and of each neighbour the slice most attended to, in the
-    bone window, column 0 lateral on both sides. A neighbour that the store has lost is an empty tile."""
-    first = near.iloc[0]
-    asked = int(first.label_code)
-    tiles = [(str(first.exam_id), Side(first.side), asked, np.nan), *(
-        (row["neighbour_exam_id"], Side(row["neighbour_side"]), int(row["neighbour_label_code"]), float(row["distance"]))
-        for row in near.sort_values("rank").to_dict("records"))]
-    left, head, strip, foot = 0.1, 0.34, 0.5, 0.28
-    width, height = left + len(tiles) * (TILE + GAP), head + strip + TILE + foot
+class _Tile(NamedTuple):
+    """An ear of the picture."""
+
+    exam_id: str
+    side: Side
+    label_code: int
+    title: str
+    alike: bool
+    """Whether it is a neighbor with the query ear's label."""
+
+
+def draw_neighbors(path: Path, network: TrainedNetwork, store: EarStore, neighbors: pd.DataFrame) -> None:
+    """Draw the slice with the highest attention of the query ear and of each neighbor, in the bone window.
+
+    neighbors: the rows of one query ear in `tables.NEIGHBORS`. A neighbor that is no longer in the store is an empty tile.
+    """
+    first = neighbors.iloc[0]
+    tiles = [_Tile(str(first.exam_id), Side(first.side), int(first.label_code), "this ear", False),
+             *map(_neighbor_tile, neighbors.sort_values("rank").to_dict("records"))]
+    width, height = LEFT + len(tiles) * (TILE + GAP), HEAD + STRIP + TILE + FOOT
     figure = Figure(figsize=(width, height), dpi=100, facecolor=PAPER)
 
-    def write(x: float, y: float, text: str, colour: str = INK, size: float = 7.5, weight: str = "normal") -> None:
-        figure.text(x / width, 1 - y / height, text, color=colour, fontsize=size, weight=weight, va="top", parse_math=False,
-                    linespacing=1.35)
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        figure.text(x / width, 1 - y / height, text, va="top", parse_math=False, linespacing=1.35,
+                    **{"color": INK, "fontsize": 7.5, **style})
 
-    write(left, 0.08, f"exam {first.exam_id}, {first.side} ear, and the training ears most like it", size=10, weight="bold")
-    for number, (exam_id, side, code, distance) in enumerate(tiles):
-        x = left + number * (TILE + GAP)
-        label = DIAGNOSES[code].key.replace("_", " ") if code in DIAGNOSES else "no label"
-        told = "this ear" if number == 0 else f"{number}: exam {exam_id}, {side}, {distance:.2f}"
-        axes = figure.add_axes((x / width, foot / height, TILE / width, TILE / height))
+    write(LEFT, 0.08, f"exam {first.exam_id}, {first.side} ear, and the training ears most like it", fontsize=10, weight="bold")
+    for number, tile in enumerate(tiles):
+        x = LEFT + number * (TILE + GAP)
+        write(x, HEAD + 0.04, f"{tile.title}\n{_label(tile.label_code)}", color=SAME_LABEL if tile.alike else INK)
+        axes = figure.add_axes((x / width, FOOT / height, TILE / width, TILE / height))
         axes.set(xticks=[], yticks=[], facecolor=PAPER)
-        alike = number > 0 and code == asked and code in DIAGNOSES
-        write(x, head + 0.04, f"{told}\n{f'{code} ' if code in DIAGNOSES else ''}{label}", SAME if alike else INK)
-        axes.spines[:].set(color=SAME if alike else DIM, linewidth=2 if alike else 0.5)
-        if not store.has(exam_id, side):
-            axes.text(0.5, 0.5, "not in the cache", color=DIM, fontsize=7, ha="center", transform=axes.transAxes)
-            continue
-        volume, affine = np.array(store.read(exam_id, side)), np.array(store.read_facts(exam_id, side)["affine_lps"])
-        k, grey = most_attended(trained, volume)
-        axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
-        axes.text(0.03, 0.97, f"slice {k}", color=INK, fontsize=6.5, va="top", transform=axes.transAxes,
-                  bbox={"facecolor": "black", "alpha": 0.45, "linewidth": 0, "pad": 0.8})
-        if number == 0:
-            draw_marks(axes, affine)
-    write(left, height - 0.2, "the slice most attended to; cosine distance of the embeddings (0: alike, 1: unrelated); green: "
-          "the same label", DIM, 7)
-    save(figure, path, palette=palette())
+        axes.spines[:].set(color=SAME_LABEL if tile.alike else DIM, linewidth=2 if tile.alike else 0.5)
+        _draw_ear(axes, network, store, tile, marked=number == 0)
+    write(LEFT, height - 0.2, "the slice most attended to; cosine distance of the embeddings (0: alike, 1: unrelated); green: "
+          "the same label", color=DIM, fontsize=7)
+    save(figure, path, palette=ear_palette())
+
+
+def _neighbor_tile(row: Mapping[Hashable, Any]) -> _Tile:
+    code = int(row["neighbor_label_code"])
+    title = f"{row['rank']}: exam {row['neighbor_exam_id']}, {row['neighbor_side']}, {row['distance']:.2f}"
+    return _Tile(str(row["neighbor_exam_id"]), Side(row["neighbor_side"]), code, title,
+                 code in DIAGNOSES and code == int(row["label_code"]))
+
+
+def _label(code: int) -> str:
+    return f"{code} {DIAGNOSES[code].key.replace('_', ' ')}" if code in DIAGNOSES else "no label"
+
+
+def _draw_ear(axes: Axes, network: TrainedNetwork, store: EarStore, tile: _Tile, *, marked: bool) -> None:
+    if not store.has(tile.exam_id, tile.side):
+        axes.text(0.5, 0.5, "not in the cache", color=DIM, fontsize=7, ha="center", transform=axes.transAxes)
+        return
+    k, grey = _most_attended_slice(network, np.array(store.read(tile.exam_id, tile.side)))
+    draw_slice(axes, grey)
+    draw_label(axes, 0.03, 0.97, f"slice {k}", va="top")
+    if marked:
+        draw_marks(axes, store.read_affine(tile.exam_id, tile.side))
+
+
+@torch.inference_mode()
+def _most_attended_slice(network: TrainedNetwork, volume: np.ndarray) -> tuple[int, np.ndarray]:
+    """The slice k of an int16 HU volume (K, H, W) with the highest attention, the middle one if the network has no attention.
+
+    Returns k, and the slice in the network's bone window, float32 (H, W), 0 to 1.
+    """
+    config, hu = network.config.augment, torch.from_numpy(volume)[None].to(network.compute.device)
+    with network.compute.autocast():
+        attention = forward_blocks(network.model, hu, config).attention
+    k = len(volume) // 2 if attention is None else int(attention[0].argmax())
+    grey: np.ndarray = window(hu[:, k:k + 1], replace(config, windows=(BONE,), slice_context=0))[0, 0, 0].cpu().numpy()
+    return k, (grey + 1) / 2

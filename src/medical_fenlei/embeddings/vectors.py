@@ -1,4 +1,4 @@
-"""One vector an ear, as a file without pickled objects."""
+"""Embeddings of ears, one vector per ear, and their file: NPZ without pickled objects."""
 import zipfile
 import zlib
 from dataclasses import dataclass, fields
@@ -12,43 +12,45 @@ from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
 
 TEXTS = ("exam_id", "side", "patient_key")
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and zipfile raise on bytes that are not theirs (RuntimeError: encrypted, or packed in an unknown way)."""
+"""Exceptions of NumPy and zipfile on bytes in another format (RuntimeError: encrypted, or compressed in an unknown way)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings:
-    """Of N ears."""
+    """The embeddings of N ears, and what identifies each ear."""
 
     embedding: np.ndarray
-    """float32 (N, D), finite."""
+    """float32 (N, D), all finite."""
 
     exam_id: np.ndarray
-    """text (N,)."""
+    """Text (N,)."""
 
     side: np.ndarray
-    """text (N,), left or right."""
+    """Text (N,): left or right."""
 
     patient_key: np.ndarray
-    """text (N,), equal for ears of one person."""
+    """Text (N,), equal for ears of the same patient."""
 
     label_code: np.ndarray
-    """int8 (N,), 0 for "no label"."""
+    """int8 (N,), 0 for an ear without a label."""
 
     def __len__(self) -> int:
+        """Number of ears."""
         return len(self.embedding)
 
     def __getitem__(self, which: np.ndarray) -> "Embeddings":
-        """Some of the ears: a mask or their numbers, (M,)."""
+        """Return some of the ears, chosen by a mask or by their numbers (M,)."""
         return Embeddings(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
     def write(self, path: Path) -> None:
+        """Write an NPZ file."""
         with atomic(path) as file:
             np.savez(file, embedding=self.embedding.astype(np.float32), label_code=self.label_code.astype(np.int8),
                      **{name: getattr(self, name).astype(str) for name in TEXTS})
 
     @classmethod
     def read(cls, path: Path) -> "Embeddings":
-        """Raises UserError: no such file, not such a file, or the first thing in it that may not be."""
+        """Read an NPZ file. Raises UserError if it is missing, is no such file, or holds what it must not."""
         names = [f.name for f in fields(cls)]
         if not path.exists():
             raise UserError(f"{path}: no such file; extract_embeddings_ear2d writes it")
@@ -62,12 +64,13 @@ class Embeddings:
                 found = cls(**{name: file[name] for name in names})
         except UNREADABLE as error:
             raise UserError(f"{path}: is not a file of embeddings ({type(error).__name__})") from None
-        why = found._what_is_wrong()
+        why = found._fault()
         if why:
             raise UserError(f"{path}: {why}")
         return found
 
-    def _what_is_wrong(self) -> str:
+    def _fault(self) -> str:
+        """The first fault of the content; empty if there is none."""
         if self.embedding.ndim != 2 or self.embedding.dtype != np.float32 or not self.embedding.shape[1]:
             return f"embedding: got {self.embedding.dtype} {self.embedding.shape}, expected float32 (N, D)"
         for f in fields(self):
@@ -90,9 +93,10 @@ class Embeddings:
 
 
 def standardised(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Mean 0 and deviation 1 over the training ears (T, D), and others (N, D) by the same numbers; float64.
+    """Scale training ears (T, D) to mean 0 and standard deviation 1, and others (N, D) by the same numbers; float64.
 
-    A number that is the same in all training ears, as far as float32 can tell, becomes 0 in all of them and in the others.
+    A dimension that is the same in all training ears, within the precision of float32, becomes 0 in all of them and in the
+    others.
     """
     train = train.astype(np.float64)
     mean, deviation = train.mean(0), train.std(0)

@@ -1,77 +1,89 @@
 """Fit temperature and operating points on the tune set, never on what is reported."""
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
-from medical_fenlei.data.sources import find_ears
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.metrics.bootstrap import ENOUGH_PATIENTS
 from medical_fenlei.metrics.calibration import HALF, fit_temperature, operating_points, tempered
-from medical_fenlei.metrics.predictions import probabilities, surprise
+from medical_fenlei.metrics.predictions import negative_log_likelihood, probabilities
 from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.trained.calibration import FITTED_ON, Calibration, Fitted
-from medical_fenlei.trained.network import Trained
+from medical_fenlei.trained.calibration import FITTED_ON, Calibration, TaskCalibration
+from medical_fenlei.trained.network import TrainedNetwork
 
 REPORTING = ("val", "test")
+"""Sets that report: nothing may be fitted on their patients."""
 
 
-def fit_calibration(trained: Trained, checkpoint: Path, data: DataConfig, *, sensitivity: float, point: str) -> Calibration:
-    """Of every task that the data names, on the tune set; of several also if only some have ears of every class there.
+def fit_calibration(network: TrainedNetwork, data: DataConfig, *, sensitivity: float, point: str) -> Calibration:
+    """Fit temperature and operating points of every task that the data settings name, on the tune set.
 
-    Raises UserError: no tune set, no task with ears of every class there, an unknown point, or patients that validation or test
-    has too.
+    sensitivity: of one of the operating points; point: the operating point that decides. A binary task without ears of both
+    classes is not fitted, if there are others. Raises UserError if there is no tune set, no task can be fitted, the operating
+    point is unknown, or validation or test share patients with the tune set.
     """
-    tasks, store = trained.chosen(data), trained.store(data)
-    sources = find_ears(data, store, tasks, (FITTED_ON,))
-    dataset = sources.dataset(store, FITTED_ON, sources.placement(store, trained.arithmetic.device))
-    if dataset is None:
+    tasks = network.select_tasks(data)
+    tune = network.open_sets(data, (FITTED_ON,), tasks).get(FITTED_ON)
+    if tune is None:
         raise UserError(f"--splits-root {data.splits_root}: --pct {data.pct} has no {FITTED_ON} set to fit on; "
                         "make_splits_dual --tune-ratio makes one")
-    ears, manifest = sources.ears[FITTED_ON], tables.MANIFEST.read(data.manifest_csv)
-    for name, exams in tables.read_split(data.splits_root, data.pct).sets.items():
-        both = set(ears.patient_key) & set(manifest.patient_key[manifest.exam_id.isin(exams.exam_id)])
-        if name in REPORTING and both:
-            raise UserError(f"{len(both)} patients stand in both {FITTED_ON}.csv and {name}.csv of {data.splits_root} --pct "
-                            f"{data.pct}: nothing may be fitted on what is reported; make_splits_dual --patient-split keeps "
-                            "them apart")
-    trained.refuse_trained_on(ears.exam_id, f"--splits-root {data.splits_root}, {FITTED_ON}.csv")
-    if reported := trained.own_exams(*REPORTING) & set(ears.exam_id):
-        raise UserError(f"--splits-root {data.splits_root}, {FITTED_ON}.csv: the run's own split reports on {len(reported)} of "
-                        f"its exams ({min(reported)}, say): nothing may be fitted on them")
-    predictions = trained.predict(dataset)
-    unfitted = {task.name: lack for task in tasks if (lack := _lacking(predictions[task.name], task))}
+    _refuse_reported(network, data, tune.ears)
+    predictions = network.predict(tune.dataset)
+    unfitted = {task.name: lack for task in tasks if (lack := _missing_class(predictions[task.name], task))}
     if len(unfitted) == len(tasks):
         raise UserError(f"{'; '.join(unfitted.values())}; make_splits_dual --tune-ratio makes a larger one")
     fitted = {task.name: _fit(predictions[task.name], task, sensitivity, point) for task in tasks if task.name not in unfitted}
-    return Calibration(checkpoint=sha256(checkpoint), exams=frozenset(ears.exam_id), patients=frozenset(ears.patient_key),
-                       tasks=fitted, data=sources.hashes, unfitted=unfitted)
+    return Calibration(
+        checkpoint=sha256(network.path), exams=frozenset(tune.ears.exam_id), patients=frozenset(tune.ears.patient_key),
+        tasks=fitted, data=tune.hashes, unfitted=unfitted)
 
 
-def _lacking(predictions: pd.DataFrame, task: Task) -> str:
-    """Why a binary task has no operating points; "" if it has."""
+def _refuse_reported(network: TrainedNetwork, data: DataConfig, tune: pd.DataFrame) -> None:
+    """Raise UserError if the network was trained on these ears (manifest rows), or figures are reported on their patients."""
+    manifest = tables.MANIFEST.read(data.manifest_csv)
+    for name, exams in tables.read_split(data.splits_root, data.pct).sets.items():
+        shared = set(tune.patient_key) & set(manifest.patient_key[manifest.exam_id.isin(exams.exam_id)])
+        if name in REPORTING and shared:
+            raise UserError(f"{FITTED_ON}.csv and {name}.csv of {data.splits_root} --pct {data.pct} share {len(shared)} "
+                            "patients: nothing may be fitted on what is reported; make_splits_dual --patient-split keeps "
+                            "them apart")
+    tune_csv = f"--splits-root {data.splits_root}, {FITTED_ON}.csv"
+    network.refuse_trained_on(tune.exam_id, tune_csv)
+    if reported := network.split_exams(*REPORTING) & set(tune.exam_id):
+        raise UserError(f"{tune_csv}: the run's own split reports on {len(reported)} of its exams (for example "
+                        f"{min(reported)}); nothing may be fitted on them")
+
+
+def _missing_class(predictions: pd.DataFrame, task: Task) -> str:
+    """Why a binary task cannot have operating points; "" if it can."""
     negative, positive = ((predictions.y_true == c).sum() for c in (0, 1))
     if not task.binary or (negative and positive):
         return ""
     return f"{task.name}: the {FITTED_ON} set has {negative} negative and {positive} positive ears, expected some of both"
 
 
-def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str) -> Fitted:
+def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str) -> TaskCalibration:
+    """Fit one task. predictions: `tables.PREDICTIONS`, uncalibrated."""
     known = predictions[predictions.y_true != OUTSIDE]
-    y, before = known.y_true.to_numpy(), probabilities(known, task)
-    temperature, note = fit_temperature(before, y), ""
+    y, probability, patients = known.y_true.to_numpy(), probabilities(known, task), known.patient_key.nunique()
+    temperature, note = fit_temperature(probability, y), ""
     if np.isnan(temperature):
         temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set holds ears of one class only"
-    if not note and known.patient_key.nunique() < ENOUGH_PATIENTS:
-        note = f"from only {known.patient_key.nunique()} patients: it may be worse than none (--uncalibrated leaves it aside)"
+    elif patients < ENOUGH_PATIENTS:
+        note = f"from only {patients} patients: it may be worse than none (--uncalibrated ignores it)"
     points: dict[str, float] = {}
     if task.binary:
-        points = operating_points(tempered(before, temperature)[:, 1], y, sensitivity=sensitivity)
-    found = Fitted(temperature=temperature, points=points, point=HALF, ears=len(known), patients=known.patient_key.nunique(),
-                   loss_before=float(surprise(known, task).mean()), loss_after=0.0, note=note)
-    found = found.at(point) if task.binary else found
-    return replace(found, loss_after=float(surprise(found.applied(known, task), task).mean()))
+        points = operating_points(tempered(probability, temperature)[:, 1], y, sensitivity=sensitivity)
+    fitted = TaskCalibration(temperature=temperature, points=points, point=HALF, ears=len(known), patients=patients,
+                             loss_before=_mean_loss(known, task), loss_after=np.nan, note=note)
+    fitted = fitted.at_point(point) if task.binary else fitted
+    return replace(fitted, loss_after=_mean_loss(fitted.apply(known, task), task))
+
+
+def _mean_loss(predictions: pd.DataFrame, task: Task) -> float:
+    """Mean negative log-likelihood."""
+    return float(negative_log_likelihood(predictions, task).mean())

@@ -1,150 +1,146 @@
-"""A trained network on one set of ears: predictions, every measure with its interval, subgroups, the cases that went wrong."""
+"""Evaluate a trained network on one set of ears: calibrated predictions, every measure with its interval, and subgroups."""
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
-from medical_fenlei.data.sources import find_ears, set_label
-from medical_fenlei.errors import UserError
+from medical_fenlei.data.sources import set_label
 from medical_fenlei.evaluation.subgroups import subgroups_of
 from medical_fenlei.metrics.binary import BinaryMeasures
-from medical_fenlei.metrics.bootstrap import Interval, Intervals, patient_intervals
-from medical_fenlei.metrics.predictions import SEED, intervals_of, shares_of
-from medical_fenlei.tables import WHOLE_MANIFEST
-from medical_fenlei.tasks import OUTSIDE, Task, named_apart
-from medical_fenlei.trained.calibration import Calibration, Fitted, uncalibrated
-from medical_fenlei.trained.network import Trained
+from medical_fenlei.metrics.bootstrap import Interval, Intervals, PatientBootstrap
+from medical_fenlei.metrics.predictions import denominators, intervals_of
+from medical_fenlei.tasks import OUTSIDE, Task, with_task_name
+from medical_fenlei.trained.calibration import TaskCalibration
+from medical_fenlei.trained.network import TrainedNetwork
 
-AT_A_POINT = ("sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy")
-"""Measures that an operating point decides."""
+POINT_MEASURES = ("sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy")
+"""Measures at an operating point."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured of one task on one set."""
+    """The results of one task on one set."""
 
     task: Task
+    """The task that was evaluated."""
+
     set_name: str
-    """train, tune, val, test or manifest, and whether only its first ears were taken."""
+    """train, tune, val, test or manifest, followed by the `--limit` if there was one."""
 
     label: str
-    """What stands behind the stem of each file: the set, and of a network with several tasks the task."""
+    """Ending of the file names: the set and, for a network with several tasks, the task."""
 
     checkpoint_epoch: int
+    """Epoch of the network."""
+
     predictions: pd.DataFrame
-    """`tables.PREDICTIONS` of the ears that the task concerns, calibrated."""
+    """`tables.PREDICTIONS` of the ears within the task, calibrated."""
 
-    fitted: Fitted
-    """The temperature and the thresholds that were applied."""
-
-    calibrated: bool
-    """Whether they were fitted, or are those of a network that has none."""
+    calibration: TaskCalibration
+    """The temperature and thresholds that were applied."""
 
     intervals: Intervals
-    points: dict[str, dict[str, Interval]]
-    """Of each operating point each of AT_A_POINT; none for several classes."""
+    """Every measure with its interval."""
+
+    operating_points: dict[str, dict[str, Interval]]
+    """POINT_MEASURES at each operating point; empty for a task with several classes."""
 
     subgroups: pd.DataFrame
-    """`tables.SUBGROUPS`."""
+    """Measures of the subgroups, a `tables.SUBGROUPS`."""
 
     rejects: pd.DataFrame
+    """Ears that could not be prepared, a `tables.REJECTS`."""
+
     warnings: tuple[str, ...]
+    """Reasons to distrust the figures."""
+
     hashes: Mapping[str, str | None]
+    """SHA-256 of each table that was read, and the key of the cache."""
 
     @property
     def ears(self) -> int:
+        """Number of ears."""
         return len(self.predictions)
 
     @property
     def per_class(self) -> dict[str, int]:
+        """Number of ears of each class."""
         names = ("negative", "positive") if self.task.binary else [f"of code {codes[0]}" for codes in self.task.classes]
         return {name: int((self.predictions.y_true == c).sum()) for c, name in enumerate(names)}
 
 
-def table_of(intervals: Intervals) -> pd.DataFrame:
-    """metric, estimate, 95 % interval, note: a row a measure, as text."""
-    return pd.DataFrame([{"metric": name, "estimate": f"{i.estimate:.3f}", "95 % interval": f"{i.low:.3f} to {i.high:.3f}",
-                          "note": i.reason} for name, i in intervals.values.items()])
-
-
 def evaluate(
-    trained: Trained, data: DataConfig, set_name: str, *, batch_size: int | None = None, draws: int = 2000,
-    calibration: Calibration | None = None, point: str | None = None,
+    network: TrainedNetwork, data: DataConfig, set_name: str, *, batch_size: int | None = None, n_resamples: int = 2000,
+    calibrated: bool = False, point: str | None = None,
 ) -> list[Evaluation]:
-    """Of each task that the data names. A task without an ear there, beside others that have some, has measures of NaN.
+    """Evaluate each task that the data settings name on one set. A task without an ear in the set has measures of NaN.
 
-    set_name: of the split, or WHOLE_MANIFEST, of which patients that the network was fitted on are left out. calibration: is
-    applied to the probabilities; point: which of its operating points decides (its own by default). Raises UserError if it is
-    none of the network's tasks, there is no such set, no ear of it takes part in any task, or the calibration was fitted on
-    some of it.
+    set_name: a set of the split, or WHOLE_MANIFEST without the patients that the network was trained on. calibrated: apply the
+    network's calibration if there is one. point: the operating point that decides, instead of the calibration's choice. Raises
+    UserError if the network lacks a task, the set is missing or has no ear, or the network or its calibration was fitted or
+    chosen on some of the set.
     """
-    tasks, store = trained.chosen(data), trained.store(data)
-    sources = find_ears(data, store, tasks, (set_name,))
-    warnings = []
-    if set_name == WHOLE_MANIFEST:
-        mine = _fitted_on(trained, sources.ears[set_name])
-        sources = replace(sources, ears={set_name: sources.ears[set_name][~mine]})
-        if mine.any():
-            warnings.append(f"{int(mine.sum())} ears of patients that the network was fitted on are left out")
-    dataset = sources.dataset(store, set_name, sources.placement(store, trained.arithmetic.device))
-    if dataset is None:
-        raise UserError(f"--split {set_name}: {data.splits_root} --pct {data.pct} has no ears there for "
-                        + ", ".join(task.name for task in tasks))
-    if calibration is not None:
-        calibration.refuse(dataset.ears_in_order)
-    if set_name != "train":
-        trained.refuse_trained_on(dataset.ears_in_order.exam_id, f"--split {set_name}")
-    if set_name != "tune" and (chosen := trained.own_exams("tune") & set(dataset.ears_in_order.exam_id)):
-        raise UserError(f"--split {set_name}: the network's epoch was chosen on {len(chosen)} of its exams ({min(chosen)}, "
-                        "say): these are not the splits of its run")
-    predictions = trained.predict(dataset, batch_size=batch_size)
-    if set_name == "train":
-        warnings.append("the network was fitted on this set: these figures say nothing about new patients")
-    if set_name == "tune":
-        warnings.append("the epoch was chosen on this set: these figures are too good")
-    if data.limit is not None:
-        warnings.append(f"only the first {data.limit}: not the figures of the set")
-    name, results, manifest = set_label(set_name, data), [], tables.MANIFEST.read(data.manifest_csv)
-    known = uncalibrated(tasks) | (calibration.tasks if calibration else {})
+    tasks = network.select_tasks(data)
+    ears = network.open_set(data, set_name, tasks)
+    _refuse_seen(network, ears.ears, set_name, calibrated=calibrated)
+    predictions = network.predict(ears.dataset, batch_size=batch_size)
+    calibrations = network.calibrations(tasks, calibrated=calibrated, point=point)
+    manifest, label = tables.MANIFEST.read(data.manifest_csv), set_label(set_name, data)
+    results = []
     for task in tasks:
-        fitted = known[task.name] if point is None or not task.binary else known[task.name].at(point)
-        found = fitted.applied(predictions[task.name], task)
-        own = found[found.y_true != OUTSIDE].reset_index(drop=True)
-        doubts = (f"temperature {fitted.note}",) if fitted.note else ()
+        calibration = calibrations[task.name]
+        found = calibration.apply(predictions[task.name], task)
+        found = found[found.y_true != OUTSIDE].reset_index(drop=True)
         results.append(Evaluation(
-            task, name, named_apart(name, task, trained.tasks), trained.checkpoint.epoch, own, fitted,
-            calibration is not None and task.name in calibration.tasks, intervals_of(own, task, draws=draws),
-            at_points(own, fitted, task, draws=draws) if task.binary else {}, subgroups_of(own, manifest, task, draws=draws),
-            sources.rejects, (*warnings, *doubts), sources.hashes))
+            task=task, set_name=label, label=with_task_name(label, task, network.tasks),
+            checkpoint_epoch=network.checkpoint.epoch, predictions=found, calibration=calibration,
+            intervals=intervals_of(found, task, n_resamples=n_resamples),
+            operating_points=_at_points(found, calibration, task, n_resamples=n_resamples) if task.binary else {},
+            subgroups=subgroups_of(found, manifest, task, n_resamples=n_resamples), rejects=ears.rejects,
+            warnings=(*ears.notes, *_set_warnings(set_name, data), *_temperature_warning(calibration)), hashes=ears.hashes))
     return results
 
 
-def _fitted_on(trained: Trained, ears: pd.DataFrame) -> np.ndarray:
-    """Which of these manifest rows are of a patient whom the network was fitted or chosen on, as its own tables say (N,)."""
-    own = trained.config.data
-    try:
-        split, manifest = tables.read_split(own.splits_root, own.pct), tables.MANIFEST.read(own.manifest_csv)
-    except UserError as error:
-        raise UserError(f"--split {WHOLE_MANIFEST}: who the network was fitted on cannot be told ({error})") from None
-    exams = {*trained.fitted_exams()}
-    exams.update(exam for name in ("train", "tune") if name in split.sets for exam in split.sets[name].exam_id)
-    people = manifest.patient_key[manifest.exam_id.isin(exams)]
-    mine: np.ndarray = (ears.exam_id.isin(exams) | ears.patient_key.isin(people)).to_numpy()
-    return mine
+def _refuse_seen(network: TrainedNetwork, ears: pd.DataFrame, set_name: str, *, calibrated: bool) -> None:
+    """Raise UserError if the network or its calibration was fitted or chosen on some of these ears.
+
+    The figures of the train and tune sets may be asked for by name; they have a warning.
+    """
+    if calibrated and network.calibration is not None:
+        network.calibration.refuse_fitted_on(ears)
+    if set_name != "train":
+        network.refuse_trained_on(ears.exam_id, f"--split {set_name}")
+    if set_name != "tune":
+        network.refuse_chosen_on(ears.exam_id, f"--split {set_name}")
 
 
-def at_points(predictions: pd.DataFrame, fitted: Fitted, task: Task, *, draws: int) -> dict[str, dict[str, Interval]]:
-    """Each of AT_A_POINT with its interval at every operating point of a binary task."""
+def _set_warnings(set_name: str, data: DataConfig) -> list[str]:
+    """Warnings about figures of this set, whatever the network."""
+    warnings = {"train": ["the network was fitted on this set: these figures say nothing about new patients"],
+                "tune": ["the epoch was chosen on this set: these figures are too good"]}.get(set_name, [])
+    if data.limit is not None:
+        warnings.append(f"only the first {data.limit}: not the figures of the set")
+    return warnings
+
+
+def _temperature_warning(calibration: TaskCalibration) -> list[str]:
+    return [f"temperature {calibration.note}"] if calibration.note else []
+
+
+def _at_points(
+    predictions: pd.DataFrame, calibration: TaskCalibration, task: Task, *, n_resamples: int
+) -> dict[str, dict[str, Interval]]:
+    """POINT_MEASURES with their intervals at every operating point of a binary task."""
     truth, score = predictions.y_true.to_numpy(), predictions.y_prob.to_numpy()
-    found = {}
-    for name, threshold in fitted.points.items():
-        measures = BinaryMeasures(truth, score, score >= threshold)
-        intervals = patient_intervals(measures.decided, predictions.patient_key.to_numpy(), np.column_stack([truth, score]),
-                                      seed=SEED, draws=draws, classes=truth,
-                                      shares_of=shares_of(predictions.assign(y_pred=(score >= threshold).astype(int)),
-                                                          task))
-        found[name] = {measure: intervals.values[measure] for measure in AT_A_POINT}
-    return found
+    bootstrap = PatientBootstrap(patient=predictions.patient_key.to_numpy(), observations=np.column_stack([truth, score]),
+                                 classes=truth, n_resamples=n_resamples)
+    at_points = {}
+    for name, threshold in calibration.points.items():
+        predicted = score >= threshold
+        intervals = bootstrap.intervals(BinaryMeasures(truth, score, predicted).decisions,
+                                        denominators=denominators(predictions.assign(y_pred=predicted.astype(int)), task))
+        at_points[name] = {measure: intervals.values[measure] for measure in POINT_MEASURES}
+    return at_points

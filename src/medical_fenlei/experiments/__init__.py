@@ -1,1 +1,1 @@
-"""What a command does from its settings to its files, for either route: one run, several seeds, the whole matrix."""
+"""What do several runs show together? Studies over seeds, amounts of training data and networks, and their tables."""

@@ -1,38 +1,40 @@
-"""Several runs, in turn or some at once, as one study that can be killed at any moment and started again.
+"""A study: several runs, in turn or in parallel, that can be killed at any moment and started again.
 
-Each run has a process of its own, so that what ends one (no memory, a broken driver) does not end the others. `state.json` says
-what became of each; the folder of a run is the run's own.
+Each run has a process of its own (`experiments/workers.py`) and a folder of its own. `state.json` records their status.
 """
-import fcntl
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import filelock
 
 from medical_fenlei import settings
-from medical_fenlei.config import DUAL, EAR2D, RunConfig, deciding
+from medical_fenlei.config import DUAL, EAR2D, RunConfig, decisive_settings
 from medical_fenlei.errors import STOPPED, CheckFailed, Rejected, Stopped, UserError
+from medical_fenlei.evaluation.evaluate import evaluate
+from medical_fenlei.evaluation.write import write_evaluation
+from medical_fenlei.experiments.workers import WorkerProcesses
 from medical_fenlei.files import write_json
 from medical_fenlei.log import LOG
-from medical_fenlei.parallel import Outcome, attempt, default_workers
+from medical_fenlei.outcomes import Outcome
+from medical_fenlei.parallel import default_workers
+from medical_fenlei.run_report.page import write_page, write_training_report
 from medical_fenlei.runs import Run
-from medical_fenlei.signals import stop_on_signals
+from medical_fenlei.trained.network import open_network
 from medical_fenlei.training.run import resume_run, start_run
 
-REPORTED = "val"
-"""The set on which each run is reported."""
+REPORTED_SET = "val"
+"""The set on which each run is evaluated."""
 SCRIPTS = {EAR2D: "scripts/train_ear2d.py", DUAL: "scripts/train_dual.py"}
+"""The training script of each route."""
+
+Status = Literal["running", "done", "failed"]
 
 
 @dataclass(frozen=True)
@@ -40,180 +42,129 @@ class Job:
     """One run of a study."""
 
     folder: Path
+    """The run's folder, whose name is the name of the job."""
+
     config: RunConfig
-    """With the preprocessing of the cache that it takes."""
+    """Settings of the run, with the preprocessing of the cache to use."""
 
     @property
     def name(self) -> str:
+        """Name of the run's folder."""
         return self.folder.name
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides the result."""
-        return deciding(self.config)
+        """The settings that determine the result."""
+        return decisive_settings(self.config)
 
     def command(self, route: RunConfig) -> list[str]:
-        """The command line that gives the same run."""
-        flags = settings.to_flags(self.config, base=route, always=("num_slices",))   # names the cache, whatever else is there
+        """Return the command line of the same run."""
+        flags = settings.to_flags(self.config, base=route, always=("num_slices",))   # identifies the cache if there are several
         return ["python", SCRIPTS[self.config.kind], *flags, "--output-dir", str(self.folder)]
 
 
 class Study:
-    """The jobs of one folder and what became of them."""
+    """The jobs of one folder and their status."""
 
     def __init__(self, folder: Path, jobs: Sequence[Job]) -> None:
         self.folder, self.jobs = folder, tuple(jobs)
 
     @property
     def state_json(self) -> Path:
+        """The file that records the status of each job."""
         return self.folder / "state.json"
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """Of each job that was begun: `status` (running, done, failed), `reason`, `settings`."""
+        """Return `status` (running, done, failed), `reason` and `settings` of each job that was started, by name."""
         if not self.state_json.is_file():
             return {}
         state: dict[str, dict[str, Any]] = json.loads(self.state_json.read_text(encoding="utf-8"))
         return state
 
-    def run(self, *, at_once: int = 1) -> None:
-        """Run what is not done, so many at once. A failed run is noted and passed over, and tried again the next time.
+    def done(self) -> tuple[Job, ...]:
+        """Return the jobs that are done."""
+        state = self.state()
+        return tuple(job for job in self.jobs if state.get(job.name, {}).get("status") == "done")
 
-        Raises UserError if the folder holds a job of that name with other settings, or another process works on it; Stopped on
-        a signal.
+    def run(self, *, parallel: int = 1) -> None:
+        """Run every job that is not done, `parallel` jobs at a time.
+
+        A job that fails is recorded, and run again the next time; the others continue. Raises UserError if the folder holds a
+        job of the same name with other settings, or another process works on it; Stopped if a signal stopped a job.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(self.folder):
+        with _exclusive(self.folder):
             state = self.state()
-            for job in self.jobs:
-                known = state.get(job.name)
-                if known and known["settings"] != job.settings:
-                    raise UserError(f"--output-dir {self.folder}: holds {job.name} with other settings; name another folder")
-            todo = deque[Job]()
-            for number, job in enumerate(self.jobs, 1):
-                if state.get(job.name, {}).get("status") == "done":
-                    LOG.info("%s", f"[{number}/{len(self.jobs)}] {job.name}: done before")
-                else:
-                    todo.append(job)
-            with _Apart(quiet=at_once > 1, threads=max(1, default_workers() // at_once) if at_once > 1 else None) as apart:
-                while todo or apart.jobs:
-                    while todo and len(apart.jobs) < at_once:
-                        job = todo.popleft()
-                        LOG.info("%s", f"[{self.jobs.index(job) + 1}/{len(self.jobs)}] {job.name}"
-                                + (f"; tail -f {Run(job.folder).folder / 'train.log'}" if at_once > 1 else ""))
-                        self._note(state, job, "running")
-                        apart.start(job)
-                    outcome = apart.next_outcome()
-                    job = outcome.item
-                    self._note(state, job, "done" if outcome.ok else "failed", f"{outcome.reason}: {outcome.detail}")
-                    if not outcome.ok:
-                        LOG.warning("%s", f"{job.name} failed: {outcome.reason}: {outcome.detail}")
+            self._refuse_other_settings(state)
+            waiting = deque(self._unfinished(state))
+            threads = max(1, default_workers() // parallel) if parallel > 1 else None
+            with WorkerProcesses(_train_and_evaluate, quiet=parallel > 1, threads=threads) as workers:
+                while waiting or workers.running:
+                    while waiting and workers.running < parallel:
+                        job = waiting.popleft()
+                        follow = f"; tail -f {Run(job.folder).train_log}" if parallel > 1 else ""
+                        LOG.info("%s %s%s", self._number(job), job.name, follow)
+                        self._record(state, job, "running")
+                        workers.start(job, name=job.name)
+                    self._finish(state, workers.next_outcome())
 
-    def _note(self, state: dict[str, dict[str, Any]], job: Job, status: str, reason: str = "") -> None:
-        state[job.name] = {"status": status, "reason": reason if status == "failed" else "",
-                           "settings": job.settings}
+    def _refuse_other_settings(self, state: dict[str, dict[str, Any]]) -> None:
+        for job in self.jobs:
+            if job.name in state and state[job.name]["settings"] != job.settings:
+                raise UserError(f"--output-dir {self.folder}: holds {job.name} with other settings; name another folder")
+
+    def _unfinished(self, state: dict[str, dict[str, Any]]) -> Iterator[Job]:
+        for job in self.jobs:
+            if state.get(job.name, {}).get("status") == "done":
+                LOG.info("%s %s: done before", self._number(job), job.name)
+            else:
+                yield job
+
+    def _number(self, job: Job) -> str:
+        """The number of a job among all, as `[2/5]`."""
+        return f"[{self.jobs.index(job) + 1}/{len(self.jobs)}]"
+
+    def _finish(self, state: dict[str, dict[str, Any]], outcome: Outcome[Job, None]) -> None:
+        """Record the outcome of a job."""
+        if outcome.ok:
+            self._record(state, outcome.item, "done")
+            return
+        reason = f"{outcome.reason}: {outcome.detail}"
+        self._record(state, outcome.item, "failed", reason)
+        LOG.warning("%s failed: %s", outcome.item.name, reason)
+
+    def _record(self, state: dict[str, dict[str, Any]], job: Job, status: Status, reason: str = "") -> None:
+        state[job.name] = {"status": status, "reason": reason, "settings": job.settings}
         write_json(self.state_json, state)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No second process on the same study; the system lets go of the lock when a process dies."""
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"--output-dir {folder}: another process is working on it") from None
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Exclude a second process from the same study. The lock ends with its process. Raises UserError."""
+    try:
+        lock = filelock.FileLock(folder / ".lock", blocking=False).acquire()
+    except filelock.Timeout:
+        raise UserError(f"--output-dir {folder}: another process is working on it") from None
+    with lock:
         yield
 
 
-class _Apart:
-    """Jobs that train and evaluate in processes of their own, which do not outlive this one: left early, it stops them, and
-    each saves what it has."""
-
-    def __init__(self, *, quiet: bool, threads: int | None) -> None:
-        """quiet: they say nothing but in their logs; threads: of each on the processor (default: the library's own)."""
-        self.jobs: dict[Connection, tuple[Job, SpawnProcess]] = {}
-        self._quiet, self._threads = quiet, threads
-
-    def __enter__(self) -> "_Apart":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for _, process in self.jobs.values():
-            process.terminate()
-        for _, process in self.jobs.values():
-            process.join()
-
-    def start(self, job: Job) -> None:
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, sender, self._quiet, self._threads), name=job.name)
-        process.start()
-        sender.close()
-        self.jobs[receiver] = job, process
-
-    def next_outcome(self) -> Outcome[Job, None]:
-        """Of the first that ends. Raises Stopped where a signal ended it."""
-        receiver = next(ready for ready in wait(list(self.jobs)) if isinstance(ready, Connection))
-        job, process = self.jobs.pop(receiver)
-        try:
-            outcome: Outcome[Job, None] = receiver.recv()
-        except EOFError:
-            process.join()
-            if process.exitcode == STOPPED:
-                raise Stopped(f"{job.name} is saved; the same command goes on") from None
-            code = process.exitcode or 0
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-            how += "; killed for its memory?" if code == -signal.SIGKILL else ""
-            return Outcome(job, reason="process_died", detail=how)
-        process.join()
-        return outcome
-
-
-def _work(job: Job, answer: Connection, quiet: bool, threads: int | None) -> None:
-    """What the process of a job does."""
-    stop_on_signals()
-    if quiet:
-        for stream in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
-        answer.send(attempt(_train_and_evaluate, job))
-    except KeyboardInterrupt:
-        raise SystemExit(STOPPED) from None
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _train_and_evaluate(job: Job) -> None:
-    """Go on with the run if it was begun. Raises Rejected with what the user can do about it."""
-    from medical_fenlei.evaluation.evaluate import evaluate
-    from medical_fenlei.evaluation.report import write_evaluation
-    from medical_fenlei.run_report.page import write_page, write_training_report
-    from medical_fenlei.trained.network import open_trained
-
+    """Train the run of a job, or resume it, evaluate it and write its page. Raises Rejected with what the user can do."""
     run, config = Run(job.folder), job.config
     began = time.monotonic()
     try:
         if run.config_json.is_file():
             resume_run(job.folder, kind=config.kind, report=write_training_report)
         else:
-            shutil.rmtree(job.folder, ignore_errors=True)        # what a kill left of its beginning
+            shutil.rmtree(job.folder, ignore_errors=True)        # incomplete, if the run was killed while it started
             start_run(config, job.folder, report=write_training_report)
-        trained = open_trained(run.checkpoint("best"), kind=config.kind, device=config.training.device)
-        for result in evaluate(trained, config.data, REPORTED):
+        network = open_network(run.checkpoint("best"), kind=config.kind, device=config.training.device)
+        for result in evaluate(network, config.data, REPORTED_SET):
             write_evaluation(result, run.reports)
         write_page(run)
     except (UserError, CheckFailed) as error:
         raise Rejected("not_possible" if isinstance(error, UserError) else "check_failed", str(error)) from None
-    except Stopped:                                              # no failure, which `attempt` would take it for
+    except Stopped:                                              # not a failure, which `attempt` would make of it
         raise SystemExit(STOPPED) from None
-    LOG.info("%s", f"{job.name}: done in {time.monotonic() - began:.0f} s")
+    LOG.info("%s: done in %.0f s", job.name, time.monotonic() - began)

@@ -1,165 +1,146 @@
-"""The table and the page of a study: every run, and over the seeds of each group mean, spread, an interval that resamples
-patients, and what the mean of the networks' probabilities does."""
-import json
-from collections.abc import Mapping, Sequence
+"""The tables and the page of a study: every run, and every group of seeds (`experiments/seeds.py`)."""
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.data.sources import set_label
-from medical_fenlei.errors import UserError
 from medical_fenlei.experiments.page import write_study_page
-from medical_fenlei.experiments.study import REPORTED, Job, Study
-from medical_fenlei.files import write_text
-from medical_fenlei.metrics.binary import THRESHOLD
-from medical_fenlei.metrics.bootstrap import Intervals, patient_intervals
-from medical_fenlei.metrics.predictions import SEED, class_codes, intervals_of, measures_of, probabilities
+from medical_fenlei.experiments.seeds import SeedSummary, summarize_seeds
+from medical_fenlei.experiments.study import REPORTED_SET, Job, Study
+from medical_fenlei.files import read_json, write_text
 from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
-from medical_fenlei.tasks import Task, find_tasks, named_apart
+from medical_fenlei.tasks import Task, find_tasks, with_task_name
 
-SHOWN = ("auroc", "auprc", "macro_f1", "macro_recall", "accuracy", "sensitivity", "specificity", "f1")
-"""Measures of the Markdown table, those of them that the task has."""
+MARKDOWN_MEASURES = ("auroc", "auprc", "macro_f1", "macro_recall", "accuracy", "sensitivity", "specificity", "f1")
+"""Measures of the Markdown table, if the task has them."""
 
-Group = tuple[int, str]
-"""Amount of training data in percent, and the network's name."""
 
-OverSeeds = tuple[Intervals, dict[str, float], Intervals]
-"""Each measure's interval, its standard deviation over networks, and the interval of the networks' mean."""
+class Group(NamedTuple):
+    """The runs that differ by their seed only."""
+
+    pct: int
+    """Amount of training data, percent."""
+
+    model: str
+    """Name of the network."""
 
 
 def group_of(job: Job) -> Group:
+    """Return the group of a job."""
     model = job.config.model
-    return job.config.data.pct, model.backbone if job.config.data.sample == "ear" else model.model
+    return Group(job.config.data.pct, model.backbone if job.config.data.sample == "ear" else model.model)
 
 
 def summarize(study: Study) -> list[Path]:
-    """Write `runs.csv` (every run and task: status, reason, best epoch, measures), `summary.csv` (a row a group, task and
-    measure), `index.html` and `summary.md`; returns the files. Runs that are not done stand in `runs.csv` with empty measures.
-    The page of each run that is done is written again, since it shows the study."""
-    state, tasks = study.state(), find_tasks(study.jobs[0].config.data.label_task)
-    runs = pd.DataFrame([_row(job, task, state.get(job.name, {})) for job in study.jobs for task in tasks])
+    """Write `runs.csv`, `summary.csv`, `index.html` and `summary.md` of a study; return these files.
+
+    `runs.csv` has a row per run and task, with empty measures for a run that is not done; `summary.csv` has a row per group,
+    task and measure. The page of each run that is done is written again, since it shows the study.
+    """
+    tasks, done = find_tasks(study.jobs[0].config.data.label_task), study.done()
     groups: dict[Group, list[Job]] = {}
-    for job in study.jobs:
-        if state.get(job.name, {}).get("status") == "done":
-            groups.setdefault(group_of(job), []).append(job)
-    found = {task: {group: _of_group([_predictions(job, task) for job in jobs], task) for group, jobs in groups.items()}
-             for task in tasks}
-    rows = [{"pct": pct, "model": model, "task": task.name, "seeds": len(groups[pct, model]), "metric": name,
-             "mean": interval.estimate, "sd": spread[name], "low": interval.low, "high": interval.high,
-             "ensemble": together.values[name].estimate, "ensemble_low": together.values[name].low,
-             "ensemble_high": together.values[name].high, "note": interval.reason}
-            for task, of_task in found.items() for (pct, model), (intervals, spread, together) in of_task.items()
-            for name, interval in intervals.values.items()]
-    files = [study.folder / name for name in ("runs.csv", "summary.csv", "index.html", "summary.md")]
-    tables.RUNS.write(files[0], tables.RUNS.frame(runs))
-    tables.SUMMARY.write(files[1], tables.SUMMARY.frame(rows))
-    warnings = sorted({text for of_task in found.values() for intervals, *_ in of_task.values() for text in intervals.warnings})
-    if len({_decided(job, task) for jobs in groups.values() for job in jobs for task in tasks if task.binary}) > 1:
-        warnings.insert(0, "some runs were evaluated with a calibration, or at an operating point, that others were not")
-    write_study_page(files[2], tables.RUNS.frame(runs), tables.SUMMARY.frame(rows), warnings)
-    write_text(files[3], _markdown(found, runs))
-    for job in (job for jobs in groups.values() for job in jobs):
+    for job in done:
+        groups.setdefault(group_of(job), []).append(job)
+    seeds = {(task, group): summarize_seeds([_predictions(job, task) for job in jobs], task)
+             for task in tasks for group, jobs in groups.items()}
+    runs = tables.RUNS.frame(_run_rows(study, tasks))
+    summary = tables.SUMMARY.frame([row for (task, group), found in seeds.items()
+                                    for row in _summary_rows(task, group, len(groups[group]), found)])
+    interval_warnings = sorted({text for found in seeds.values() for text in found.mean.warnings})
+
+    runs_csv, summary_csv, page, markdown = files = [
+        study.folder / name for name in ("runs.csv", "summary.csv", "index.html", "summary.md")]
+    tables.RUNS.write(runs_csv, runs)
+    tables.SUMMARY.write(summary_csv, summary)
+    write_study_page(page, runs, summary, [*_calibration_warnings(done, tasks), *interval_warnings])
+    write_text(markdown, _markdown(tasks, summary, runs, interval_warnings))
+    for job in done:
         write_page(Run(job.folder))
     return files
 
 
-def _of_group(predictions: Sequence[pd.DataFrame], task: Task) -> OverSeeds:
-    intervals, spread = over_seeds(predictions, task)
-    return intervals, spread, intervals_of(ensemble(predictions, task), task, draws=2000)
-
-
-def ensemble(predictions: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
-    """`tables.PREDICTIONS` of several networks as one: the mean of their probabilities, decided at 0.5 or by the greatest.
-
-    Raises UserError if they are not of the same ears.
-    """
-    ordered = _same_ears(predictions)
-    each = np.mean([probabilities(frame, task) for frame in ordered], axis=0)
-    one = ordered[0].assign(top_slices="", top_slice_weights="")
-    if task.binary:
-        return one.assign(y_prob=each[:, 1], y_pred=(each[:, 1] >= THRESHOLD).astype(np.int64))
-    columns = {f"prob_{name}": p for name, p in zip(class_codes(task), each.T, strict=True)}
-    return one.assign(y_prob=each.max(1), y_pred=each.argmax(1), **columns)
-
-
-def _same_ears(predictions: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    names = ["exam_id", "side"]
-    ordered = [frame.sort_values(names).reset_index(drop=True) for frame in predictions]
-    if any(not frame[names].equals(ordered[0][names]) for frame in ordered):
-        raise UserError("the runs were not measured on the same ears; evaluate them again on one split")
-    return ordered
-
-
-def over_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> tuple[Intervals, dict[str, float]]:
-    """Of the mean over several networks on the same ears: each measure's interval, and its standard deviation over networks.
-
-    Patients are resampled once for all networks, so the interval is that of new patients; the deviation (n - 1, NaN for one
-    network) is that of new seeds. Raises UserError if the networks were not measured on the same ears.
-    """
-    ordered = _same_ears(predictions)
-    measured = [measures_of(frame, task) for frame in ordered]
-
-    def mean(weight: np.ndarray) -> dict[str, np.ndarray]:
-        each = [measures(weight) for measures in measured]
-        return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
-
-    content = np.column_stack([ordered[0].y_true, *(probabilities(frame, task) for frame in ordered)])
-    intervals = patient_intervals(mean, ordered[0].patient_key.to_numpy(), content, seed=SEED,
-                                  classes=ordered[0].y_true.to_numpy())
-    one = np.ones((1, len(content)))
-    values = [measures(one) for measures in measured]
-    spread = {name: float(np.std([v[name][0] for v in values], ddof=1)) if len(values) > 1 else float("nan")
-              for name in values[0]}
-    return intervals, spread
+def _report(job: Job, task: Task, stem: str, ending: str) -> Path:
+    """A file of the job's evaluation."""
+    label = with_task_name(set_label(REPORTED_SET, job.config.data), task, find_tasks(job.config.data.label_task))
+    return Run(job.folder).reports / f"{stem}_{label}.{ending}"
 
 
 def _predictions(job: Job, task: Task) -> pd.DataFrame:
     return tables.PREDICTIONS.read(_report(job, task, "predictions", "csv"))
 
 
-def _report(job: Job, task: Task, stem: str, ending: str) -> Path:
-    label = named_apart(set_label(REPORTED, job.config.data), task, find_tasks(job.config.data.label_task))
-    return job.folder / "reports" / f"{stem}_{label}.{ending}"
+def _metrics(job: Job, task: Task) -> dict[str, Any]:
+    metrics: dict[str, Any] = read_json(_report(job, task, "metrics", "json"))
+    return metrics
 
 
-def _decided(job: Job, task: Task) -> tuple[bool, str]:
-    """Whether a run was evaluated with a calibration, and at which operating point."""
-    said = json.loads(_report(job, task, "metrics", "json").read_text(encoding="utf-8"))
-    return bool(said.get("calibrated")), str(said.get("calibration", {}).get("point", ""))
+def _run_rows(study: Study, tasks: Sequence[Task]) -> list[dict[str, object]]:
+    """Rows of `tables.RUNS`."""
+    state, rows = study.state(), []
+    for job in study.jobs:
+        recorded = state.get(job.name, {})
+        for task in tasks:
+            row = {"run": job.name, **group_of(job)._asdict(), "seed": job.config.training.seed, "task": task.name,
+                   "status": recorded.get("status", "waiting"), "reason": recorded.get("reason", "")}
+            if row["status"] == "done":
+                metrics = _metrics(job, task)
+                row |= {"best_epoch": metrics["epoch"], "ears": metrics["ears"], "patients": metrics["patients"]}
+                row |= {name: np.nan if found["estimate"] is None else found["estimate"]
+                        for name, found in metrics["metrics"].items()}
+            rows.append(row)
+    return rows
 
 
-def _row(job: Job, task: Task, state: dict[str, Any]) -> dict[str, object]:
-    pct, model = group_of(job)
-    row: dict[str, object] = {"run": job.name, "pct": pct, "model": model, "seed": job.config.training.seed, "task": task.name,
-                              "status": state.get("status", "waiting"), "reason": state.get("reason", "")}
-    if row["status"] != "done":
-        return row
-    said = json.loads(_report(job, task, "metrics", "json").read_text(encoding="utf-8"))
-    estimates = {name: np.nan if found["estimate"] is None else found["estimate"] for name, found in said["metrics"].items()}
-    return {**row, "best_epoch": said["epoch"], "ears": said["ears"], "patients": said["patients"], **estimates}
+def _summary_rows(task: Task, group: Group, seeds: int, found: SeedSummary) -> list[dict[str, object]]:
+    """Rows of `tables.SUMMARY`."""
+    rows: list[dict[str, object]] = []
+    for name, mean in found.mean.values.items():
+        ensemble = found.ensemble.values[name]
+        rows.append({
+            **group._asdict(), "task": task.name, "seeds": seeds, "metric": name, "mean": mean.estimate, "sd": found.sd[name],
+            "low": mean.low, "high": mean.high, "ensemble": ensemble.estimate, "ensemble_low": ensemble.low,
+            "ensemble_high": ensemble.high, "note": mean.reason})
+    return rows
 
 
-def _markdown(found: Mapping[Task, Mapping[Group, OverSeeds]], runs: pd.DataFrame) -> str:
+def _calibration_warnings(done: Sequence[Job], tasks: Sequence[Task]) -> list[str]:
+    """A warning if runs were evaluated with and without a calibration, or at different operating points."""
+    decided = {(bool(metrics.get("calibrated")), str(metrics.get("calibration", {}).get("point", "")))
+               for metrics in (_metrics(job, task) for job in done for task in tasks if task.binary)}
+    if len(decided) < 2:
+        return []
+    return ["some runs were evaluated with a calibration, or at an operating point, that others were not"]
+
+
+def _markdown(tasks: Sequence[Task], summary: pd.DataFrame, runs: pd.DataFrame, warnings: Sequence[str]) -> str:
+    """A table per task, then the warnings, then the runs that are not done."""
     lines: list[str] = []
-    done, warnings = runs[runs.status == "done"], set()
-    for task, of_task in found.items():
-        names = [name for name in SHOWN if any(name in intervals.values for intervals, *_ in of_task.values())]
+    for task in tasks:
+        rows = summary[summary.task == task.name]
+        measures = [name for name in MARKDOWN_MEASURES if name in set(rows.metric)]
         lines += [f"# {task.name}: mean ± standard deviation over seeds (95 % interval of the mean, patients resampled)", "",
-                  "| pct | model | seeds | " + " | ".join(names) + " |", "|" + "---|" * (3 + len(names))]
-        for (pct, model), (intervals, spread, together) in of_task.items():
-            seeds = int(((done.pct == pct) & (done.model == model) & (done.task == task.name)).sum())
-            cells = [f"{i.estimate:.3f} ± {spread[name]:.3f} ({i.low:.3f} to {i.high:.3f})" if seeds > 1 else
-                     f"{i.estimate:.3f} ({i.low:.3f} to {i.high:.3f})" for name, i in ((n, intervals.values[n]) for n in names)]
-            lines.append(f"| {pct} | {model} | {seeds} | " + " | ".join(cells) + " |")
-            if seeds > 1:
-                cells = [f"{i.estimate:.3f} ({i.low:.3f} to {i.high:.3f})" for i in (together.values[name] for name in names)]
-                lines.append(f"| {pct} | {model} | ensemble of {seeds} | " + " | ".join(cells) + " |")
-            warnings |= {*intervals.warnings}
+                  "| pct | model | seeds | " + " | ".join(measures) + " |", "|" + "---|" * (3 + len(measures))]
+        for _, own in rows.groupby(["pct", "model"], sort=False):
+            lines += _markdown_rows(own.set_index("metric"), measures)
         lines.append("")
-    failed = runs[runs.status != "done"].drop_duplicates("run")
-    lines += [*(f"- {text}" for text in sorted(warnings)), *(f"- {r.run}: {r.status} {r.reason}" for r in failed.itertuples())]
+    unfinished = runs[runs.status != "done"].drop_duplicates("run")
+    lines += [*(f"- {text}" for text in warnings), *(f"- {r.run}: {r.status} {r.reason}" for r in unfinished.itertuples())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_rows(rows: pd.DataFrame, measures: Sequence[str]) -> list[str]:
+    """The rows of a group: of its seeds and, of several, of the ensemble. rows: `tables.SUMMARY`, indexed by measure."""
+    pct, model, seeds = rows[["pct", "model", "seeds"]].iloc[0]
+    each = [rows.loc[name] for name in measures]
+    spread = [f" ± {r['sd']:.3f}" if seeds > 1 else "" for r in each]
+    cells = [f"{r['mean']:.3f}{sd} ({r['low']:.3f} to {r['high']:.3f})" for r, sd in zip(each, spread, strict=True)]
+    lines = [f"| {pct} | {model} | {seeds} | " + " | ".join(cells) + " |"]
+    if seeds > 1:
+        cells = [f"{r['ensemble']:.3f} ({r['ensemble_low']:.3f} to {r['ensemble_high']:.3f})" for r in each]
+        lines.append(f"| {pct} | {model} | ensemble of {seeds} | " + " | ".join(cells) + " |")
+    return lines

@@ -1,101 +1,194 @@
-"""What a network looked at: in one ear, with all files of it, or in every ear of a set, with a picture each."""
-from collections.abc import Mapping
-from dataclasses import dataclass
+"""Explain one ear, with all its files, or every ear of a set, with a picture each."""
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
-from medical_fenlei.data.sources import find_ears, prepare_missing, set_label
-from medical_fenlei.errors import UserError
-from medical_fenlei.explanations.maps import Explanation, explain
-from medical_fenlei.explanations.pictures import ExplainedEars, explain_ears, write_explanation
-from medical_fenlei.tasks import OUTSIDE, Task, named_apart
-from medical_fenlei.trained.calibration import Calibration, Fitted
-from medical_fenlei.trained.network import Trained
-from medical_fenlei.vocabulary import Side
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """How to explain."""
-
-    target: str
-    """`predicted`, or the name of a class."""
-
-    methods: tuple[str, ...]
-    top: int
-    layer: str | None
+from medical_fenlei.data.sources import set_label
+from medical_fenlei.ears.store import EarStore
+from medical_fenlei.errors import Rejected, UserError
+from medical_fenlei.explanations.explained_ear import ExplainedEar
+from medical_fenlei.explanations.maps import ExplanationRequest, check_request, explain
+from medical_fenlei.explanations.pictures import LAYOUT, write_montage
+from medical_fenlei.explanations.report import write_explanation
+from medical_fenlei.files import read_json, write_json
+from medical_fenlei.parallel import map_items
+from medical_fenlei.spatial import Affine
+from medical_fenlei.tasks import OUTSIDE, Task, with_task_name
+from medical_fenlei.trained.calibration import TaskCalibration
+from medical_fenlei.trained.network import TrainedNetwork
+from medical_fenlei.vocabulary import UNLABELLED, Side
 
 
 @dataclass(frozen=True)
-class ExplainedEar:
-    """One ear, by one task."""
+class ExplainedEars:
+    """The outcome of explaining several ears for one task."""
 
-    found: Explanation
-    label_code: int
+    table: pd.DataFrame
+    """`tables.EXPLANATIONS`."""
+
+    made: int
+    """Ears whose picture was drawn."""
+
+    kept: int
+    """Ears whose picture was there already, with the same network, volume and request."""
+
+    rejects: pd.DataFrame
+    """`tables.REJECTS`."""
+
+
+def explain_ears(
+    network: TrainedNetwork, store: EarStore, ears: pd.DataFrame, task: Task, folder: Path,
+    request: ExplanationRequest, calibration: TaskCalibration | None = None,
+) -> ExplainedEars:
+    """Draw one montage `<exam_id>_<side>.png` into a folder for each ear of a table, and write its rows beside it.
+
+    ears: columns exam_id, side and, if known, label_code; all of them are in the store. An ear that cannot be explained is a
+    reject, and the others continue; the picture of an ear that was explained before in the same way is kept. calibration:
+    supplies the temperature of the probabilities. Raises UserError for an unknown method, class or layer.
+    """
+    check_request(network, task, request)
+    explainer = _Explainer(network, store, task, folder, request, calibration, network.fingerprint())
+    codes = ears.label_code if "label_code" in ears else [UNLABELLED] * len(ears)
+    items = [(str(exam), Side(side), int(code)) for exam, side, code in zip(ears.exam_id, ears.side, codes, strict=True)]
+    rows, kept, made, faults = [], 0, 0, []
+    for outcome in map_items(explainer.explain, items, workers=0, label=f"{task.name}: explanations"):
+        if outcome.value is None:
+            exam_id, side, _ = outcome.item
+            faults.append({"exam_id": exam_id, "file": f"{exam_id}_{side}", "reason": outcome.reason, "detail": outcome.detail})
+            continue
+        own, was_there = outcome.value
+        rows += own
+        kept, made = kept + was_there, made + (not was_there)
+    return ExplainedEars(tables.EXPLANATIONS.frame(rows), made, kept, tables.REJECTS.frame(faults))
+
+
+@dataclass(frozen=True)
+class _Explainer:
+    """Everything that explaining an ear needs except the ear."""
+
+    network: TrainedNetwork
+    store: EarStore
+    task: Task
+    folder: Path
+    request: ExplanationRequest
+    calibration: TaskCalibration | None
+    fingerprint: str
+
+    def explain(self, ear: tuple[str, Side, int]) -> tuple[list[dict[str, Any]], bool]:
+        """Return the rows of one ear (exam id, side, code), and whether they were there already."""
+        exam_id, side, code = ear
+        volume, affine, sha256 = self._read(exam_id, side)
+        picture, rows_json = self.folder / f"{exam_id}_{side}.png", self.folder / f"{exam_id}_{side}.json"
+        key = self._key(code, sha256)
+        if picture.is_file() and rows_json.is_file():
+            try:
+                before = read_json(rows_json)
+                if before["key"] == key:
+                    return before["rows"], True
+            except (ValueError, KeyError, TypeError):
+                pass                                             # truncated, or from another program: made again
+        found = explain(self.network, volume, affine, self.task, self.request)
+        explained = ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine, explanation=found)
+        explained = explained.calibrated(self.calibration) if self.calibration else explained
+        write_montage(explained, picture)
+        rows = explained.table_rows(f"{self.folder.name}/{picture.name}")
+        write_json(rows_json, {"key": key, "rows": rows})
+        return rows, False
+
+    def _read(self, exam_id: str, side: Side) -> tuple[np.ndarray, Affine, str | None]:
+        """Return volume, affine and hash of a cached ear. Raises Rejected (damaged_entry)."""
+        try:
+            volume, facts = np.array(self.store.read(exam_id, side)), self.store.read_facts(exam_id, side)
+            affine = Affine.from_list(facts["affine_lps"])
+        except (UserError, OSError, ValueError, KeyError) as error:
+            raise Rejected("damaged_entry", f"cannot be read from the cache ({type(error).__name__})") from None
+        return volume, affine, facts.get("sha256")
+
+    def _key(self, code: int, volume: str | None) -> str:
+        """Return what identifies network, request and volume: a picture with the same key is kept."""
+        temperature = self.calibration.temperature if self.calibration else 1.0
+        parts = [self.fingerprint, self.task.name, asdict(self.request), LAYOUT, temperature, code, volume]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ExplanationFiles:
+    """The explanation of one ear for one task, and the files that show it."""
+
+    ear: ExplainedEar
     folder: Path
     files: list[Path]
 
 
-def explain_one(trained: Trained, checkpoint: Path, data: DataConfig, exam_id: str, side: Side, request: Request,
-                out: Path | None) -> list[ExplainedEar]:
-    """Of each task that the data names, after all of them could be. out: in place of the run's reports. Raises UserError."""
-    tasks, store, fitted = trained.chosen(data), trained.store(data), _fitted(checkpoint)
-    manifest = tables.MANIFEST.read(data.manifest_csv)
-    ear = manifest[(manifest.exam_id == exam_id) & (manifest.side == str(side))]
-    if ear.empty:
-        raise UserError(f"--exam-id {exam_id}: {data.manifest_csv} has no {side} ear of that exam")
-    rejects = prepare_missing(data, store, ear)
-    if len(rejects):
-        raise UserError(f"--exam-id {exam_id}: {rejects.reason.iloc[0]}: {rejects.detail.iloc[0]}")
-    volume, affine = np.array(store.read(exam_id, side)), np.array(store.read_facts(exam_id, side)["affine_lps"])
-    each = [explain(trained, volume, affine, task, target=request.target, methods=request.methods, top=request.top,
-                    layer=request.layer) for task in tasks]
-    code, done = int(ear.label_code.iloc[0]), []
-    out = out or trained.run.reports / "gradcam" / f"{exam_id}_{side}"
-    for task, plain in zip(tasks, each, strict=True):
-        found = plain.calibrated(fitted[task.name]) if task.name in fitted else plain
-        folder = out / task.name if len(trained.tasks) > 1 else out
-        files = write_explanation(found, folder, exam_id=exam_id, side=side, affine=affine, label_code=code,
-                                  facts={"task": task.name})
-        done.append(ExplainedEar(found, code, folder, files))
-    return done
+def explain_ear(network: TrainedNetwork, data: DataConfig, exam_id: str, side: Side, request: ExplanationRequest,
+                out_dir: Path | None) -> list[ExplanationFiles]:
+    """Explain one ear for each task that the data settings name, and write its files.
+
+    out_dir: replaces the folder in the run's reports. Raises UserError, before any file is written, if the ear is not in the
+    manifest or cannot be explained.
+    """
+    tasks, ear = network.select_tasks(data), network.open_ear(data, exam_id, str(side))
+    volume = np.array(ear.store.read(exam_id, side))
+    affine = ear.store.read_affine(exam_id, side)
+    calibrations, code = network.calibrations(tasks), int(ear.ears.label_code.iloc[0])
+    explained = [
+        ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine,
+                     explanation=explain(network, volume, affine, task, request)).calibrated(calibrations[task.name])
+        for task in tasks]
+    out_dir, written = out_dir or network.run.reports / "gradcam" / f"{exam_id}_{side}", []
+    for task, own in zip(tasks, explained, strict=True):
+        folder = out_dir / task.name if len(network.tasks) > 1 else out_dir
+        written.append(ExplanationFiles(own, folder, write_explanation(own, folder, facts={"task": task.name})))
+    return written
+
+
+@dataclass(frozen=True)
+class TaskExplanations:
+    """The ears of a set, explained for one task."""
+
+    task: Task
+    ears: int
+    """Ears that the task concerns."""
+
+    done: ExplainedEars
+    csv: Path
+    """The table of the explanations; their pictures are in the folder of the same name."""
 
 
 @dataclass(frozen=True)
 class ExplainedSet:
-    """A set, by one task."""
+    """The ears of a set, explained for several tasks."""
 
-    task: Task
-    ears: int
-    done: ExplainedEars
+    tasks: list[TaskExplanations]
+    rejects: pd.DataFrame
+    """`tables.REJECTS` of all tasks."""
+
     csv: Path
+    """The table that the rejects belong to."""
 
 
-def explain_set(trained: Trained, checkpoint: Path, data: DataConfig, set_name: str, request: Request, out: Path | None
-                ) -> tuple[list[ExplainedSet], pd.DataFrame, Path]:
-    """By each task that the data names; `tables.REJECTS` of all, and the table that they belong to. out: in place of the run's
-    reports. Raises UserError."""
-    tasks, store, fitted = trained.chosen(data), trained.store(data), _fitted(checkpoint)
-    sources = find_ears(data, store, tasks, (set_name,))
-    if set_name not in sources.ears or sources.ears[set_name].empty:
-        raise UserError(f"--split {set_name}: {data.splits_root} --pct {data.pct} has no ears there for "
-                        + ", ".join(task.name for task in tasks))
-    ears, rejects, reports = sources.ears[set_name], [sources.rejects], out or trained.run.reports
-    name, sets = f"explanations_{set_label(set_name, data)}", []
+def explain_set(network: TrainedNetwork, data: DataConfig, set_name: str, request: ExplanationRequest, out_dir: Path | None
+                ) -> ExplainedSet:
+    """Explain the ears of a set for each task that the data settings name, and write pictures and tables.
+
+    out_dir: replaces the run's reports. Raises UserError if the set has no ear.
+    """
+    tasks, reports = network.select_tasks(data), out_dir or network.run.reports
+    ears = network.open_set(data, set_name, tasks)
+    name, rejects, explained = f"explanations_{set_label(set_name, data)}", [ears.rejects], []
+    calibrations = network.calibrations(tasks)
     for task in tasks:
-        own, label = ears[task.targets(ears.label_code.to_numpy()) != OUTSIDE], named_apart(name, task, trained.tasks)
-        done = explain_ears(trained, store, own, task, reports / label, methods=request.methods, top=request.top,
-                            target=request.target, layer=request.layer, label=task.name, fitted=fitted.get(task.name))
+        own = ears.ears[task.targets(ears.ears.label_code.to_numpy()) != OUTSIDE]
+        label = with_task_name(name, task, network.tasks)
+        done = explain_ears(network, ears.store, own, task, reports / label, request, calibrations[task.name])
         tables.EXPLANATIONS.write(reports / f"{label}.csv", done.table)
         rejects.append(done.rejects)
-        sets.append(ExplainedSet(task, len(own), done, reports / f"{label}.csv"))
-    return sets, tables.REJECTS.frame(pd.concat(rejects, ignore_index=True)), reports / f"{name}.csv"
-
-
-def _fitted(checkpoint: Path) -> Mapping[str, Fitted]:
-    found = Calibration.of(checkpoint)
-    return found.tasks if found else {}
+        explained.append(TaskExplanations(task, len(own), done, reports / f"{label}.csv"))
+    return ExplainedSet(explained, tables.REJECTS.frame(pd.concat(rejects, ignore_index=True)), reports / f"{name}.csv")

@@ -1,5 +1,7 @@
-"""The manifest: one row an ear, with its series, the facts of its headers, its label and its patient."""
+"""The manifest: one row per ear, with its series, its header facts, its label and its patient."""
 import functools
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,118 +12,159 @@ from medical_fenlei.dicom.exam_facts import read_exam_facts
 from medical_fenlei.dicom.header import read_identity
 from medical_fenlei.dicom.volume import inside
 from medical_fenlei.errors import Rejected
-from medical_fenlei.ingest.patients import contradict, patient_key, study_key
+from medical_fenlei.ingest.patients import are_different, patient_key, study_key
 from medical_fenlei.ingest.scan import SeriesScan, scan_exams
 from medical_fenlei.parallel import Workers, map_items
 from medical_fenlei.vocabulary import SIDES, Side, vendor
+
+MANY_EXAMS = 20
+"""A patient with more exams than this may be several people."""
+
+_Exam = Mapping[Hashable, Any]
+"""A row of `tables.INDEX`."""
+
+
+class _Rejects:
+    """Rows of `tables.REJECTS`."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, object]] = []
+
+    def add(self, exam_id: str, file: str, reason: str, detail: str) -> None:
+        """Append a row."""
+        self.rows.append({"exam_id": exam_id, "file": file, "reason": reason, "detail": detail})
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """Kept or new scans of the exam folders of an index."""
+
+    series: dict[str, SeriesScan]
+    """Series by path below the base."""
+
+    ends: dict[str, list[str]]
+    """First and last file of every series, by exam folder."""
+
+    failed: dict[str, tuple[str, str]]
+    """(reason, detail) of folders that could not be read."""
 
 
 def build_manifest(
     index: pd.DataFrame, *, base: Path, scan_file: Path, key: bytes, workers: Workers
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Manifest and rejects of an index (`tables.MANIFEST`, `tables.REJECTS`); exams without a usable series are rejects.
+    """Return `tables.MANIFEST` and `tables.REJECTS` of an index; exams without a usable series are rejects.
 
-    scan_file: what was read for the index, so that only exams whose files have changed are read again.
+    scan_file: scans kept for the index, so that only exams with changed files are read again; key: key of the patient hashes.
     """
-    rejects: list[dict[str, object]] = []
-
-    def reject(exam_id: str, file: str, reason: str, detail: str) -> None:
-        rejects.append({"exam_id": exam_id, "file": file, "reason": reason, "detail": detail})
-
-    rows_of = {str(row["exam_id"]): row for row in index.to_dict("records")}
-    wanted: dict[str, dict[Side, str]] = {}
-    for (exam_id, row), of_side in zip(rows_of.items(), _each_side(index), strict=True):
-        try:
-            inside(base, row["exam_relpath"])
-        except Rejected as rejected:
-            reject(exam_id, row["exam_relpath"], rejected.reason, rejected.detail)
-            continue
-        if row["series_relpath"]:
-            wanted[exam_id] = of_side
-        else:
-            reject(exam_id, row["exam_relpath"], "no_series", row["series_reason"])
-    folders = list(dict.fromkeys(rows_of[exam_id]["exam_relpath"] for exam_id in wanted))
-    known: dict[str, SeriesScan] = {}
-    beside: dict[str, list[str]] = {}
-    unread: dict[str, tuple[str, str]] = {}
-    for scanned, _ in scan_exams(base, folders, scan_file, workers=workers):
-        series = scanned.value.series if scanned.value else ()
-        if scanned.value is None:
-            unread[scanned.item] = scanned.reason, scanned.detail
-        known |= {facts.relpath: facts for facts in series}
-        beside[scanned.item] = [file for facts in series for file in (facts.first, facts.last)]
-    found: dict[str, dict[Side, SeriesScan]] = {}
-    for exam_id, of_side in wanted.items():
-        missing = [relpath for relpath in of_side.values() if relpath not in known or not known[relpath].slices]
-        if (folder := rows_of[exam_id]["exam_relpath"]) in unread:
-            reject(exam_id, folder, *unread[folder])
-        elif missing:
-            reject(exam_id, missing[0], "missing_series", "not there any more, or not as it was: build the index again")
-        else:
-            found[exam_id] = {side: known[relpath] for side, relpath in of_side.items()}
+    rejects = _Rejects()
+    exams = {str(row["exam_id"]): row for row in index.to_dict("records")}
+    wanted = _wanted_series(index, exams, base, rejects)
+    scans = _scan([exams[exam_id]["exam_relpath"] for exam_id in wanted], base=base, scan_file=scan_file, workers=workers)
+    found = _found_series(wanted, exams, scans, rejects)
 
     rows: list[dict[str, object]] = []
-    persons = [(exam_id, tuple(dict.fromkeys([of_side[Side.LEFT].first, *beside[rows_of[exam_id]["exam_relpath"]]])))
-               for exam_id, of_side in found.items()]
-    for outcome in map_items(functools.partial(_person, base, key), persons, workers=workers, label="patients"):
+    first_files = [(exam_id, tuple(dict.fromkeys([of_side[Side.LEFT].first, *scans.ends[exams[exam_id]["exam_relpath"]]])))
+                   for exam_id, of_side in found.items()]
+    for outcome in map_items(functools.partial(_patient_facts, base, key), first_files, workers=workers, label="patients"):
         exam_id, files = outcome.item
         if outcome.value is None:
-            reject(exam_id, files[0], outcome.reason, outcome.detail)
+            rejects.add(exam_id, files[0], outcome.reason, outcome.detail)
             continue
-        exam = rows_of[exam_id]
+        exam = exams[exam_id]
         shared = {name: exam[name] for name in ("date", "label_date", "date_match")}
         rows += [{"exam_id": exam_id, "side": str(side), **shared, **outcome.value, **header_facts(found[exam_id][side]),
                   "label_code": exam[f"{side}_code"]} for side in SIDES]
     if not rows:
-        return tables.MANIFEST.empty(), tables.REJECTS.frame(rejects)
+        return tables.MANIFEST.empty(), tables.REJECTS.frame(rejects.rows)
     ears = pd.DataFrame(rows)
     table = pd.concat([ears, tables.task_columns(ears.label_code)], axis=1)
-    return tables.MANIFEST.frame(table), tables.REJECTS.frame(rejects)
+    return tables.MANIFEST.frame(table), tables.REJECTS.frame(rejects.rows)
 
 
-def _each_side(index: pd.DataFrame) -> list[dict[Side, str]]:
-    """The series of each side of each exam."""
+def _wanted_series(index: pd.DataFrame, exams: Mapping[str, _Exam], base: Path, rejects: _Rejects
+                   ) -> dict[str, dict[Side, str]]:
+    """Return the series of each side of each exam that has one and lies below the base; the other exams become rejects."""
     left, right = (tables.series_of(index, side) for side in (Side.LEFT, Side.RIGHT))
-    return [{Side.LEFT: one, Side.RIGHT: other} for one, other in zip(left, right, strict=True)]
+    wanted = {}
+    for (exam_id, exam), left_series, right_series in zip(exams.items(), left, right, strict=True):
+        try:
+            inside(base, exam["exam_relpath"])
+        except Rejected as rejected:
+            rejects.add(exam_id, exam["exam_relpath"], rejected.reason, rejected.detail)
+            continue
+        if exam["series_relpath"]:
+            wanted[exam_id] = {Side.LEFT: left_series, Side.RIGHT: right_series}
+        else:
+            rejects.add(exam_id, exam["exam_relpath"], "no_series", exam["series_reason"])
+    return wanted
 
 
-MANY_EXAMS = 20
-"""A patient with more of them may be several."""
+def _scan(folders: Iterable[str], *, base: Path, scan_file: Path, workers: Workers) -> _Scans:
+    scans = _Scans({}, {}, {})
+    for outcome, _ in scan_exams(base, list(dict.fromkeys(folders)), scan_file, workers=workers):
+        if outcome.value is None:
+            scans.failed[outcome.item] = outcome.reason, outcome.detail
+        series = outcome.value.series if outcome.value else ()
+        scans.series.update({facts.relpath: facts for facts in series})
+        scans.ends[outcome.item] = [file for facts in series for file in (facts.first, facts.last)]
+    return scans
 
 
-def doubtful_patients(manifest: pd.DataFrame) -> list[list[str]]:
-    """Exams of one patient that can hardly be of one person: of both sexes, or more than MANY_EXAMS.
+def _found_series(wanted: Mapping[str, Mapping[Side, str]], exams: Mapping[str, _Exam], scans: _Scans, rejects: _Rejects
+                  ) -> dict[str, dict[Side, SeriesScan]]:
+    """Return the scans of the wanted series; exams that could not be read or lack a series become rejects."""
+    found = {}
+    for exam_id, of_side in wanted.items():
+        folder = exams[exam_id]["exam_relpath"]
+        missing = [relpath for relpath in of_side.values() if relpath not in scans.series or not scans.series[relpath].slices]
+        if folder in scans.failed:
+            rejects.add(exam_id, folder, *scans.failed[folder])
+        elif missing:
+            rejects.add(exam_id, missing[0], "missing_series", "it is gone or has changed: build the index again")
+        else:
+            found[exam_id] = {side: scans.series[relpath] for side, relpath in of_side.items()}
+    return found
 
-    A PatientID such as ANONYMOUS makes one person of many.
-    """
-    exams = manifest[manifest.patient_key_source != "exam_id"].drop_duplicates("exam_id").groupby("patient_key", sort=False)
-    return [sorted(own.exam_id) for _, own in exams if {"F", "M"} <= set(own.get("sex", ())) or len(own) > MANY_EXAMS]
 
+def _patient_facts(base: Path, key: bytes, exam: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Return patient_key, patient_key_source and `tables.SUBGROUP_FACTS` from the first of these files of an exam.
 
-def _person(base: Path, key: bytes, exam: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Who was examined, and `tables.SUBGROUP_FACTS`, from the first of these files.
-
-    Raises Rejected (several_patients) where another of them is of somebody else: a series, or half of one, that lies in the
-    wrong exam. The lowest and the highest image of each series are looked at, and no image between them.
+    The files are the first and the last image of each series. Raises Rejected (several_patients) if they are of different
+    people: a series, or a part of one, lies in the wrong exam. Images between them are not read.
     """
     exam_id, (file, *others) = exam
     path = inside(base, file)
     identity = read_identity(path)
     for other in others:
-        if contradict(identity, read_identity(inside(base, other))):
+        if are_different(identity, read_identity(inside(base, other))):
             raise Rejected("several_patients", f"{other} is of another patient than {file}: take out what is not the exam's")
-    who, source = patient_key(identity, exam_id, key)
+    pseudonym, source = patient_key(identity, exam_id, key)
     facts = read_exam_facts(path)
-    return {"patient_key": who, "patient_key_source": source, "age_years": facts.age_years, "sex": facts.sex, "kvp": facts.kvp,
-            "study_key": study_key(facts.study_uid, exam_id, key)}
+    return {"patient_key": pseudonym, "patient_key_source": source, "age_years": facts.age_years, "sex": facts.sex,
+            "kvp": facts.kvp, "study_key": study_key(facts.study_uid, exam_id, key)}
 
 
 def header_facts(series: SeriesScan) -> dict[str, Any]:
-    """Which series, how many images, and its `tables.HEADER_FACTS`."""
+    """Return the path of a series, its number of images, and its `tables.HEADER_FACTS`."""
     return {
         "series_relpath": series.relpath, "n_instances": series.images, "manufacturer": vendor(series.manufacturer),
         "model": series.model, "kernel": "/".join(filter(None, series.kernel.split("\\"))),
         "transfer_syntax": series.transfer_syntax, "rows": series.rows, "columns": series.columns,
         "pixel_spacing_mm": series.pixel_spacing, "slice_thickness_mm": series.slice_thickness,
-        "slice_increment_mm": series.step,
+        "slice_increment_mm": series.slice_spacing,
     }
+
+
+def count_manifest(manifest: pd.DataFrame, rejects: pd.DataFrame) -> dict[str, int]:
+    """Return the number of exams, ears and patients of `tables.MANIFEST`, and of exams among its rejects."""
+    return {"exams": manifest.exam_id.nunique(), "exams left out": rejects.exam_id.nunique(), "ears": len(manifest),
+            "labelled ears": int((manifest.label_code > 0).sum()), "patients": manifest.patient_key.nunique()}
+
+
+def doubtful_patients(manifest: pd.DataFrame) -> list[list[str]]:
+    """Return the exams of each patient who can hardly be one person: of both sexes, or with more than MANY_EXAMS exams.
+
+    A PatientID such as ANONYMOUS merges many people.
+    """
+    exams = manifest[manifest.patient_key_source != "exam_id"].drop_duplicates("exam_id").groupby("patient_key", sort=False)
+    return [sorted(own.exam_id) for _, own in exams if {"F", "M"} <= set(own.get("sex", ())) or len(own) > MANY_EXAMS]

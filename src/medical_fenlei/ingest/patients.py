@@ -1,6 +1,6 @@
-"""Who is the same person, without saying who: HMAC-SHA256 under a key that stays outside every output.
+"""Pseudonyms of patients: HMAC-SHA256 of their identity, under a key that stays outside every output.
 
-An unkeyed hash of an id can be reversed by trying all ids; a keyed one cannot without the key.
+An unkeyed hash of an id can be reversed by trying all ids; a keyed hash cannot without the key.
 """
 import hmac
 import os
@@ -15,19 +15,19 @@ KEY_BYTES = 32
 
 
 def default_key_file() -> Path:
-    """Below the user's configuration folder (XDG_CONFIG_HOME, else ~/.config)."""
+    """Return the path of the key in the user's configuration folder (XDG_CONFIG_HOME, else ~/.config)."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "medical_fenlei" / "patient.key"
 
 
 def read_or_make_key(path: Path) -> tuple[bytes, bool]:
-    """The key, and whether it was made just now (mode 0600). Raises UserError if the file is no key."""
+    """Return the key, and whether it was made just now (mode 0600). Raises UserError if the file is no key."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         key = path.read_bytes()
         if len(key) != KEY_BYTES:
-            raise UserError(f"--patient-key-file {path}: got {len(key)} bytes, expected {KEY_BYTES}") from None
+            raise UserError(f"--patient-key-file {path}: got {len(key)} bytes, expected a key of {KEY_BYTES}") from None
         return key, False
     except OSError as error:
         raise UserError(f"--patient-key-file {path}: cannot be made ({error.strerror})") from None
@@ -37,9 +37,9 @@ def read_or_make_key(path: Path) -> tuple[bytes, bool]:
 
 
 def patient_key(identity: Identity | None, exam_id: str, key: bytes) -> tuple[str, str]:
-    """(patient_key, patient_key_source) of an exam: PatientID, else name and birth date, else the exam id.
+    """Return (patient_key, patient_key_source) of an exam, from PatientID, else name and birth date, else the exam id.
 
-    An empty PatientID never stands for a person: it would make one giant patient of all who lack it.
+    An empty PatientID never identifies a person: it would merge all patients that lack one.
     """
     words: tuple[str, ...]
     if identity is not None and identity.patient_id:
@@ -51,16 +51,19 @@ def patient_key(identity: Identity | None, exam_id: str, key: bytes) -> tuple[st
     return _keyed(key, source, *words), source
 
 
-def contradict(one: Identity, other: Identity) -> bool:
-    """Whether two images are of different people: by PatientID, or by name and birth date where one of them has none."""
+def are_different(one: Identity, other: Identity) -> bool:
+    """Return whether two identities are different people, by PatientID, or by name and birth date if one has no PatientID."""
     if one.patient_id and other.patient_id:
         return one.patient_id.casefold() != other.patient_id.casefold()
-    named = [(who.name.casefold(), who.birth_date) for who in (one, other)]
-    return all(name and born for name, born in named) and named[0] != named[1]
+    named = [(person.name.casefold(), person.birth_date) for person in (one, other)]
+    return all(name and birth_date for name, birth_date in named) and named[0] != named[1]
 
 
 def study_key(study_uid: str, exam_id: str, key: bytes) -> str:
-    """Of an exam's study: the same for exams that are one study, exported under several ids. Without a UID by the exam id."""
+    """Return the keyed hash of an exam's study, the same for exams that are one study exported under several ids.
+
+    Without a StudyInstanceUID it is the hash of the exam id.
+    """
     return _keyed(key, "study_uid", study_uid) if study_uid else _keyed(key, "exam_id", exam_id)
 
 

@@ -1,13 +1,11 @@
-"""What the headers of an exam tell: read once, kept on disk, read again only where files have changed.
+"""The header facts of an exam: read once, kept on disk, and read again only where files have changed.
 
-A scan holds facts, no judgement: which series to take is decided from it anew each time, and other rules need no second look at
-the disk. It holds nothing that identifies a person.
+A scan holds facts and no decisions: `series_choice` decides from it, so that other rules do not read the disk again. It holds
+nothing that identifies a person.
 """
 import contextlib
 import functools
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,13 +19,14 @@ from medical_fenlei.dicom.header import Header
 from medical_fenlei.dicom.volume import PART, Stack, read_stacks
 from medical_fenlei.errors import Rejected
 from medical_fenlei.files import atomic
-from medical_fenlei.parallel import Outcome, Workers, map_items
+from medical_fenlei.ingest.exam_files import ExamFiles, Problem, list_exam
+from medical_fenlei.outcomes import Outcome
+from medical_fenlei.parallel import Workers, map_items
 
-SCAN_VERSION = 3
-"""Raised whenever the code finds other facts in the same files."""
-
-Problem = tuple[str, str, str]
-"""(file or folder below the base, reason, detail)."""
+SCAN_VERSION = 4
+"""Raised whenever the code finds other facts in the same files, or names them differently."""
+SPLIT_SERIES = "continues the series in {}: put both into one folder, otherwise each counts as a series"
+"""Detail of the problem `split_series`, for the other folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,26 +34,26 @@ class SeriesScan:
     """One series of an exam, usable or not. Lengths in mm, frame LPS."""
 
     relpath: str
-    """Its folder below the base, `#<name>` behind it where that holds several series."""
+    """Folder below the base, followed by `#<name>` if the folder holds several series."""
 
     first: str
-    """The file with its lowest image, below the base."""
+    """File with the most inferior image, below the base."""
 
     last: str
-    """The file with its highest one."""
+    """File with the most superior image, below the base."""
 
     files: int
-    """Those that hold its images, copies of them included; a file that holds several series counts for one of them."""
+    """Files that hold its images, copies included; a file that holds several series counts for one of them."""
 
     images: int
     copies: int
     """Files that only repeat one of the images."""
 
     plane: str
-    """axial, coronal, sagittal, or oblique: more than 30 degrees from each."""
+    """Plane of the images: axial, coronal, sagittal, or oblique (more than 30 degrees from each)."""
 
     image_type: str
-    """Its values joined by a backslash, as DICOM writes them."""
+    """Values of ImageType, joined by a backslash as in DICOM."""
 
     manufacturer: str
     model: str
@@ -64,110 +63,47 @@ class SeriesScan:
     columns: int
     pixel_spacing: float
     slice_thickness: float | None
-    step: float = 0.0
-    """Between slices, from their positions; 0 where geometry refuses them."""
+    slice_spacing: float = 0.0
+    """Distance between slices, from their positions; 0 if the geometry is refused."""
 
     tilt: float = 0.0
-    """Of the gantry, degrees."""
+    """Gantry tilt in degrees."""
 
-    height: float = 0.0
-    """From the lowest slice to the highest."""
+    z_coverage: float = 0.0
+    """Distance from the most inferior slice to the most superior one."""
 
-    width: float = 0.0
-    """Of the field of view from right to left."""
+    x_coverage: float = 0.0
+    """Width of the field of view from right to left."""
 
-    middle: float = 0.0
-    """Of the field of view, as x."""
+    x_centre: float = 0.0
+    """Centre of the field of view along x."""
 
     slices: int = 0
-    """After what geometry did; 0 where it refuses them."""
+    """Slices of the regular stack; 0 if the geometry is refused."""
 
     notes: tuple[str, ...] = ()
-    """What geometry found and did."""
+    """Irregularities of the geometry, and how they were handled."""
 
     refused: str = ""
-    """Why geometry refuses it: reason code."""
+    """Reason code if the geometry is refused."""
 
     detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExamScan:
-    """All that the files of an exam's folder are: images of a series, or a problem each."""
+    """The content of an exam's folder: each file is an image of a series, or a problem."""
 
     files: int
     series: tuple[SeriesScan, ...]
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The files of an exam's folder, without a look into them."""
-
-    stamp: str
-    """Follows from their names, sizes and times."""
-
-    files: int
-    folders: tuple[str, ...]
-    """Those that hold files, below the base."""
-
-    problems: tuple[Problem, ...]
-
-
-def list_exam(base: Path, relpath: str) -> Listing:
-    """One pass over an exam's folder.
-
-    Hidden files are passed over. Problems are hidden folders and links to folders, which are not looked into either, and what
-    cannot be listed.
-    """
-    files: list[tuple[str, list[tuple[str, int, int]]]] = []
-    problems: list[Problem] = []
-    todo = [relpath]
-    while todo:
-        folder = todo.pop()
-        here: list[tuple[str, int, int]] = []
-        try:
-            with _opened(f"{base}/{folder}") as opened, os.scandir(opened) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name[0] == ".":
-                        if entry.is_dir(follow_symlinks=False):
-                            problems.append((f"{folder}/{name}", "hidden_folder", "if it holds images, rename it"))
-                    elif entry.is_file():                        # most are: asked first
-                        found = entry.stat()
-                        here.append((name, found.st_size, found.st_mtime_ns))
-                    elif entry.is_dir(follow_symlinks=False):
-                        todo.append(f"{folder}/{name}")
-                    elif entry.is_symlink():
-                        what = "links to folders are not followed: put the folder itself there" if entry.is_dir() else (
-                            "a link to nothing")
-                        problems.append((f"{folder}/{name}", "bad_link", what))
-        except OSError as error:
-            problems.append((folder, "unreadable", error.strerror or type(error).__name__))
-        if here:
-            here.sort()
-            files.append((folder, here))
-    files.sort()
-    problems.sort()
-    stamp = hashlib.blake2b(repr((files, problems)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    return Listing(stamp, sum(len(here) for _, here in files), tuple(folder for folder, _ in files), tuple(problems))
-
-
-@contextlib.contextmanager
-def _opened(folder: str) -> Iterator[int]:
-    """The folder itself: its files are then looked up in it, not each along the whole path, which takes a fifth longer."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield opened
-    finally:
-        os.close(opened)
-
-
 def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers, again: bool = False,
-               ) -> Iterator[tuple[Outcome[str, ExamScan], Listing]]:
-    """Scans of these exam folders (paths below the base), in their order; from `kept` where nothing has changed.
+               ) -> Iterator[tuple[Outcome[str, ExamScan], ExamFiles]]:
+    """Scan these exam folders (paths below the base) in order, or take the scan from `kept` if nothing has changed.
 
-    again: read all headers, whatever is kept. What is read is kept as it comes, so that an interrupted scan goes on.
+    again: read all headers, even those that are kept. Each scan is kept at once, so that an interrupted run can continue.
     """
     listings = {exam: list_exam(base, exam) for exam in tqdm(exams, desc="folders", disable=None, leave=False)}
     with _Kept(kept) as known:
@@ -179,16 +115,16 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers
             if exam in found:
                 yield Outcome(exam, found[exam]), listing
                 continue
-            outcome = next(read)                                 # what a disk refuses now it may give another time
+            outcome = next(read)                                 # a file that cannot be read now may be readable later
             if outcome.value is not None and all(reason != "unreadable" for _, reason, _ in outcome.value.problems):
                 known.add(exam, listing.stamp, outcome.value)
             yield outcome, listing
-        for _ in read:                                           # none is left: it ends by itself, and its workers stay
+        for _ in read:                                           # nothing is left: the map ends normally, and its workers stay
             pass
 
 
-def scan_exam(base: Path, relpath: str, listing: Listing | None = None) -> ExamScan:
-    """Read every header of an exam; of the listed folders alone, where a listing is given."""
+def scan_exam(base: Path, relpath: str, listing: ExamFiles | None = None) -> ExamScan:
+    """Read every header of an exam, or those of the listed folders if a listing is given."""
     listing = listing or list_exam(base, relpath)
     series: list[SeriesScan] = []
     problems = list(listing.problems)
@@ -204,54 +140,57 @@ def scan_exam(base: Path, relpath: str, listing: Listing | None = None) -> ExamS
         for found in stacks:
             own = {header.path for header in found.headers}.union(found.copies) - counted
             counted |= own
-            problems += _continued(folder, found, known)
-            series.append(_facts(base, folder if len(stacks) == 1 else f"{folder}{PART}{found.name}", found, len(own)))
+            problems += _split_series(folder, found, known)
+            series.append(_series_scan(base, folder if len(stacks) == 1 else f"{folder}{PART}{found.name}", found, len(own)))
     series.sort(key=lambda facts: facts.relpath)
     return ExamScan(files=listing.files, series=tuple(series), problems=tuple(problems))
 
 
-def _continued(folder: str, found: Stack, known: dict[tuple[object, ...], tuple[str, set[str]]]) -> list[Problem]:
-    """A problem where a series has further images in a folder before this one; none where both hold the same."""
-    one, images = found.headers[0], {header.sop_uid for header in found.headers}
-    alike = (one.series_uid, one.rows, one.columns, one.kernel, *np.round(one.row_cosines + one.column_cosines, 2).tolist())
-    before, there = known.setdefault(alike, (folder, images))
-    if before == folder or not one.series_uid or images <= there or there <= images:
+def _split_series(folder: str, found: Stack, known: dict[tuple[object, ...], tuple[str, set[str]]]) -> list[Problem]:
+    """Return a problem if an earlier folder holds further images of this series, and none if both hold the same images."""
+    header, images = found.headers[0], {header.sop_uid for header in found.headers}
+    directions = np.round(header.row_cosines + header.column_cosines, 2).tolist()
+    key = (header.series_uid, header.rows, header.columns, header.kernel, *directions)
+    earlier, others = known.setdefault(key, (folder, images))
+    if earlier == folder or not header.series_uid or images <= others or others <= images:
         return []
-    return [(folder, "split_series", f"goes on with the series in {before}: put both into one folder, else each is a series")]
+    return [(folder, "split_series", SPLIT_SERIES.format(earlier))]
 
 
-def _facts(base: Path, relpath: str, found: Stack, files: int) -> SeriesScan:
-    one = found.headers[0]
-    placed: dict[str, Any] = {}
+def _series_scan(base: Path, relpath: str, found: Stack, files: int) -> SeriesScan:
+    header = found.headers[0]
+    geometry: dict[str, Any] = {}
     try:
-        upright = stack(found.headers)
-        placed = {"step": round(upright.step, 4), "tilt": round(upright.tilt, 2), "slices": upright.shape[0],
-                  "height": round(upright.step * (upright.shape[0] - 1), 2), "notes": upright.notes}
-        upright, _ = canonical(upright)
-        across = upright.affine[0, 2] * upright.shape[2]
-        placed |= {"width": round(float(across), 2), "middle": round(float(upright.affine[0, 3] + across / 2), 2)}
-        lowest, highest = (found.headers[upright.order[k]] for k in (0, -1))
+        regular = stack(found.headers)
+        geometry = {"slice_spacing": round(regular.slice_spacing, 4), "tilt": round(regular.tilt_deg, 2),
+                    "slices": regular.shape[0], "notes": regular.notes,
+                    "z_coverage": round(regular.slice_spacing * (regular.shape[0] - 1), 2)}
+        regular, _ = canonical(regular)
+        width = regular.affine.step(2)[0] * regular.shape[2]
+        geometry |= {"x_coverage": round(float(width), 2), "x_centre": round(float(regular.affine.origin[0] + width / 2), 2)}
+        first, last = (found.headers[regular.order[k]] for k in (0, -1))
     except Rejected as rejected:
-        placed |= {"refused": rejected.reason, "detail": rejected.detail}
-        lowest, highest = (end(found.headers, key=lambda header: header.position[2]) for end in (min, max))
+        geometry |= {"refused": rejected.reason, "detail": rejected.detail}
+        first, last = (end(found.headers, key=lambda header: header.position[2]) for end in (min, max))
     return SeriesScan(
-        relpath=relpath, first=lowest.path.relative_to(base).as_posix(), last=highest.path.relative_to(base).as_posix(),
-        files=files, images=len(found.headers), copies=len(found.copies), plane=_plane(one),
-        image_type="\\".join(one.image_type), manufacturer=one.manufacturer, model=one.model, kernel=one.kernel,
-        transfer_syntax=one.transfer_syntax, rows=one.rows, columns=one.columns, pixel_spacing=one.pixel_spacing[0],
-        slice_thickness=None if np.isnan(one.slice_thickness) else one.slice_thickness,
-        **placed)
+        relpath=relpath, first=first.path.relative_to(base).as_posix(), last=last.path.relative_to(base).as_posix(),
+        files=files, images=len(found.headers), copies=len(found.copies), plane=_plane(header),
+        image_type="\\".join(header.image_type), manufacturer=header.manufacturer, model=header.model, kernel=header.kernel,
+        transfer_syntax=header.transfer_syntax, rows=header.rows, columns=header.columns,
+        pixel_spacing=header.pixel_spacing[0],
+        slice_thickness=None if np.isnan(header.slice_thickness) else header.slice_thickness,
+        **geometry)
 
 
 def _plane(header: Header) -> str:
     if header.is_axial:
         return "axial"
-    across = np.abs(header.normal)
-    return "oblique" if across.max() < np.cos(np.radians(30)) else ("sagittal", "coronal", "axial")[int(across.argmax())]
+    cosines = np.abs(header.normal)
+    return "oblique" if cosines.max() < np.cos(np.radians(30)) else ("sagittal", "coronal", "axial")[int(cosines.argmax())]
 
 
 class _Kept:
-    """The scans on disk, a line of JSON each, the last of an exam counting; a line that was cut short does not count."""
+    """The scans on disk, one line of JSON each. The last line of an exam counts; truncated lines are ignored."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -273,7 +212,7 @@ class _Kept:
         scan = self._lines.get(exam)
         if scan is None or scan.get("stamp") != stamp:
             return None
-        with contextlib.suppress(KeyError, TypeError):           # a line that this program did not write
+        with contextlib.suppress(KeyError, TypeError):           # not a line of ours
             series = tuple(SeriesScan(**{**facts, "notes": tuple(facts["notes"])}) for facts in scan["series"])
             return ExamScan(files=scan["files"], series=series, problems=tuple(map(tuple, scan["problems"])))
         return None
@@ -283,14 +222,14 @@ class _Kept:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed at the end)
-            self._file.write(b"\n")                              # behind a line that was cut short
+            self._file.write(b"\n")                              # ends a line that was truncated
         self._file.write(self._line(self._lines[exam]))
         self._read += 1
 
     def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
-        if self._read > 2 * len(self._lines) + 8:                # mostly lines that no longer count
+        if self._read > 2 * len(self._lines) + 8:                # most lines are outdated
             with atomic(self._path) as file:
                 file.writelines(map(self._line, self._lines.values()))
 

@@ -1,6 +1,6 @@
-"""Rows of an Excel or CSV file by the names of their columns, wherever the header stands.
+"""Rows of an Excel or CSV file by the names of their columns, in whichever of the first rows the header is.
 
-Only the columns that are asked for leave this module: the others hold what was found in patients.
+Only the requested columns leave this module: the others hold findings about patients.
 """
 import csv
 import datetime
@@ -18,11 +18,11 @@ from typing import Any, BinaryIO
 from medical_fenlei.errors import UserError
 
 HEADER_WITHIN = 20
-"""Rows among which the header is looked for; titles and merged cells may stand above it."""
+"""Number of rows that are searched for the header; titles and merged cells may be above it."""
 LARGEST = 500_000_000
-"""Bytes that a workbook may hold once unpacked; a sheet of 4,000 exams holds a few million."""
+"""Largest unpacked size of a workbook in bytes; a sheet of 4,000 exams has a few million."""
 EXACT = 10 ** 15
-"""Excel keeps 15 digits of a number."""
+"""Integers from here on may have lost digits: Excel keeps 15 digits of a number."""
 
 _OLD_OR_ENCRYPTED = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
@@ -37,16 +37,16 @@ class Rows:
     """The rows below the header."""
 
     worksheet: str
-    """Its name; "" of a CSV."""
+    """Name of the worksheet; "" for a CSV."""
 
     rows: list[tuple[int, dict[str, object]]]
-    """Number of the row as Excel shows it, and its cells by column: None, text, number, bool or date."""
+    """Row number as shown in Excel, and cells by column: None, text, number, bool or date."""
 
     shifted: list[int] = field(default_factory=list)
-    """Rows of a CSV with more cells than the header, so that none of them can be trusted; they are not in `rows`."""
+    """CSV rows with more cells than the header, in which no cell can be trusted; they are not in `rows`."""
 
     day_zero: datetime.date = datetime.date(1899, 12, 30)
-    """The day from which the file counts dates."""
+    """Date from which the file counts days."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,22 @@ class _Header:
 
 
 def plain(text: str) -> str:
-    """Half-width, without invisible characters and outer spaces."""
+    """Return the text half-width, without invisible characters and outer spaces."""
     text = unicodedata.normalize("NFKC", text)
     return "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf")).strip()
 
 
 def squeezed(text: str) -> str:
-    """`plain`, without any space, and with one kind of dash: for names that people type."""
+    """Return the `plain` text without spaces and with one kind of dash, to compare names that people type."""
     return "".join(plain(text).translate(_DASHES).split())
 
 
 def read_rows(path: Path, *, needed: Sequence[str], optional: Sequence[str], worksheet: str) -> Rows:
-    """The cells of these columns. The worksheet of that name wins; else the only one that holds the needed columns is taken.
+    """Read the cells of these columns, from the worksheet of that name or else the only one with the needed columns.
 
-    The header is the first of the first rows that holds every needed column; a name that is merged over several rows counts for
-    the lowest. Hidden rows and columns are like others; of a formula the value is read that Excel computed last. Raises
-    UserError, with one line, if the file cannot be read, or a column is missing or stands there twice.
+    The header is the first row, within HEADER_WITHIN, with every needed column; a name merged over several rows counts for the
+    lowest. Hidden rows and columns are read too, and formulas as the value that Excel computed last. Raises UserError, with one
+    line, if the file cannot be read, or if a column is missing or occurs twice.
     """
     if not path.is_file():
         raise UserError(f"--xlsx-path {path}: {'is a folder: name the file in it' if path.is_dir() else 'no such file'}")
@@ -89,17 +89,17 @@ def read_rows(path: Path, *, needed: Sequence[str], optional: Sequence[str], wor
             if path.suffix.lower() in _TEXT_SUFFIXES and not start.startswith(_ZIP):
                 return _from_text(file.read(), path, needed, optional)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")                  # openpyxl's quote cells
+                warnings.simplefilter("ignore")                  # warnings of openpyxl quote cells
                 return _from_workbook(file, path, needed, optional, worksheet)
     except UserError:
         raise
-    except Exception as error:  # a broken file raises whatever zip, XML, csv or openpyxl meets first, and may quote cells
+    except Exception as error:  # broken files raise errors of zip, XML, csv or openpyxl, which may quote cells
         what = f"cannot be read as a label sheet ({type(error.__cause__ or error).__name__})"
         raise UserError(f"--xlsx-path {path}: {what}; open it in Excel and save it as .xlsx or as CSV") from None
 
 
 def _from_workbook(file: BinaryIO, path: Path, needed: Sequence[str], optional: Sequence[str], worksheet: str) -> Rows:
-    import openpyxl  # slow to import; where defusedxml is installed it refuses entities that multiply
+    import openpyxl  # slow to import; with defusedxml it refuses entity bombs
 
     with zipfile.ZipFile(file) as archive:
         if sum(member.file_size for member in archive.infolist()) > LARGEST:
@@ -107,7 +107,7 @@ def _from_workbook(file: BinaryIO, path: Path, needed: Sequence[str], optional: 
     book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
     tops: dict[str, list[list[object]]] = {}
     for sheet in book.worksheets:
-        sheet.reset_dimensions()                                 # exporters write wrong ones
+        sheet.reset_dimensions()                                 # exporters write wrong dimensions
         tops[sheet.title] = [[cell.value for cell in row] for row in itertools.islice(sheet.iter_rows(), HEADER_WITHIN)]
     chosen = [title for title in tops if squeezed(title) == worksheet][:1]
     if not chosen:
@@ -125,7 +125,7 @@ def _from_workbook(file: BinaryIO, path: Path, needed: Sequence[str], optional: 
 
 
 def _value(cell: Any) -> object:
-    """A cell's value; a number that Excel shows with leading zeros is the text that it shows."""
+    """Return the value of a cell; a number that Excel shows with leading zeros becomes the text shown."""
     value = cell.value
     if isinstance(value, int | float) and not isinstance(value, bool):
         shown = (cell.number_format or "").split(";")[0]
@@ -164,7 +164,7 @@ def _decoded(content: bytes, path: Path) -> str:
 
 
 def _names(row: Iterable[object]) -> dict[int, str]:
-    """The names in a row by their column."""
+    """Return the names in a row by their column."""
     squeezed_cells = ((column, squeezed(cell)) for column, cell in enumerate(row) if isinstance(cell, str))
     return {column: name for column, name in squeezed_cells if name}
 
@@ -177,7 +177,7 @@ def _header(top: Sequence[Sequence[object]], needed: Sequence[str], optional: Se
         columns: dict[str, int] = {}
         for column, name in itertools.chain(own.items(), merged.items()):
             if name in (*needed, *optional) and columns.setdefault(name, column) != column:
-                columns[name] = -1                               # it stands there twice
+                columns[name] = -1                               # it occurs twice
         if set(needed) <= set(columns):
             return _Header(number, columns, len(row))
         above |= own
@@ -185,13 +185,13 @@ def _header(top: Sequence[Sequence[object]], needed: Sequence[str], optional: Se
 
 
 def _most_names(top: Sequence[Sequence[object]], needed: Sequence[str]) -> tuple[int, list[str]]:
-    """How many needed names the row with most of them holds, and all its names."""
+    """Return the number of needed names in the row with most of them, and all names in that row."""
     rows = [list(_names(row).values()) for row in top]
     return max(((len(set(needed) & set(names)), names) for names in rows), key=lambda row: row[0], default=(0, []))
 
 
 def _header_of(top: Sequence[Sequence[object]], path: Path, needed: Sequence[str], optional: Sequence[str]) -> _Header:
-    """The header. Raises UserError; a row without any of the names is never quoted, since it may be a patient's."""
+    """Return the header. Raises UserError; a row without any needed name is not quoted, since it may be patient data."""
     header = _header(top, needed, optional)
     if header is None:
         hits, names = _most_names(top, needed)
@@ -202,10 +202,10 @@ def _header_of(top: Sequence[Sequence[object]], path: Path, needed: Sequence[str
         raise UserError(f"--xlsx-path {path}: column {missing!r} is missing; found: {', '.join(name[:30] for name in names)}")
     twice = [name for name, column in header.columns.items() if column < 0]
     if twice:
-        raise UserError(f"--xlsx-path {path}: column {twice[0]!r} stands there twice; rename the one that does not count")
+        raise UserError(f"--xlsx-path {path}: column {twice[0]!r} occurs twice; rename the one that does not count")
     return header
 
 
 def shown(cell: object) -> str:
-    """A cell for a report, at most 30 characters of it."""
+    """Return at most 30 characters of a cell, for a report."""
     return repr(str(cell).strip()[:30])

@@ -4,42 +4,54 @@ import datetime
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.label_sheet import YEARS, parse_exam_id
+from medical_fenlei.ingest.exam_files import Problem
+from medical_fenlei.ingest.label_cells import YEARS, parse_exam_id
+from medical_fenlei.log import LOG
 
 _DATE_FOLDER = re.compile(r"\d{4}-\d{2}-\d{2}")
 _SPELT_DATE = re.compile(r"(\d{4})(?:([-._ ])(\d{1,2})\2(\d{1,2})|(\d{2})(\d{2})|年(\d{1,2})月(\d{1,2})日?)")
-"""2024.1.5, 20240105, 2024年1月5日: the year first, so that it can be read in one way only."""
+"""2024.1.5, 20240105, 2024年1月5日: year first, so that a date is unambiguous."""
 _PACKED = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".001")
 _RUN = re.compile(r"\d{3,}")
 
 
 @dataclass(frozen=True)
 class ExamFolder:
+    """The folder of one exam."""
+
     exam_id: str
     date: str
-    """Of the date folder, YYYY-MM-DD, however it is spelt there."""
+    """Date of the date folder, as YYYY-MM-DD however the folder spells it."""
 
     relpath: str
-    """Below the base, with forward slashes."""
+    """Path below the base, with forward slashes."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies below a base folder."""
+    """The exam folders below a base folder."""
 
     exams: list[ExamFolder]
-    """By date and id."""
+    """Sorted by date and id."""
 
-    problems: list[tuple[str, str, str]] = field(default_factory=list)
-    """(file or folder below the base, reason, detail) of what belongs to no exam and of what cannot be looked into."""
+    problems: list[Problem] = field(default_factory=list)
+    """(file or folder below the base, reason, detail) of what belongs to no exam or cannot be listed."""
+
+    def first(self, number: int | None) -> "Tree":
+        """Return the tree with its first exams only, and warn about the others; None: all of them."""
+        if number is None or number >= len(self.exams):
+            return self
+        LOG.warning("--limit %d: only the first of %d exam folders are read, the others count as missing",
+                    number, len(self.exams))
+        return replace(self, exams=self.exams[:number])
 
 
 def find_exams(base: Path) -> Tree:
-    """Every exam folder below `base`; links to folders are not followed. Raises UserError if there is none."""
+    """Find every exam folder below `base`, without following links to folders. Raises UserError if there is none."""
     if not base.is_dir():
         raise UserError(f"--dicom-base {base}: no such folder")
     tree = Tree([])
@@ -53,11 +65,11 @@ def find_exams(base: Path) -> Tree:
     return tree
 
 
-def called_alike(exam_ids: Iterable[str], places: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """For each of these ids the files and folders, below the base, that have a name like it.
+def similar_names(exam_ids: Iterable[str], places: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the files and folders, below the base, with a name similar to each of these ids, for ids that have any.
 
-    places: (folder, path below it), of which the second is looked at. Alike are names that share a number of three digits or
-    more, but for leading zeros: `00123`, `123`, `CT00123`, `00123_2`.
+    places: (folder, path below it); only names in the second part are compared. Names are similar if they share a number of
+    three digits or more, ignoring leading zeros: `00123`, `123`, `CT00123`, `00123_2`.
     """
     holding: dict[str, list[str]] = {}
     for folder, below in places:
@@ -65,9 +77,9 @@ def called_alike(exam_ids: Iterable[str], places: Iterable[tuple[str, str]]) -> 
         for nth, part in enumerate(parts, 1):
             for number in set() if date_of(part) else _numbers(part):
                 holding.setdefault(number, []).append("/".join([folder, *parts[:nth]] if folder else parts[:nth]))
-    found = {exam_id: [place for number in sorted(_numbers(exam_id)) for place in holding.get(number, [])]
-             for exam_id in exam_ids}
-    return {exam_id: list(dict.fromkeys(there)) for exam_id, there in found.items() if there}
+    similar = {exam_id: [place for number in sorted(_numbers(exam_id)) for place in holding.get(number, [])]
+               for exam_id in exam_ids}
+    return {exam_id: list(dict.fromkeys(found)) for exam_id, found in similar.items() if found}
 
 
 def _numbers(name: str) -> set[str]:
@@ -75,7 +87,7 @@ def _numbers(name: str) -> set[str]:
 
 
 def date_of(name: str) -> str:
-    """YYYY-MM-DD of a date folder's name, "" of any other."""
+    """Return the date of a date folder's name as YYYY-MM-DD, and "" for any other name."""
     if _DATE_FOLDER.fullmatch(name):
         return name
     if match := _SPELT_DATE.fullmatch(name):
@@ -88,7 +100,7 @@ def date_of(name: str) -> str:
 
 
 def _exam_id(name: str) -> str:
-    """As the sheet's are read: full-width digits and spaces around them are no part of it."""
+    """Return the exam id of a folder's name, normalized like those of the label sheet (full-width digits, spaces)."""
     try:
         return parse_exam_id(name)
     except ValueError:
@@ -96,14 +108,17 @@ def _exam_id(name: str) -> str:
 
 
 def _holds_dates(folder: Path) -> bool:
-    """Whether it is no exam but a wrapper."""
+    """Return whether a folder is a wrapper around date folders, and so no exam."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         return any(_DATE_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False) for entry in entries)
     return False
 
 
 def _walk(base: Path, relpath: str, tree: Tree) -> None:
-    """Of date folders in one another the innermost counts: the outer may be the day of an export."""
+    """Add the exams and problems below a folder to the tree.
+
+    If date folders are nested, the innermost counts: the outer one may be the date of an export.
+    """
     date = date_of(relpath.rpartition("/")[2])
     strays: list[str] = []
     try:
@@ -126,5 +141,5 @@ def _walk(base: Path, relpath: str, tree: Tree) -> None:
     except OSError as error:
         tree.problems.append((relpath or ".", "unreadable", error.strerror or type(error).__name__))
     if strays:
-        what = f"{len(strays)} files that lie in no <YYYY-MM-DD>/<exam_id>/ folder, {min(strays)} the first"
+        what = f"{len(strays)} files in no <YYYY-MM-DD>/<exam_id>/ folder, {min(strays)} the first"
         tree.problems.append((relpath or ".", "outside_exam", what))

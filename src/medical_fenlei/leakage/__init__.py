@@ -1,1 +1,1 @@
-"""Does a patient, an exam or a scan stand on both sides of a split?"""
+"""Is a patient, an exam or a scan in more than one set of a split?"""

@@ -1,1 +1,1 @@
-"""Numbers that say how good scores are, with intervals that respect patients. NumPy only."""
+"""How are predictions measured? Measures, and confidence intervals that resample patients. No torch."""

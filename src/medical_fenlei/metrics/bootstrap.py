@@ -1,148 +1,207 @@
-"""Intervals that respect patients.
+"""Confidence intervals that resample patients.
 
-Two ears of one patient are not two independent observations, so patients are what is drawn. A draw is a vector of weights
-(how often each patient was drawn): nothing is copied, a patient drawn twice counts twice, and every number comes from the
-same draws.
+The two ears of a patient are not independent observations, so the bootstrap draws patients, with replacement. A resample is a
+vector of weights (how often each patient was drawn): nothing is copied, a patient drawn twice counts twice, and all measures
+are computed on the same resamples.
 
-Percentiles of the draws hold what they promise only from some 300 patients on; of 20 or 40 they are too narrow. What the draws
-do tell well is a number's spread. So an interval is that of Student's t around the estimate with the spread of the draws, on
-the scale of the logit for numbers between 0 and 1, where it cannot leave them. docs/benchmarks.md has its coverage
-(tools/check_intervals.py).
+Percentile intervals reach their nominal coverage only from some 300 patients on; with 20 or 40 they are too narrow. The
+resamples do estimate the standard error of a measure well. The interval is therefore Student's t around the estimate with the
+standard error of the resamples, on the logit scale for measures between 0 and 1, which keeps it within these bounds.
+docs/benchmarks.md has the measured coverage (tools/check_intervals.py).
 """
-from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t as student
 
 Measures = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Weights (R, N) to named numbers (R,), NaN where undefined."""
+"""Weights (R, N) to named measures (R,), NaN where undefined."""
+Scale = Literal["logit", "log", "identity", "percentile"]
+"""How an interval is built. `logit`: symmetric on the logit, for measures between 0 and 1. `log`: symmetric on the logarithm,
+for ratios; on the ratio itself if resamples reach 0. `identity`: symmetric on the measure itself, for measures without bounds.
+`percentile`: percentiles of the resamples, for measures with a positive bias, whose interval cannot hold the true value."""
 
+SEED = 42
+"""Seed of the resampling: the same predictions give the same intervals."""
+SCALES: Mapping[str, Scale] = {
+    "calibration_slope": "log", "calibration_intercept": "identity", "calibration_error": "percentile"}
+"""The measures whose scale is not `logit`."""
 ENOUGH_PATIENTS, ENOUGH_OF_A_CLASS = 50, 20
-FEW = f"fewer than {ENOUGH_PATIENTS} patients, or than {ENOUGH_OF_A_CLASS} with an ear of one class: do not rely on the 95 %"
-UNBOUNDED = ("calibration_slope", "calibration_intercept")
-"""Numbers that may be below 0 or above 1."""
-RATIOS = ("calibration_slope",)
-"""Of these, numbers that are compared by their ratio to 1: their spread is that of the logarithm, if it has one."""
-ONE_SIDED = ("calibration_error",)
-"""Numbers that chance can only raise: no interval around them holds the truth, so the draws' own spread is given."""
-TWENTIETHS, ENOUGH_FOR_A_TWENTIETH = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"), 40
-"""Numbers at a threshold that a twentieth of one class sets, and how many patients with an ear of the rarest class it takes for
-that to be more than one or two of them."""
-RAISED = "chance only raises it: the interval says how the estimate would vary, not where the truth is"
+"""Patients, and patients with an ear of the rarest class, from which the intervals are reliable."""
+AT_95_PERCENT, ENOUGH_AT_95_PERCENT = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"), 40
+"""Measures at a threshold that 5 % of one class determine, and the patients with an ear of the rarest class from which these
+are more than one or two patients."""
+BIASED = "chance only raises this measure: the interval is the spread of the estimate and need not hold the true value"
 CHUNK = 400_000
-"""Weights held at a time (draws × ears): they stay in the processor's cache."""
+"""Weights held at a time (resamples × ears), which fit the processor's cache."""
 
 
 class Interval(NamedTuple):
+    """A measure with its confidence interval."""
+
     estimate: float
     low: float
     high: float
     reason: str = ""
-    """Why it is NaN, or why it does not promise its level."""
+    """Why the interval is NaN or does not have its nominal coverage."""
 
 
 class Intervals(NamedTuple):
-    """Of all numbers, with what their reader has to know."""
+    """The intervals of several measures on the same ears."""
 
     values: dict[str, Interval]
     patients: int
     warnings: tuple[str, ...]
 
 
-def patient_intervals(
-    measures: Measures, patient: np.ndarray, content: np.ndarray, *, seed: int, draws: int = 2000, level: float = 0.95,
-    classes: np.ndarray | None = None, unbounded: Collection[str] = UNBOUNDED,
-    ratios: Collection[str] = RATIOS, shares_of: Mapping[str, np.ndarray] | None = None, one_sided: Collection[str] = ONE_SIDED,
-) -> Intervals:
-    """An interval of every number, patients drawn with replacement.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatientBootstrap:
+    """N ears whose patients are resampled, for intervals of any measure of these ears.
 
-    patient: (N,), equal for ears of one person. content: (N, ...), what is known of each ear (label, score): patients are put
-    in order by it, so neither the value of a key nor the order of the ears changes a draw. classes: (N,), of each ear; how many
-    patients have an ear of the rarest one decides whether a warning is due, and how wide the interval of a number at a limit
-    is (Clopper 1934, exact, every patient of that class counted as one observation). unbounded: names of the numbers that are
-    not between 0 and 1; ratios: of these, whose interval is one of the logarithm where no draw is negative; shares_of: bool
-    (N,), by the name of a number which ears it is a share of (of a PPV those that are called positive): of fewer than
-    ENOUGH_OF_A_CLASS patients it is warned, and at a limit they count, not those of the rarest class; one_sided: numbers that
-    chance can only raise. Draws in which a number is undefined are left out. At most CHUNK weights are held at a time.
+    Raises ValueError if the arrays differ in length.
     """
-    patient, content = np.asarray(patient), np.asarray(content, np.float64)
-    if len(patient) != len(content):
-        raise ValueError(f"lengths differ: {len(patient)} patients, {len(content)} ears")
-    estimate = {name: float(value[0]) for name, value in measures(np.ones((1, len(patient)))).items()}
-    number, of_ear = canonical_patients(patient, content)
-    rarest = number
-    if classes is not None:
-        there = np.unique(classes)
-        rarest = min(len(np.unique(of_ear[classes == c])) for c in there) if len(there) > 1 else 0
-    rng = np.random.default_rng(seed)
-    parts = []
-    while number > 1 and draws > 0:
-        rows = min(draws, max(1, CHUNK // len(patient)))
-        parts.append(measures(rng.multinomial(number, np.full(number, 1 / number), size=rows)[:, of_ear]))
-        draws -= rows
-    values = {}
-    for name, value in estimate.items():
-        drawn = np.concatenate([p[name] for p in parts]) if parts else np.empty(0)
-        kind = "share" if name not in unbounded else "ratio" if name in ratios else "plain"
-        kind = "one_sided" if name in one_sided else kind
-        of = rarest if name not in (shares_of or {}) else len(np.unique(of_ear[(shares_of or {})[name]]))
-        values[name] = _interval(value, drawn, level, kind, number, of)
-        few_of = ""
-        if name in (shares_of or {}) and of < ENOUGH_OF_A_CLASS:
-            few_of = f"a share of {of} patients: do not rely on the 95 %"
-        elif name in TWENTIETHS and rarest < ENOUGH_FOR_A_TWENTIETH:
-            few_of = f"of a twentieth of {rarest} patients: do not rely on the 95 %"
-        if few_of and np.isfinite(values[name].low):
-            values[name] = values[name]._replace(reason="; ".join(filter(None, (values[name].reason, few_of))))
-    few = number < ENOUGH_PATIENTS or (classes is not None and rarest < ENOUGH_OF_A_CLASS)
-    said = f"{FEW}; there are {number}" + (f", {rarest} with the rarest class" if classes is not None else "")
-    return Intervals(values, number, (said,) if few else ())
+
+    patient: np.ndarray
+    """Patient key of each ear (N,)."""
+
+    observations: np.ndarray
+    """What was observed of each ear (N, ...): label, scores. Patients are ordered by it, so that neither the keys nor the order
+    of the ears changes a resample."""
+
+    classes: np.ndarray | None = None
+    """Class of each ear (N,). The number of patients with an ear of the rarest class decides whether a warning is due, and sets
+    the width of the exact interval of a measure that is 0 or 1."""
+
+    n_resamples: int = 2000
+    seed: int = SEED
+    level: float = 0.95
+    """Nominal coverage."""
+
+    def __post_init__(self) -> None:
+        if len(self.patient) != len(self.observations):
+            raise ValueError(f"lengths differ: {len(self.patient)} patients, {len(self.observations)} ears")
+
+    def intervals(
+        self, measures: Measures, *, scales: Mapping[str, Scale] = SCALES, denominators: Mapping[str, np.ndarray] | None = None
+    ) -> Intervals:
+        """Return every measure with its interval; resamples in which a measure is undefined are left out.
+
+        scales: of the measures whose scale is not `logit`. denominators: the ears (bool (N,)) of which a measure is a
+        proportion, such as the predicted positive ears for a PPV; the number of their patients then replaces that of the rarest
+        class. A measure that is 0 or 1 has an exact interval (Clopper 1934), with each patient counted as one observation.
+        """
+        denominators = denominators or {}
+        estimates = {name: float(value[0]) for name, value in measures(np.ones((1, len(self.patient)))).items()}
+        parts = self._resampled(measures)
+        values = {}
+        for name, estimate in estimates.items():
+            resampled = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)
+            support = self._patients_with(denominators[name]) if name in denominators else self._rarest
+            found = self._interval(estimate, resampled, scales.get(name, "logit"), support)
+            doubt = ""
+            if name in denominators and support < ENOUGH_OF_A_CLASS:
+                doubt = f"unreliable: a proportion of {support} patients"
+            elif name in AT_95_PERCENT and self._rarest < ENOUGH_AT_95_PERCENT:
+                few = max(1, round(self._rarest / 20))
+                doubt = f"unreliable: the threshold rests on about {few} of {self._rarest} patients"
+            if doubt and np.isfinite(found.low):
+                found = found._replace(reason="; ".join(filter(None, (found.reason, doubt))))
+            values[name] = found
+        return Intervals(values, self._patients, self._warnings())
+
+    @cached_property
+    def _numbered(self) -> tuple[int, np.ndarray]:
+        return canonical_patients(np.asarray(self.patient), np.asarray(self.observations, np.float64))
+
+    @property
+    def _patients(self) -> int:
+        return self._numbered[0]
+
+    @cached_property
+    def _rarest(self) -> int:
+        """Number of patients with an ear of the rarest class: all without classes, none with a single class."""
+        if self.classes is None:
+            return self._patients
+        occurring = np.unique(self.classes)
+        return min(self._patients_with(self.classes == c) for c in occurring) if len(occurring) > 1 else 0
+
+    def _patients_with(self, ears: np.ndarray) -> int:
+        """Number of patients to whom these ears (bool (N,)) belong."""
+        return len(np.unique(self._numbered[1][ears]))
+
+    def _resampled(self, measures: Measures) -> list[dict[str, np.ndarray]]:
+        """The measures of all resamples, in chunks; none with fewer than two patients."""
+        number, of_ear = self._numbered
+        rng, left, parts = np.random.default_rng(self.seed), self.n_resamples, []
+        while number > 1 and left > 0:
+            rows = min(left, max(1, CHUNK // len(of_ear)))
+            parts.append(measures(rng.multinomial(number, np.full(number, 1 / number), size=rows)[:, of_ear]))
+            left -= rows
+        return parts
+
+    def _warnings(self) -> tuple[str, ...]:
+        if self._patients >= ENOUGH_PATIENTS and (self.classes is None or self._rarest >= ENOUGH_OF_A_CLASS):
+            return ()
+        rarest = "" if self.classes is None else f", {self._rarest} with the rarest class (at least {ENOUGH_OF_A_CLASS} needed)"
+        return (f"the intervals are unreliable: {self._patients} patients (at least {ENOUGH_PATIENTS} needed){rarest}",)
+
+    def _interval(self, estimate: float, resampled: np.ndarray, scale: Scale, support: int) -> Interval:
+        """The interval of one measure. support: number of patients behind it, for the exact interval at 0 or 1."""
+        defined, tail = resampled[~np.isnan(resampled)], (1 - self.level) / 2
+        if reason := _why_none(estimate, resampled, scale):
+            return Interval(estimate, np.nan, np.nan, reason)
+        if scale == "percentile":
+            low, high = np.quantile(defined, [tail, 1 - tail])
+            return Interval(estimate, float(low), float(high), BIASED)
+        left_out = len(resampled) - len(defined)
+        reason = f"undefined in {left_out} of {len(resampled)} resamples" if left_out else ""
+        if np.ptp(defined) <= 1e-9 * abs(estimate) and (scale != "logit" or 0 < estimate < 1):
+            constant = "no interval: it is the same in every resample"
+            low, high = (np.nan, np.nan) if scale == "log" else (estimate, estimate)
+            return Interval(estimate, low, high, "; ".join(filter(None, (reason, constant))))
+        quantile = float(student.ppf(1 - tail, self._patients - 1)) * np.sqrt(self._patients / (self._patients - 1))
+        if scale == "log" and estimate > 0 and np.quantile(defined, tail / 2) > 0:
+            reach = quantile * np.log(defined[defined > 0]).std(ddof=1)
+            return Interval(estimate, float(estimate * np.exp(-reach)), float(estimate * np.exp(reach)), reason)
+        reach = quantile * float(defined.std(ddof=1))
+        if scale != "logit":
+            return Interval(estimate, estimate - reach, estimate + reach, reason)
+        if not 0 < estimate < 1:
+            bound = float(tail ** (1 / max(support, 1)))
+            low, high = (bound, 1.0) if estimate == 1 else (0.0, 1 - bound)
+            return Interval(estimate, low, high, f"at its limit: exact interval of {support} patients")
+        at, reach = logit(estimate), reach / (estimate * (1 - estimate))         # delta method: the slope of the logit
+        return Interval(estimate, float(expit(at - reach)), float(expit(at + reach)), reason)
 
 
-def _interval(estimate: float, drawn: np.ndarray, level: float, kind: str, patients: int, rarest: int) -> Interval:
+def _why_none(estimate: float, resampled: np.ndarray, scale: Scale) -> str:
+    """Why a measure has no interval; empty if it has one."""
     if np.isnan(estimate):
-        return Interval(estimate, np.nan, np.nan, "undefined: a class or a decision that it needs has no ears"
-                        + (", or the classes are told apart without a mistake" if kind in ("ratio", "plain") else ""))
-    defined = drawn[~np.isnan(drawn)]
-    if len(defined) < 2:
-        return Interval(estimate, np.nan, np.nan, "no interval: it takes two patients" if not len(drawn) else
-                        "no interval: it takes two draws" if len(drawn) < 2 else "no interval: undefined in every draw")
-    left_out = len(drawn) - len(defined)
-    reason = f"undefined in {left_out} of {len(drawn)} draws" if left_out else ""
-    tail = (1 - level) / 2
-    if kind == "one_sided":
-        low, high = np.quantile(defined, [tail, 1 - tail])
-        return Interval(estimate, float(low), float(high), RAISED)
-    if np.ptp(defined) <= 1e-9 * abs(estimate) and (kind != "share" or 0 < estimate < 1):
-        constant = "no interval: it is the same in every draw"
-        low, high = (np.nan, np.nan) if kind == "ratio" else (estimate, estimate)
-        return Interval(estimate, low, high, "; ".join(filter(None, (reason, constant))))
-    scale = float(student.ppf(1 - tail, patients - 1)) * np.sqrt(patients / (patients - 1))
-    if kind == "ratio" and estimate > 0 and np.quantile(defined, tail / 2) > 0:
-        reach = scale * np.log(defined[defined > 0]).std(ddof=1)
-        return Interval(estimate, float(estimate * np.exp(-reach)), float(estimate * np.exp(reach)), reason)
-    reach = scale * float(defined.std(ddof=1))
-    if kind in ("ratio", "plain"):
-        return Interval(estimate, estimate - reach, estimate + reach, reason)
-    if not 0 < estimate < 1:
-        edge = float(tail ** (1 / max(rarest, 1)))
-        low, high = (edge, 1.0) if estimate == 1 else (0.0, 1 - edge)
-        return Interval(estimate, low, high, f"at its limit: exact interval of {rarest} patients")
-    at, reach = logit(estimate), reach / (estimate * (1 - estimate))         # the logit's slope
-    return Interval(estimate, float(expit(at - reach)), float(expit(at + reach)), reason)
+        separated = ", or the classes are perfectly separated" if scale in ("log", "identity") else ""
+        return f"undefined: no ears of a class or a decision that it needs{separated}"
+    if not len(resampled):
+        return "no interval: it takes two patients"
+    if len(resampled) < 2:
+        return "no interval: it takes two resamples"
+    return "no interval: undefined in every resample" if (~np.isnan(resampled)).sum() < 2 else ""
 
 
-def canonical_patients(patient: np.ndarray, content: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many patients there are, and the number of each ear's patient (N,), in the order of what their ears hold."""
+def canonical_patients(patient: np.ndarray, observations: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return the number of patients and each ear's patient number (N,), numbered in the order of their ears' observations.
+
+    patient (N,): keys; observations (N, ...).
+    """
     if not len(patient):
         return 0, np.zeros(0, np.int64)
     keys, of_ear = np.unique(patient, return_inverse=True)
-    held: list[list[tuple[float, ...]]] = [[] for _ in keys]
-    for person, ear in zip(of_ear.tolist(), content.reshape(len(content), -1).tolist(), strict=True):
-        held[person].append(tuple(ear))
-    order = sorted(range(len(keys)), key=lambda person: sorted(held[person]))
-    place = np.empty(len(keys), np.int64)
-    place[order] = np.arange(len(keys))
-    return len(keys), place[of_ear]
+    ears: list[list[tuple[float, ...]]] = [[] for _ in keys]
+    for person, ear in zip(of_ear.tolist(), observations.reshape(len(observations), -1).tolist(), strict=True):
+        ears[person].append(tuple(ear))
+    order = sorted(range(len(keys)), key=lambda person: sorted(ears[person]))
+    rank = np.empty(len(keys), np.int64)
+    rank[order] = np.arange(len(keys))
+    return len(keys), rank[of_ear]

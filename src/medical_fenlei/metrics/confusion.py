@@ -1,17 +1,17 @@
-"""What a confusion matrix says about each class. R rows of weights, N ears, C classes."""
+"""Confusion matrices and the measures of each class. R rows of weights, N ears, C classes."""
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 BY_CLASS = ("precision", "recall", "specificity", "f1")
-"""Recall is sensitivity."""
+"""Measures of each class; recall is sensitivity."""
 
 
 def confusion(weight: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, classes: int) -> np.ndarray:
-    """float64 (R, C, C): weight of the ears of class i (rows) that are called j (columns).
+    """Return float64 (R, C, C): the weight of the ears of class i (rows) with predicted class j (columns).
 
-    weight (R, N); y_true, y_pred (N,) class numbers.
+    weight (R, N); y_true, y_pred (N,): class numbers; classes: C.
     """
     cell = np.zeros((len(y_true), classes * classes))
     cell[np.arange(len(y_true)), np.asarray(y_true) * classes + np.asarray(y_pred)] = 1
@@ -19,25 +19,25 @@ def confusion(weight: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, *, cla
 
 
 def by_class(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """Each of BY_CLASS and `support`, (R, C), from (R, C, C).
+    """Return each of BY_CLASS and `support` (R, C), from confusion matrices (R, C, C).
 
-    NaN where undefined: a class that is never called has no precision, one without ears neither recall nor F1.
+    Undefined measures are NaN: a class that is never predicted has no precision, a class without ears no recall and no F1.
     """
-    hits = np.einsum("rcc->rc", matrix)
-    support, called = matrix.sum(2), matrix.sum(1)
+    true_positives = np.einsum("rcc->rc", matrix)
+    support, predicted = matrix.sum(2), matrix.sum(1)
     total = support.sum(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
-            "precision": hits / called, "recall": hits / support,
-            "specificity": 1 - (called - hits) / (total - support),
-            "f1": np.where(support > 0, 2 * hits / (support + called), np.nan), "support": support,
+            "precision": true_positives / predicted, "recall": true_positives / support,
+            "specificity": 1 - (predicted - true_positives) / (total - support),
+            "f1": np.where(support > 0, 2 * true_positives / (support + predicted), np.nan), "support": support,
         }
 
 
 def class_report(y_true: np.ndarray, y_pred: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """`classes`: a dictionary a class, `macro`: means over the classes that occur, `accuracy`, `confusion`: rows are the truth.
+    """Return `classes` (the measures of each class), `macro` (means over the classes that occur), `accuracy` and `confusion`.
 
-    A mean is NaN where one of its classes is undefined.
+    The rows of the confusion matrix are the true classes. A mean is NaN if it is undefined for one of its classes.
     """
     matrix = confusion(np.ones((1, len(y_true))), y_true, y_pred, classes=len(names))
     each = {name: values[0] for name, values in by_class(matrix).items()}

@@ -1,1 +1,1 @@
-"""Networks from a windowed ear volume to logits, an embedding and, where there is one, attention over its slices."""
+"""Which networks are there? From a windowed ear volume to logits, an embedding and attention over the slices."""

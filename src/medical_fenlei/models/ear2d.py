@@ -1,14 +1,17 @@
-"""One ear in, one diagnosis out: every slice through a 2D encoder, one vector an ear, a linear head."""
+"""A 2D network: each slice goes through one encoder, pooling makes one vector per ear, a linear head makes the logits."""
 import torch
 from torch import nn
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.models.output import Network, Output
+from medical_fenlei.models.network import Network, NetworkOutput
 from medical_fenlei.models.pooling import POOLINGS
 
 
 class Ear2d(Network):
-    """Slices are folded into the batch for the encoder; pooling and head compute in float32 whatever the encoder does."""
+    """A 2D backbone, pooling over slices and a linear head.
+
+    The encoder sees slices as a batch. Pooling and head compute in float32, whatever the precision of the encoder.
+    """
 
     def __init__(self, backbone: nn.Module, features: int, *, pooling: str, dropout: float, outputs: int) -> None:
         super().__init__()
@@ -19,18 +22,20 @@ class Ear2d(Network):
 
     @property
     def trunk(self) -> nn.Module:
+        """The encoder of slices."""
         return self.backbone
 
-    def recompute(self) -> None:
+    def enable_grad_checkpointing(self) -> None:
+        """See `Network`; timm decides which activations are recomputed."""
         try:
             self.backbone.set_grad_checkpointing(True)           # type: ignore[operator]
         except (AttributeError, AssertionError):
-            raise UserError("--grad-checkpointing: this backbone cannot; leave it away, or take --grad-accum") from None
+            raise UserError("--grad-checkpointing: not supported by this backbone; omit it, or use --grad-accum") from None
 
-    def forward(self, volume: torch.Tensor) -> Output:
-        """volume: (N, K, C, H, W) in [-1, 1]."""
+    def forward(self, volume: torch.Tensor) -> NetworkOutput:
+        """Compute the output for ears (N, K, C, H, W) in [-1, 1]."""
         slices = volume.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         vectors = self.backbone(slices).unflatten(0, volume.shape[:2])
         with torch.autocast(volume.device.type, enabled=False):
             embedding, attention = self.pooling(vectors.float())
-            return Output(self.head(self.dropout(embedding)), embedding, attention)
+            return NetworkOutput(self.head(self.dropout(embedding)), embedding, attention)

@@ -1,4 +1,4 @@
-"""One ear in, one diagnosis out, through a 3D network of MONAI. On the dual route both ears go through the same weights."""
+"""3D networks of MONAI. On the dual route both ears go through the same weights."""
 import contextlib
 import functools
 import re
@@ -15,20 +15,21 @@ from torch.utils.checkpoint import checkpoint
 
 from medical_fenlei.config import SIZE_STEP
 from medical_fenlei.errors import UserError
-from medical_fenlei.models.output import Network, Output
+from medical_fenlei.models.network import Network, NetworkOutput
 
 UNET_CHANNELS = (16, 32, 64, 128, 256)
 UNET_FEATURES = 64
 BLOCKS = (ResNetBlock, ResNetBottleneck, ResidualUnit, Convolution, TransformerBlock)
-"""Of the library: what lies inside one is computed again by `recompute`. (A Convolution is one with its normalisation.)"""
+"""MONAI's blocks; gradient checkpointing recomputes what lies inside one. (A Convolution includes its normalisation.)"""
 VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 384, 12, 6
-"""Those of ViT-S (Touvron 2021, arXiv:2012.12877, table 1)."""
+"""The size of ViT-S (Touvron 2021, arXiv:2012.12877, table 1)."""
 
 
 class Ear3d(Network):
-    """The head computes in float32 whatever the encoder does; on a CPU both do.
+    """A 3D encoder and a linear head.
 
-    There the weights' gradients of a convolution over a depth of two slices are wrong in bfloat16 (oneDNN 3.13 in torch 2.15).
+    The head computes in float32, whatever the precision of the encoder. On a CPU the encoder does too: there the weight
+    gradients of a convolution over a depth of two slices are wrong in bfloat16 (oneDNN 3.13 in torch 2.15).
     """
 
     def __init__(self, encoder: nn.Module, features: int, *, dropout: float, outputs: int) -> None:
@@ -39,14 +40,19 @@ class Ear3d(Network):
 
     @property
     def trunk(self) -> nn.Module:
+        """The encoder of volumes."""
         return self.encoder
 
-    def recompute(self) -> None:
+    def enable_grad_checkpointing(self) -> None:
+        """See `Network`; activations inside each of the outermost BLOCKS are recomputed."""
         for block in _blocks(self.encoder):
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
-    def forward(self, volume: torch.Tensor) -> Output:
-        """volume: (N, K, C, H, W) in [-1, 1]."""
+    def forward(self, volume: torch.Tensor) -> NetworkOutput:
+        """Compute the output for ears (N, K, C, H, W) in [-1, 1].
+
+        Raises UserError if batch normalisation gets a single value per channel.
+        """
         on_cpu = volume.device.type == "cpu"
         try:
             with torch.autocast("cpu", enabled=False) if on_cpu else contextlib.nullcontext():
@@ -54,15 +60,15 @@ class Ear3d(Network):
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise UserError("--batch-size: batch normalisation cannot learn from one ear that shrinks to one voxel; take a "
-                            "larger batch, fewer parts (--grad-accum), or a larger --image-size") from None
+            raise UserError("--batch-size: batch normalisation needs more than one voxel per channel; take a larger batch, "
+                            "fewer micro-batches (--grad-accum), or a larger --image-size") from None
         with torch.autocast(volume.device.type, enabled=False):
             embedding = embedding.float()
-            return Output(self.head(self.dropout(embedding)), embedding, None)
+            return NetworkOutput(self.head(self.dropout(embedding)), embedding, None)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost BLOCKS: one inside another would be computed a third time."""
+    """Yield the outermost BLOCKS: a block inside another would be computed a third time."""
     for child in module.children():
         if isinstance(child, BLOCKS):
             yield child
@@ -71,7 +77,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def build_encoder(model: str, *, shape: tuple[int, int, int, int]) -> tuple[nn.Module, int]:
-    """The encoder (N, C, K, H, W) → (N, D) of this name for volumes of shape (K, C, H, W), and D."""
+    """Build the encoder (N, C, K, H, W) → (N, D) of this name for volumes of shape (K, C, H, W); return it and D."""
     slices, channels, *edges = shape
     if model == "dual_unet_3d":
         return _PooledUNet(channels), UNET_FEATURES
@@ -84,7 +90,7 @@ def build_encoder(model: str, *, shape: tuple[int, int, int, int]) -> tuple[nn.M
 
 
 class _ResNet(ResNet):
-    """The residual networks of MedicalNet (Chen 2019, arXiv:1904.00625), whose published weights fit, without their head.
+    """The residual networks of MedicalNet (Chen 2019, arXiv:1904.00625) without their head; the published weights fit.
 
     The first convolution keeps all slices and halves rows and columns: slices lie several times farther apart than pixels.
     """
@@ -94,13 +100,13 @@ class _ResNet(ResNet):
                          shortcut_type=shortcut, bias_downsample=bias, feed_forward=False)
 
     def _downsample_basic_block(self, x: torch.Tensor, planes: int, stride: int, spatial_dims: int = 3) -> torch.Tensor:
-        """A shortcut without weights: every `stride`-th voxel, new channels zero. The library lets no gradient through."""
+        """A shortcut without weights: every `stride`-th voxel, new channels zero. MONAI's own stops the gradient."""
         kept = x[:, :, ::stride, ::stride, ::stride]
         return nn.functional.pad(kept, (0, 0) * spatial_dims + (0, planes - kept.shape[1]))
 
 
 class _PooledUNet(UNet):
-    """The mean over the decoded map."""
+    """A U-Net that returns the mean of its decoded map."""
 
     def __init__(self, channels: int) -> None:
         strides = (2,) * (len(UNET_CHANNELS) - 1)
@@ -111,12 +117,12 @@ class _PooledUNet(UNet):
 
 
 class _PooledViT(ViT):
-    """The mean over the patches."""
+    """A vision transformer that returns the mean over its patches."""
 
     def __init__(self, channels: int, shape: tuple[int, ...], patch: tuple[int, int]) -> None:
         super().__init__(channels, shape, (patch[0], patch[1], patch[1]), VIT_WIDTH, 4 * VIT_WIDTH, VIT_LAYERS, VIT_HEADS)
         for block in self.blocks:
-            block.norm_cross_attn = nn.Identity()                # made by the library, and used by nothing
+            block.norm_cross_attn = nn.Identity()                # MONAI creates it but does not use it
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = super().forward(x)[0]

@@ -1,4 +1,4 @@
-"""Any 2D network of timm as the encoder of a slice."""
+"""Any 2D network of timm as the encoder of slices."""
 import difflib
 from typing import Any
 
@@ -10,10 +10,10 @@ from medical_fenlei.errors import UserError
 
 
 def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained: bool) -> tuple[nn.Module, int]:
-    """The backbone for slices (N, channels, image_size, image_size) and the number of its features.
+    """Build the backbone for slices (N, channels, image_size, image_size); return it and the number of its features.
 
-    Published weights for three channels are spread by timm over as many as there are. Raises UserError: unknown name, a size
-    it cannot take, no published weights.
+    timm adapts published weights for three channels to any other number. Raises UserError for an unknown name, an unsupported
+    image size, or missing published weights.
     """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4)
@@ -24,7 +24,7 @@ def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained:
     try:
         try:
             backbone = timm.create_model(name, **options, **size)
-        except TypeError:                                        # some of fixed size do not take it as an argument
+        except TypeError:                                        # some fixed-size networks do not take the argument
             backbone = timm.create_model(name, **options)
         features = _count_features(backbone, channels, image_size)
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
@@ -36,9 +36,10 @@ def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained:
 
 @torch.no_grad()
 def _count_features(backbone: nn.Module, channels: int, image_size: int) -> int:
+    """Return D if the backbone maps a slice to one vector (D,). Raises ValueError otherwise."""
     backbone.eval()
     shape = backbone(torch.zeros(1, channels, image_size, image_size)).shape
     backbone.train()
     if len(shape) != 2:
-        raise ValueError(f"gives {tuple(shape)} for a slice, expected one vector")
+        raise ValueError(f"returns shape {tuple(shape)} for a slice, expected one vector")
     return int(shape[1])

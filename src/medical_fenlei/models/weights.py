@@ -1,4 +1,4 @@
-"""Weights from a file into a network, by name and shape."""
+"""Load weights from a file into a network, matched by name and shape."""
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,18 @@ from medical_fenlei.errors import UserError
 from medical_fenlei.log import LOG
 
 CONTAINERS = ("model", "state_dict", "weights")
-"""Names under which weight files hold their tensors."""
+"""Keys under which weight files hold their tensors."""
 PREFIXES = ("module.", "backbone.", "encoder.")
-"""What wrappers put before a tensor's name (MedicalNet's files have `module.`)."""
-NAMED = 6
-"""So many of the tensors that did not match are named."""
+"""Prefixes that wrappers add to tensor names (MedicalNet's files have `module.`)."""
+MAX_LISTED = 6
+"""How many of the unmatched tensors the log names."""
 
 
 def load_weights(network: nn.Module, path: Path, *, flag: str, channels: int = 1) -> None:
-    """Fill the network from a .safetensors or .pt file; log how many tensors matched by name and shape, and which did not.
+    """Load a .safetensors or .pt file; log how many tensors match by name and shape, and which do not.
 
-    channels: those that the network reads. A first convolution of the file for one or three is fitted to them (`_spread`).
-    Raises UserError if the file cannot be read, nothing fits, or it reads yet another number of channels.
+    channels: input channels of the network. A first convolution for one or three channels is adapted to them.
+    Raises UserError if the file cannot be read, no tensor matches, or the first convolution has another number of channels.
     """
     found = _read_weights(path, flag)
     own = network.state_dict()
@@ -31,9 +31,9 @@ def load_weights(network: nn.Module, path: Path, *, flag: str, channels: int = 1
             continue
         if given.ndim == tensor.ndim >= 4 and tensor.shape[1] == channels and given[:, :1].shape == tensor[:, :1].shape:
             if given.shape[1] not in (1, 3, channels):
-                raise UserError(f"{flag} {path}: {name} reads {given.shape[1]} channels, this network's {channels} (windows × "
-                                "(2 × slice-context + 1)); weights for 1 or 3 would be fitted")
-            given = _spread(given, channels)
+                raise UserError(f"{flag} {path}: {name} has {given.shape[1]} input channels, this network {channels} (windows × "
+                                "(2 × slice-context + 1)); only weights for 1 or 3 channels can be adapted")
+            given = _adapt_channels(given, channels)
         if given.shape == tensor.shape:
             matched[name] = given
     if not matched:
@@ -43,14 +43,15 @@ def load_weights(network: nn.Module, path: Path, *, flag: str, channels: int = 1
     unmatched = {"not in the file, so random": own.keys() - matched, "in the file, but not used": found.keys() - matched}
     for what, names in unmatched.items():
         if names:
-            listed = ", ".join(sorted(names)[:NAMED]) + (", …" if len(names) > NAMED else "")
+            listed = ", ".join(sorted(names)[:MAX_LISTED]) + (", …" if len(names) > MAX_LISTED else "")
             LOG.info("%d tensors are %s: %s", len(names), what, listed)
 
 
-def _spread(kernel: torch.Tensor, channels: int) -> torch.Tensor:
-    """A kernel (O, I, …) for C channels: shown one picture in all of them it answers as before (where C is 1 or I divides it).
+def _adapt_channels(kernel: torch.Tensor, channels: int) -> torch.Tensor:
+    """Adapt a kernel (O, I, …) to C input channels: summed over I for one channel, else repeated and scaled by I / C.
 
-    The rule by which timm adapts its published weights (`adapt_input_conv`): summed to one, else repeated and scaled.
+    The rule of timm's `adapt_input_conv`. An image repeated in all channels gets the same response if C is 1 or a multiple
+    of I.
     """
     given = kernel.shape[1]
     if channels == given:
@@ -61,6 +62,7 @@ def _spread(kernel: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def _read_weights(path: Path, flag: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a weight file by name, without the prefixes of wrappers. Raises UserError."""
     content: Any
     try:
         if path.suffix == ".safetensors":
@@ -71,7 +73,7 @@ def _read_weights(path: Path, flag: str) -> dict[str, torch.Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{flag} {path}: no such file") from None
-    except Exception as error:  # a damaged file raises whatever its format met first
+    except Exception as error:  # the type depends on the format and on the damage
         raise UserError(f"{flag} {path}: cannot be read as weights ({type(error).__name__})") from None
     for name in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):

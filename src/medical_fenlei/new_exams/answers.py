@@ -1,6 +1,6 @@
-"""What is said of a new exam: of each ear an answer to each task, what is doubtful about it, or why there is none.
+"""The answer for a new exam: for each ear and task a prediction, remarks on what is doubtful, or why there is none.
 
-As JSON and back, so that an answer that was written down need not be found again.
+Answers convert to JSON and back, so that a written answer need not be computed again.
 """
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,87 +10,112 @@ from medical_fenlei.vocabulary import SIDES, Side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class Remark:
     """Why an ear is refused, or what is doubtful about it."""
 
     code: str
+    """A short code that can be counted."""
+
     text: str
     """A plain sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slice:
-    """One that the answer rests on, as the volume counts them, and where its map is hottest (LPS mm)."""
+class ExplainedSlice:
+    """A slice that the prediction rests on."""
 
     k: int
+    """Its number in the volume, from the lowest slice up."""
+
     z_mm: float
+    """z of its middle, LPS mm."""
+
     weight: float
     peak_lps_mm: list[float]
+    """Position of the map's hottest voxel in the slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskAnswer:
+    """The prediction of one task for one ear."""
+
     task: str
     classes: dict[str, float]
-    """Probability of each class, by name; after calibration, where there is one."""
+    """Probability of each class, by name; calibrated if the task has a calibration."""
 
     codes: dict[str, list[int]]
+    """Codes of the diagnoses of each class, by name."""
+
     decision: str
-    """Name of a class."""
+    """Name of the predicted class."""
 
     threshold: float | None
-    """Of the last class's probability, in binary tasks."""
+    """Threshold of the last class's probability; None for several classes."""
 
     point: str
-    """The operating point that gives the threshold."""
+    """The operating point that sets the threshold."""
 
     calibrated: bool
     ranked_by: str = ""
-    slices: list[Slice] = field(default_factory=list)
+    """What ranks the slices."""
+
+    slices: list[ExplainedSlice] = field(default_factory=list)
     picture: str = ""
-    """Below the exam's folder; "" without one."""
+    """Path in the exam's folder; "" without a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarAnswer:
-    side: Side
-    refused: Said | None = None
-    forced: list[Said] = field(default_factory=list)
-    """Why it had been refused without --force."""
+    """The answer for one ear."""
 
-    flags: list[Said] = field(default_factory=list)
+    side: Side
+    refused: Remark | None = None
+    forced: list[Remark] = field(default_factory=list)
+    """Why the ear would be refused without --force."""
+
+    flags: list[Remark] = field(default_factory=list)
+    """What is doubtful about scan or prediction."""
+
     facts: dict[str, Any] = field(default_factory=dict)
-    """Series and preparation: header facts, confidence, method, padded share; NaN or absent where unknown."""
+    """Series and preparation: header facts, confidence, method, padded share; NaN or absent if unknown."""
 
     tasks: list[TaskAnswer] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExamAnswer:
+    """The answer for both ears of one exam."""
+
     exam_id: str
     key: str
-    """Follows from the files, the checkpoint and all settings: the same key, the same answer."""
+    """Identifies files, checkpoint and settings: the same key means the same answer."""
 
     ears: list[EarAnswer]
     """Left, right."""
 
     scan_picture: str = ""
+    """Path in the exam's folder; "" without a picture."""
 
     def of(self, side: Side) -> EarAnswer:
+        """Return the answer for one ear."""
         return self.ears[SIDES.index(side)]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as values for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "ExamAnswer":
-        """The inverse of `plain`. Raises KeyError or TypeError for other content."""
-        def task(own: Mapping[str, Any]) -> TaskAnswer:
-            return TaskAnswer(**{**own, "slices": [Slice(**one) for one in own["slices"]]})
+    def from_dict(cls, plain: Mapping[str, Any]) -> "ExamAnswer":
+        """Return the answer that `to_dict` gave. Raises KeyError or TypeError for other content."""
+        return cls(**{**plain, "ears": [_ear(own) for own in plain["ears"]]})
 
-        def ear(own: Mapping[str, Any]) -> EarAnswer:
-            return EarAnswer(**{**own, "side": Side(own["side"]), "refused": Said(**own["refused"]) if own["refused"] else None,
-                                "forced": [Said(**one) for one in own["forced"]],
-                                "flags": [Said(**one) for one in own["flags"]], "tasks": [task(one) for one in own["tasks"]]})
 
-        return cls(**{**plain, "ears": [ear(own) for own in plain["ears"]]})
+def _ear(plain: Mapping[str, Any]) -> EarAnswer:
+    return EarAnswer(**{
+        **plain, "side": Side(plain["side"]), "refused": Remark(**plain["refused"]) if plain["refused"] else None,
+        "forced": [Remark(**own) for own in plain["forced"]], "flags": [Remark(**own) for own in plain["flags"]],
+        "tasks": [_task(own) for own in plain["tasks"]]})
+
+
+def _task(plain: Mapping[str, Any]) -> TaskAnswer:
+    return TaskAnswer(**{**plain, "slices": [ExplainedSlice(**own) for own in plain["slices"]]})

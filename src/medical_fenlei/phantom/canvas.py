@@ -1,18 +1,22 @@
-"""Painting shapes in HU on a grid: signed distances in mm, soft edges, each shape only inside its own bounding box."""
+"""A canvas for shapes in HU on a voxel grid: signed distances in mm, soft edges, painted inside each shape's bounding box."""
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from medical_fenlei.spatial import Affine, corners
+
 Array = np.ndarray
 Point = tuple[float, float, float]
-Place = tuple[slice, slice, slice]
+Slab = tuple[slice, slice, slice]
+"""A block of whole or partial slices (k, row, column)."""
 
-PIECE = 150_000
-"""Voxels worked on at once: larger boxes are painted in slabs that stay in the processor's cache."""
+SLAB_VOXELS = 150_000
+"""Voxels painted at a time, which fit the processor's cache."""
 
 AIR = -1000.0
+"""HU of air."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,13 @@ class Shape:
 
 
 def vector(values: Sequence[float]) -> Array:
+    """Return the values as float32."""
     return np.array(values, np.float32)
 
 
 def ellipsoid(centre: Point, radii: Point, turn_deg: float = 0.0, tilt_deg: float = 0.0) -> Shape:
-    """Semi-axes `radii` along x, y, z, then turned by `tilt_deg` about y (z towards x) and by `turn_deg` about z."""
+    """An ellipsoid with semi-axes `radii` along x, y, z, tilted by `tilt_deg` about y (z towards x), turned by `turn_deg` about
+    z."""
     c, r = vector(centre), vector(radii)
     cos, sin = np.float32(np.cos(np.deg2rad(turn_deg))), np.float32(np.sin(np.deg2rad(turn_deg)))
     cost, sint = np.float32(np.cos(np.deg2rad(tilt_deg))), np.float32(np.sin(np.deg2rad(tilt_deg)))
@@ -52,7 +58,7 @@ def ellipsoid(centre: Point, radii: Point, turn_deg: float = 0.0, tilt_deg: floa
 
 
 def capsule(start: Point, end: Point, radius: float, end_radius: float | None = None) -> Shape:
-    """All points within `radius` of a line from `start` to `end`; the radius changes evenly to `end_radius`."""
+    """All points within `radius` of the segment from `start` to `end`; the radius changes linearly to `end_radius`."""
     a, along = vector(start), vector(end) - vector(start)
     last = radius if end_radius is None else end_radius
     length2, growth = float(along @ along) or 1.0, np.float32(last - radius)
@@ -69,7 +75,7 @@ def capsule(start: Point, end: Point, radius: float, end_radius: float | None = 
 
 
 def ring(centre: Point, normal: Point, radius: float, tube: float) -> Shape:
-    """A torus: a tube of radius `tube` around a circle of `radius` in the plane with this normal."""
+    """A torus: a tube of radius `tube` around a circle of this radius in the plane with this normal."""
     c, n = vector(centre), vector(normal) / np.float32(np.linalg.norm(normal))
 
     def distance(x: Array, y: Array, z: Array) -> Array:
@@ -83,10 +89,12 @@ def ring(centre: Point, normal: Point, radius: float, tube: float) -> Shape:
 
 
 def polyline(points: list[Point], radius: float) -> list[Shape]:
+    """Return a capsule of this radius for each segment of a polyline."""
     return [capsule(a, b, radius) for a, b in itertools.pairwise(points)]
 
 
 def union(*shapes: Shape) -> Shape:
+    """Return the union of shapes."""
     def distance(x: Array, y: Array, z: Array) -> Array:
         nearest = shapes[0].distance(x, y, z)
         for shape in shapes[1:]:
@@ -97,62 +105,61 @@ def union(*shapes: Shape) -> Shape:
 
 
 class Canvas:
-    """float32 HU (K, H, W), all air at first, and the frame in which shapes are given.
+    """A float32 volume in HU (K, H, W), filled with air, and the frame in which shapes are given.
 
-    to_frame (4, 4): voxel (k, row, column, 1) to mm in the frame; edge_mm: width of a soft edge, about a voxel.
+    to_frame: from voxel index to mm in the frame; edge_mm: width of a soft edge, about one voxel.
     """
 
-    def __init__(self, shape: tuple[int, int, int], to_frame: Array, edge_mm: float) -> None:
+    def __init__(self, shape: tuple[int, int, int], to_frame: Affine, edge_mm: float) -> None:
         self.hu = np.full(shape, AIR, np.float32)
         self.lesion = np.zeros(shape, np.uint8)
         self.edge_mm = edge_mm
         self._to_frame = to_frame
 
-    def in_frame(self, frame_to_new: Array) -> "Canvas":
-        """The same voxels in another frame; frame_to_new (4, 4) takes mm in this frame to mm in the new one."""
+    def in_frame(self, frame_to_new: Affine) -> "Canvas":
+        """Return a view of the same voxels in another frame; frame_to_new: from mm in this frame to mm in the new one."""
         view = object.__new__(Canvas)
         view.__dict__.update(self.__dict__)
         view._to_frame = frame_to_new @ self._to_frame
         return view
 
-    def pieces(self, low: Array, high: Array, pad: float = 1.5) -> Iterator[tuple[Place, Array, Array, Array]]:
-        """The voxels in the box low to high (mm), in slabs: where they are, and x, y, z float32 mm of each."""
+    def slabs(self, low: Array, high: Array, pad: float = 1.5) -> Iterator[tuple[Slab, Array, Array, Array]]:
+        """Yield the voxels of the box from low to high (mm) in slabs, each with float32 x, y, z (mm) of its voxels."""
         low, high = np.asarray(low) - pad, np.asarray(high) + pad
-        corners = np.stack(np.meshgrid(*zip(low, high, strict=True), [1.0], indexing="ij"), -1).reshape(-1, 4)
-        voxels = corners @ np.linalg.inv(self._to_frame).T[:, :3]
+        voxels = self._to_frame.inverse.apply(corners(low, high))
         first = np.maximum(np.floor(voxels.min(0)).astype(int), 0)
         stop = np.minimum(np.ceil(voxels.max(0)).astype(int) + 1, self.hu.shape)
         if (stop <= first).any():
             return
         rows, columns = np.arange(first[1], stop[1]), np.arange(first[2], stop[2])
-        m = self._to_frame
+        m = self._to_frame.matrix
         plane = [(m[i, 1] * rows[:, None] + m[i, 2] * columns + m[i, 3]).astype(np.float32) for i in range(3)]
-        slab = max(1, PIECE // (len(rows) * len(columns)))
+        slab = max(1, SLAB_VOXELS // (len(rows) * len(columns)))
         for k in range(first[0], stop[0], slab):
             ks = np.arange(k, min(k + slab, stop[0]))
             at = (slice(ks[0], ks[-1] + 1), slice(first[1], stop[1]), slice(first[2], stop[2]))
             x, y, z = (plane[i] + (m[i, 0] * ks).astype(np.float32)[:, None, None] for i in range(3))
             yield at, x, y, z
 
-    def cover(self, distance: Array) -> Array:
-        """Share of each voxel inside a surface at signed `distance` (mm): 1 inside, 0 outside, a ramp one edge wide."""
+    def coverage(self, distance: Array) -> Array:
+        """Return the share of each voxel inside a surface at signed `distance` (mm), a ramp one soft edge wide."""
         share = np.float32(0.5) - distance * np.float32(1 / self.edge_mm)
         return np.clip(share, 0, 1, out=share)
 
     def paint(self, shape: Shape, hu: float, opacity: float = 1.0) -> None:
-        """Fill a shape with `hu`. `opacity` below 1 stands for a sheet thinner than a voxel."""
-        for at, x, y, z in self.pieces(shape.low, shape.high):
-            share = self.cover(shape.distance(x, y, z))
+        """Fill a shape with `hu`; an opacity below 1 stands for a sheet thinner than a voxel."""
+        for at, x, y, z in self.slabs(shape.low, shape.high):
+            share = self.coverage(shape.distance(x, y, z))
             if opacity != 1.0:
                 share *= np.float32(opacity)
             self.blend(at, share, hu)
 
-    def blend(self, at: Place, share: Array, hu: float | np.float32 | Array) -> None:
-        """hu where share is 1, what was there where it is 0."""
-        there = self.hu[at]
-        there += share * (np.float32(hu) if isinstance(hu, float | int) else hu) - share * there
+    def blend(self, at: Slab, share: Array, hu: float | np.float32 | Array) -> None:
+        """Mix `hu` into a slab: `hu` where the share is 1, unchanged where it is 0."""
+        before = self.hu[at]
+        before += share * (np.float32(hu) if isinstance(hu, float | int) else hu) - share * before
 
     def mark(self, shape: Shape, label: int) -> None:
-        """Set a bit of the lesion mask inside a shape."""
-        for at, x, y, z in self.pieces(shape.low, shape.high):
+        """Set the bits `label` of the lesion mask inside a shape."""
+        for at, x, y, z in self.slabs(shape.low, shape.high):
             self.lesion[at] |= np.uint8(label) * (shape.distance(x, y, z) < 0)

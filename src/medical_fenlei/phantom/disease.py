@@ -1,6 +1,7 @@
-"""What each of the six codes changes in one ear. Everything here is data; `temporal_bone` paints it.
+"""What each of the six diagnosis codes changes in one ear, as data; `temporal_bone` paints it.
 
-Places are in the ear frame (mm): u from the midline outwards, y to the back, z up, the tympanic cavity's centre at (42, 0, 0).
+Positions are in the ear frame (mm): u outwards from the midline, y to the back, z up; the tympanic cavity is centred at (42, 0,
+0).
 """
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -15,53 +16,69 @@ REGIONS: tuple[Region, ...] = ("tympanum", "attic", "antrum", "cells")
 
 @dataclass(frozen=True, kw_only=True)
 class Mass:
-    """A smooth soft-tissue mass that replaces what lies in its place, bone included."""
+    """A smooth ellipsoidal mass that replaces the tissue at its position, including bone."""
 
     centre: tuple[float, float, float]
     radii: tuple[float, float, float]
     hu: float
     rim: bool = False
-    """A thin shell of bone is kept around it."""
+    """Whether a thin shell of bone surrounds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarChange:
-    """One ear's difference from a healthy one. The defaults are a healthy ear."""
+    """The changes of one ear; the defaults are a healthy ear."""
 
     code: int = 5
     kind: str = "healthy"
+    """Name of the disease, or of its form."""
+
     fill: dict[Region, float] = field(default_factory=dict)
-    """Share of each air space that soft tissue or fluid takes, 0 to 1."""
+    """Share of each air space filled with soft tissue or fluid, 0 to 1."""
 
     fill_hu: float = 30.0
+    """HU of that soft tissue or fluid."""
+
     level_mm: float | None = None
-    """A fluid level: what lies deeper than this along gravity, from the tympanic centre, is fluid."""
+    """Fluid level: the depth along gravity, from the tympanic centre, below which the air spaces hold fluid."""
 
     masses: tuple[Mass, ...] = ()
     ossicles: dict[str, float] = field(default_factory=dict)
-    """What is left of malleus, incus and stapes, 0 to 1 (default 1)."""
+    """Remaining share of malleus, incus and stapes, 0 to 1 (default 1)."""
 
     scutum: float = 1.0
-    """What is left of the scutum."""
+    """Remaining share of the scutum, 0 to 1."""
 
     antrum_scale: float = 1.0
+    """Size of the antrum relative to a healthy one."""
+
     tegmen_open: bool = False
+    """Whether the roof of the middle ear has a defect."""
+
     rough_mm: float = 0.0
-    """Roughness of the walls of the air spaces."""
+    """Roughness of the walls of the air spaces in mm."""
 
     membrane_mm: float = 0.2
+    """Thickness of the tympanic membrane in mm."""
+
     retraction_mm: float = 0.0
+    """Inward shift of the tympanic membrane in mm."""
+
     sclerosis: float = 0.0
-    """Added to the bone around the cells, 0 (as the ear is) to 1 (ivory)."""
+    """Sclerosis of the bone around the cells, 0 (unchanged) to 1 (ivory)."""
 
     cell_loss: float = 0.0
-    """Share of the pneumatisation lost."""
+    """Lost share of the air cells, 0 to 1."""
 
     capsule_spot_hu: float | None = None
-    """Otosclerosis: HU of a spot before the oval window."""
+    """HU of an otosclerotic focus in front of the oval window, if there is one."""
 
     fracture: bool = False
+    """Whether a fracture runs through the mastoid."""
+
     atresia: bool = False
+    """Whether the ear canal is closed."""
+
     cavity: float = 0.0
     """Size of a surgical cavity, 0 (none) to 1."""
 
@@ -71,7 +88,7 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _healthy(rng: np.random.Generator) -> EarChange:
-    stray = _between(rng, 0.0, 0.6) if rng.random() < 0.5 else 0.0            # filled cells alone mean nothing
+    stray = _between(rng, 0.0, 0.6) if rng.random() < 0.5 else 0.0            # some healthy ears have filled cells
     return EarChange(fill={"cells": stray}, fill_hu=_between(rng, 10, 80), membrane_mm=_between(rng, 0.15, 0.3))
 
 
@@ -151,7 +168,7 @@ def _other(rng: np.random.Generator) -> EarChange:
         return replace(base, atresia=True, cell_loss=_between(rng, 0.4, 0.9), fill={"tympanum": _between(rng, 0.0, 0.7)},
                        ossicles={"malleus": 0.7, "incus": 0.7, "stapes": _between(rng, 0.0, 0.6)})
     if kind == "surgery":
-        return operated(rng)
+        return sample_operated_ear(rng)
     hu = _between(rng, 45, 75)
     size = _between(rng, 0.9, 1.4)
     masses = (Mass(centre=(41.5, -0.5, -2.5), radii=(3.2 * size, 5.0 * size, 5.0 * size), hu=hu),
@@ -159,8 +176,8 @@ def _other(rng: np.random.Generator) -> EarChange:
     return replace(base, masses=masses, fill={"tympanum": 0.9, "attic": _between(rng, 0.0, 0.9)}, fill_hu=hu)
 
 
-def operated(rng: np.random.Generator) -> EarChange:
-    """An ear after mastoidectomy: a smooth cavity, mostly air, open towards the ear canal."""
+def sample_operated_ear(rng: np.random.Generator) -> EarChange:
+    """Sample an ear after mastoidectomy: a smooth cavity, mostly air, open towards the ear canal."""
     return EarChange(
         code=6, kind="surgery", cavity=_between(rng, 0.6, 1.0), cell_loss=_between(rng, 0.3, 0.9), scutum=0.0,
         ossicles={"malleus": _between(rng, 0.0, 0.8), "incus": 0.0, "stapes": _between(rng, 0.2, 1.0)},
@@ -169,23 +186,26 @@ def operated(rng: np.random.Generator) -> EarChange:
     )
 
 
-_DRAW = {1: _csom, 2: _cholesteatoma, 3: _ome, 4: _cholesterol_granuloma, 5: _healthy, 6: _other}
+_SAMPLERS = {1: _csom, 2: _cholesteatoma, 3: _ome, 4: _cholesterol_granuloma, 5: _healthy, 6: _other}
 
 
-def draw_change(code: int, rng: np.random.Generator) -> EarChange:
-    """One ear with this diagnosis code (1 to 6)."""
-    return _DRAW[code](rng)
+def sample_change(code: int, rng: np.random.Generator) -> EarChange:
+    """Sample the changes of an ear with this diagnosis code (1 to 6)."""
+    return _SAMPLERS[code](rng)
 
 
 MASS_CENTRES = ((43.0, -3.0, -12.0), (60.0, 24.0, 8.0))
+"""Corners (mm, ear frame) of the box of possible centres, in the mastoid and middle ear, which even a short scan covers."""
 MASS_RADIUS, MASS_HU = (3.0, 4.0), (1800.0, 2200.0)
-"""Lowest and highest: a box in the mastoid and the middle ear, which even a short scan has in its field; as dense as the otic
-capsule, so that few ears teach what to look for, and the mass is yet not the brightest place."""
+"""Range of the radius (mm) and the HU of the mass, which is as dense as the otic capsule: a network learns it from few ears,
+and it is not the brightest structure."""
 
 
-def draw_one_mass(code: int, rng: np.random.Generator) -> EarChange:
-    """A healthy ear and, if the code says that it is not one, a ball of dense bone (an osteoma, say) in a place of its own:
-    nothing else tells the two apart, and the masses of different patients seldom overlay."""
+def sample_one_mass(code: int, rng: np.random.Generator) -> EarChange:
+    """Sample a healthy ear and, unless the code is NORMAL, a ball of dense bone (like an osteoma) at a random position.
+
+    Nothing else differs between the two, and the masses of different patients seldom overlap.
+    """
     healthy = replace(_healthy(rng), fill={})
     centre, radius, hu = rng.uniform(*MASS_CENTRES), _between(rng, *MASS_RADIUS), _between(rng, *MASS_HU)
     if code == NORMAL:

@@ -1,4 +1,4 @@
-"""Painting a whole head: outline, skull, brain, face, and then both temporal bones."""
+"""The whole head: outline, skull, brain, face, and both temporal bones, painted on any grid."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,49 +7,57 @@ from medical_fenlei.phantom.anatomy import Person, Pose, head_to_patient
 from medical_fenlei.phantom.canvas import AIR, Array, Canvas, capsule, ellipsoid
 from medical_fenlei.phantom.disease import EarChange
 from medical_fenlei.phantom.temporal_bone import paint_ear
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import NORMAL, SIDES, Side
 
 SUPINE = np.array([0.0, 1.0, 0.0])
-"""Gravity in patient coordinates for somebody who lies on the back."""
+"""Direction of gravity in patient LPS for a supine patient."""
 
 LESION_BIT = {Side.LEFT: 1, Side.RIGHT: 2}
+"""Bit of the lesion mask for each side."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """hu: float32 HU (K, H, W), without blur or noise; lesion: uint8 (K, H, W), bit 1 left ear, bit 2 right ear."""
+class DrawnHead:
+    """A head on a voxel grid, without blur or noise."""
 
     hu: Array
+    """float32 HU (K, H, W)."""
+
     lesion: Array
+    """uint8 lesion mask (K, H, W), with LESION_BIT of each ear."""
 
 
 def draw_head(
-    person: Person, changes: dict[Side, EarChange], pose: Pose, affine_lps: Array, shape: tuple[int, int, int],
+    person: Person, changes: dict[Side, EarChange], pose: Pose, affine_lps: Affine, shape: tuple[int, int, int],
     gravity_lps: Array = SUPINE,
-) -> Drawing:
-    """Draw this person, with these ears, on any grid: affine_lps (4, 4) takes voxel (k, row, column, 1) to patient mm."""
+) -> DrawnHead:
+    """Draw this person with these diseases on a grid of `shape`; affine_lps: from its voxel index to patient LPS mm.
+
+    gravity_lps (3,): direction of gravity, for fluid levels.
+    """
     to_patient = head_to_patient(person, pose)
-    to_head = np.linalg.inv(to_patient) @ affine_lps
-    in_plane = float(np.sqrt(np.prod(np.linalg.norm(to_head[:3, 1:3], axis=0))))
+    to_head = to_patient.inverse @ affine_lps
+    in_plane = float(np.sqrt(np.prod(to_head.spacing[1:])))
     canvas = Canvas(shape, to_head, edge_mm=float(np.clip(in_plane, 0.4, 2.5)))
     _paint_skull(canvas, person)
     _paint_face(canvas, person)
-    gravity = np.linalg.inv(to_patient[:3, :3]) @ gravity_lps
+    gravity = to_patient.linear_inverse @ gravity_lps
     gravity /= np.linalg.norm(gravity)
     for side in SIDES:
         ear = person.ears[side]
         from_head = ear.from_head()
-        down = from_head[:3, :3] @ gravity
+        down = from_head.apply_to_vectors(gravity)
         paint_ear(canvas.in_frame(from_head), ear, changes[side], bone_hu=person.bone_hu, down=down / np.linalg.norm(down),
                   label=LESION_BIT[side] if changes[side].code != NORMAL else 0)
-    return Drawing(canvas.hu, canvas.lesion)
+    return DrawnHead(canvas.hu, canvas.lesion)
 
 
 def _paint_skull(canvas: Canvas, person: Person) -> None:
-    """Skin, fat, muscle, the skull with its base, brain, and the rest the head lies on."""
+    """Paint skin, fat, muscle, the skull with its base, the brain, and the head rest."""
     everywhere = np.array([400.0, 400.0, 400.0])
     fat, thick, bone = np.float32(person.fat_mm), np.float32(person.skull_mm), np.float32(person.bone_hu)
-    for at, x, y, z in canvas.pieces(-everywhere, everywhere, pad=0):
+    for at, x, y, z in canvas.slabs(-everywhere, everywhere, pad=0):
         up = np.maximum(z - np.float32(20), 0)
         xx = x * x
         behind = y + np.float32(8)
@@ -57,8 +65,8 @@ def _paint_skull(canvas: Canvas, person: Person) -> None:
                         + up * up * np.float32(1 / 112**2)) - 1) * np.float32(78)
         hu = canvas.hu[at]
         if (skin < 3).any():
-            canvas.blend(at, canvas.cover(skin), 50.0)
-            canvas.blend(at, canvas.cover(skin + 2) * canvas.cover(-2 - fat - skin), -90.0)
+            canvas.blend(at, canvas.coverage(skin), 50.0)
+            canvas.blend(at, canvas.coverage(skin + 2) * canvas.coverage(-2 - fat - skin), -90.0)
             behind = y + np.float32(4)
             upper = z - np.float32(38)
             inner = (np.sqrt(xx * np.float32(1 / 67**2) + behind * behind * np.float32(1 / 88**2)
@@ -69,15 +77,15 @@ def _paint_skull(canvas: Canvas, person: Person) -> None:
             front = np.clip((-42 - y) * np.float32(1 / 10), 0, 1)
             floor = np.float32(-38) + 37 * middle + 23 * front
             cavity = np.maximum(inner, (floor - z) * np.float32(0.75))
-            canvas.blend(at, canvas.cover(cavity - thick), bone)
-            canvas.blend(at, canvas.cover(cavity), 35.0)
+            canvas.blend(at, canvas.coverage(cavity - thick), bone)
+            canvas.blend(at, canvas.coverage(cavity), 35.0)
         rest = np.abs(skin - np.float32(9)) - np.float32(2)
-        share = canvas.cover(np.maximum(rest, np.float32(30) - y)) * np.float32(0.35)
+        share = canvas.coverage(np.maximum(rest, np.float32(30) - y)) * np.float32(0.35)
         hu += share * (np.float32(0) - hu)
 
 
 def _paint_face(canvas: Canvas, person: Person) -> None:
-    """Eyes, sinuses, nose, jaw and spine: what a mirror or a bone mass would also see."""
+    """Paint eyes, sinuses, nose, jaw and spine, which a search for symmetry or for bone also meets."""
     bone, s = person.bone_hu, person.sinus
     sinus = AIR + person.sinus_fill * 0.6 * (30 - AIR)
     canvas.paint(capsule((0, -104, -8), (0, -112, -22), 9.0, 12.0), 40)

@@ -1,11 +1,11 @@
-"""Who is examined, when, with which disease in which ear, and what the label sheet says of it. Nobody real."""
+"""The exams of the synthetic hospital: patients, dates, the disease of each ear, and the entries of the label sheet."""
 import datetime
 from dataclasses import dataclass
 
 import numpy as np
 
-from medical_fenlei.phantom.anatomy import Person, draw_person
-from medical_fenlei.phantom.scanner import pick
+from medical_fenlei.phantom.anatomy import Person, sample_person
+from medical_fenlei.phantom.scanner import weighted_choice
 from medical_fenlei.phantom.series import Patient
 from medical_fenlei.phantom.spec import Disease
 from medical_fenlei.vocabulary import NORMAL, UNLABELLED, Side
@@ -15,63 +15,66 @@ PAIRS: tuple[tuple[float, tuple[int, int]], ...] = (
     (0.04, (6, 1)), (0.04, (5, 3)), (0.03, (2, 6)), (0.03, (3, 5)), (0.03, (6, 2)), (0.02, (2, 2)), (0.01, (1, 2)),
     (0.01, (3, 6)), (0.06, (5, 5)),
 )
-"""Codes (left, right) and their share of the exams: those of a real collection, and 6 % with both ears normal."""
+"""Shares of the exams by their codes (left, right): those of a real collection, and 6 % with both ears normal."""
 
 RARE_PAIRS: tuple[tuple[float, tuple[int, int]], ...] = ((0.4, (4, 5)), (0.4, (5, 4)), (0.1, (4, 1)), (0.1, (1, 4)))
 RARE_SHARE, RARE_AT_LEAST = 0.06, 8
-"""Of the exams have code 4 in an ear, and at least so many patients: far more often than in life, so that it can be learnt."""
+"""Share of the exams, and minimum number of patients, with code 4: far more than in reality, so that it can be learnt."""
 
 OTHER = 6
+"""Code of an abnormal ear with `one_mass`."""
 FIRST_DAY, DAYS = datetime.date(2019, 1, 2), 4 * 365
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exam:
-    """One exam as the hospital knows it."""
+    """One exam with its patient, the true codes and the labels of the sheet."""
 
     number: int
-    """Seeds everything drawn for it."""
+    """Number of the exam, which seeds everything drawn for it."""
 
     exam_id: str
     patient: Patient
     person: Person
     codes: dict[Side, int]
-    """The truth."""
+    """True code of each ear."""
 
     labels: dict[Side, int] | None
-    """What the sheet says (UNLABELLED for an empty cell); None where the sheet has no such row."""
+    """Codes in the label sheet (UNLABELLED for an empty cell); None if the sheet has no row for the exam."""
 
     date: datetime.date
     label_date: datetime.date
+    """Date in the label sheet."""
+
     other_date: datetime.date | None
-    """A second folder with this id, in which only a thick soft-tissue series lies."""
+    """Date of a second folder with this exam id, which holds only a thick soft-tissue series."""
 
 
-def draw_population(num_exams: int, seed: int, disease: Disease = "as_in_life") -> list[Exam]:
-    """The exams of a synthetic hospital, by exam id, with all that makes real sheets and disks untidy.
+def sample_population(num_exams: int, seed: int, disease: Disease = "as_in_life") -> list[Exam]:
+    """Sample the exams of a synthetic hospital, in the order of their ids, with the irregularities of real sheets and disks.
 
-    With one mass an ear that is not normal has code 6, and its mastoid is as that of anybody.
-
-    Some 4 % are second exams of a patient; two thirds of the sheet's dates differ; a few ears or exams have no label; a few ids
-    lie under two dates; some files have no PatientID; one exam is not in the sheet.
+    About 4 % are second exams of a patient; two thirds of the dates in the sheet differ; a few ears or exams have no label; a
+    few ids occur under two dates; some patients have no PatientID; one exam is not in the sheet. With `one_mass` all abnormal
+    ears have code 6 and the aeration of a healthy ear.
     """
     rng = np.random.default_rng([seed, 1])
     rare = min(max(RARE_AT_LEAST, round(RARE_SHARE * num_exams)), num_exams // 3)
     second = min(_share(num_exams, 0.04, 2), (num_exams - rare) // 2)
-    pairs = [pick(rng, RARE_PAIRS) for _ in range(rare)] + [pick(rng, PAIRS) for _ in range(num_exams - rare - second)]
+    pairs = [weighted_choice(rng, RARE_PAIRS) for _ in range(rare)]
+    pairs += [weighted_choice(rng, PAIRS) for _ in range(num_exams - rare - second)]
     people = []
     for n, i in enumerate(rng.permutation(len(pairs))):
         codes = dict(zip((Side.LEFT, Side.RIGHT), pairs[i], strict=True))
         if disease == "one_mass":
             codes = {side: code if code == NORMAL else OTHER for side, code in codes.items()}
         moved = {side: code != NORMAL and disease == "as_in_life" for side, code in codes.items()}
-        person = draw_person(np.random.default_rng([seed, 2, n]), moved)
+        person = sample_person(np.random.default_rng([seed, 2, n]), moved)
         people.append((_patient(n, person, rng), person, codes))
     again = rng.choice(len(people), second, replace=False)
     who = rng.permutation(np.concatenate([np.arange(len(people)), again]))
 
     ids = sorted(rng.choice(np.arange(1_000, 9_999_999), num_exams, replace=False))
-    odd = iter(rng.permutation(num_exams))                       # each exam is odd in one way at most
+    odd = iter(rng.permutation(num_exams))                       # each exam has at most one irregularity
     no_label, two_dates, not_in_sheet = (
         {int(next(odd)) for _ in range(min(count, num_exams // 8))}
         for count in (_share(num_exams, 0.03, 1), _share(num_exams, 0.02, 1), 1))
@@ -83,7 +86,7 @@ def draw_population(num_exams: int, seed: int, disease: Disease = "as_in_life") 
         if n in no_label:
             labels = dict.fromkeys(codes, UNLABELLED)
         elif n in half_label:
-            labels = {**codes, pick(rng, ((0.5, Side.LEFT), (0.5, Side.RIGHT))): UNLABELLED}
+            labels = {**codes, weighted_choice(rng, ((0.5, Side.LEFT), (0.5, Side.RIGHT))): UNLABELLED}
         elif n in not_in_sheet:
             labels = None
         date = FIRST_DAY + datetime.timedelta(days=int(rng.integers(DAYS)))
@@ -95,6 +98,7 @@ def draw_population(num_exams: int, seed: int, disease: Disease = "as_in_life") 
 
 
 def _share(number: int, share: float, at_least: int) -> int:
+    """The rounded share of a number, but at least `at_least`."""
     return max(at_least, round(share * number))
 
 

@@ -1,10 +1,12 @@
-"""How a scanner sees a head: grid, sharpness, noise, and the form in which it stores values."""
+"""Simulated CT acquisition: voxel grid, sharpness, noise, and the format of stored values."""
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+
+from medical_fenlei.spatial import Affine
 
 Array = np.ndarray
 T = TypeVar("T")
@@ -14,34 +16,34 @@ SpacingTag = Literal["absent", "positive", "negative"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredForm:
-    """How HU become stored values: stored = (HU - intercept) / slope, clipped to what the bits hold."""
+class PixelFormat:
+    """The format of stored values: stored = (HU - intercept) / slope, clipped to the range of the bits."""
 
     bits: int = 16
     signed: bool = True
     intercept: float = 0.0
     slope: float = 1.0
     padding: int | None = None
-    """Stored value outside the reconstruction circle, where the writer is given one."""
+    """Stored value outside the reconstruction circle, if the scanner pads."""
 
     photometric: Literal["MONOCHROME1", "MONOCHROME2"] = "MONOCHROME2"
 
     @property
     def limits(self) -> tuple[int, int]:
-        """Smallest and largest stored value."""
+        """The smallest and the largest stored value."""
         return (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if self.signed else (0, (1 << self.bits) - 1)
 
 
-CLASSIC = StoredForm(bits=12, signed=False, intercept=-1024)
-SIGNED = StoredForm(bits=16, signed=True, intercept=0)
-EXTENDED = StoredForm(bits=16, signed=False, intercept=-8192)
-PADDED = StoredForm(bits=16, signed=True, intercept=-1024, padding=-2000)
-INVERTED = StoredForm(bits=16, signed=True, intercept=-1024, photometric="MONOCHROME1")
+CLASSIC = PixelFormat(bits=12, signed=False, intercept=-1024)
+SIGNED = PixelFormat(bits=16, signed=True, intercept=0)
+EXTENDED = PixelFormat(bits=16, signed=False, intercept=-8192)
+PADDED = PixelFormat(bits=16, signed=True, intercept=-1024, padding=-2000)
+INVERTED = PixelFormat(bits=16, signed=True, intercept=-1024, photometric="MONOCHROME1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """One series: where its voxels lie, how sharp and noisy it is, how it is stored. Lengths in mm."""
+    """The parameters of one CT series: scanner, geometry, sharpness and noise, storage. Lengths in mm."""
 
     vendor: str = "SIEMENS"
     model: str = "Sensation 64"
@@ -56,103 +58,107 @@ class Scan:
     slices_to: Literal["head", "feet"] = "head"
     gantry_tilt_deg: float = 0.0
     stored_order: FileOrder = "forward"
-    """Order of files and instance numbers, relative to the volume's slice axis."""
+    """Order of files and instance numbers relative to the slice axis of the volume."""
 
     patient_position: PatientPosition = "HFS"
     transfer_syntax: str = str(ExplicitVRLittleEndian)
-    form: StoredForm = field(default_factory=lambda: SIGNED)
+    pixel_format: PixelFormat = field(default_factory=lambda: SIGNED)
     blur_mm: float = 0.3
-    """Standard deviation of the point spread in plane."""
+    """Standard deviation of the in-plane point spread function."""
 
     noise_hu: float = 60.0
+    """Standard deviation of the noise."""
+
     noise_texture: float = -0.3
-    """Neighbour correlation: below 0 for a sharp kernel's fine grain, above 0 for a smooth kernel's blobs."""
+    """Correlation of neighboring pixels: negative for the fine grain of a sharp kernel, positive for a smooth kernel."""
 
     kvp: float = 120.0
     spacing_tag: SpacingTag = "absent"
 
     @property
     def pixel_mm(self) -> float:
+        """Edge of a pixel."""
         return self.fov_mm / self.matrix
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns."""
         return self.n_slices, self.matrix, self.matrix
 
     @property
     def gravity_lps(self) -> Array:
-        """(3,): towards the back of somebody supine, the face of somebody prone."""
+        """Direction of gravity (3,): to the back of a supine patient, to the face of a prone patient."""
         return np.array([0.0, 1.0 if self.patient_position.endswith("S") else -1.0, 0.0])
 
-    def affine(self, centre_lps: Array) -> Array:
-        """(4, 4): voxel (k, row, column, 1) to patient mm, with this point in the middle of the volume."""
+    def affine(self, centre_lps: Array) -> Affine:
+        """Return the map from voxel index to patient LPS mm, with the volume centred on this point."""
         tilt = np.deg2rad(self.gantry_tilt_deg)
         column = np.array([1.0, 0, 0]) * (1 if self.columns_to == "left" else -1)
         row = np.array([0, np.cos(tilt), np.sin(tilt)]) * (1 if self.rows_to == "posterior" else -1)
         slices = np.array([0, 0, 1.0]) * (1 if self.slices_to == "head" else -1)
-        affine = np.eye(4)
-        affine[:3, :3] = np.stack([slices * self.increment_mm / np.cos(tilt), row * self.pixel_mm, column * self.pixel_mm], 1)
-        affine[:3, 3] = np.asarray(centre_lps) - affine[:3, :3] @ ((np.array(self.shape) - 1) / 2)
-        return affine
+        steps = [slices * self.increment_mm / np.cos(tilt), row * self.pixel_mm, column * self.pixel_mm]
+        return Affine.centred(steps, self.shape, centre_lps)
 
 
 _BONE_SCANNERS = (
-    (0.30, Scan(vendor="SIEMENS", model="Sensation 64", kernel=("U75u",), form=CLASSIC, noise_texture=-0.35)),
-    (0.16, Scan(vendor="Siemens Healthineers", model="SOMATOM Force", kernel=("Ur73u", "1"), form=EXTENDED,
+    (0.30, Scan(vendor="SIEMENS", model="Sensation 64", kernel=("U75u",), pixel_format=CLASSIC, noise_texture=-0.35)),
+    (0.16, Scan(vendor="Siemens Healthineers", model="SOMATOM Force", kernel=("Ur73u", "1"), pixel_format=EXTENDED,
                 noise_texture=-0.25)),
-    (0.08, Scan(vendor="SIEMENS", model="SOMATOM Force", kernel=("Ur69u", "2"), form=SIGNED, noise_texture=-0.2)),
-    (0.16, Scan(vendor="GE MEDICAL SYSTEMS", model="Discovery CT750 HD", kernel=("BONEPLUS2",), form=PADDED,
+    (0.08, Scan(vendor="SIEMENS", model="SOMATOM Force", kernel=("Ur69u", "2"), pixel_format=SIGNED, noise_texture=-0.2)),
+    (0.16, Scan(vendor="GE MEDICAL SYSTEMS", model="Discovery CT750 HD", kernel=("BONEPLUS2",), pixel_format=PADDED,
                 noise_texture=-0.3)),
-    (0.10, Scan(vendor="GE MEDICAL SYSTEMS", model="Revolution EVO", kernel=("BONEPLUS",), form=PADDED, noise_texture=-0.25)),
-    (0.10, Scan(vendor="UIH", model="uCT 780", kernel=("H_VSHARP_C",), form=INVERTED, noise_texture=-0.3)),
-    (0.10, Scan(vendor="UIH", model="uCT 780", kernel=("H_SHARP_C",), form=SIGNED, noise_texture=-0.2)),
+    (0.10, Scan(vendor="GE MEDICAL SYSTEMS", model="Revolution EVO", kernel=("BONEPLUS",), pixel_format=PADDED,
+                noise_texture=-0.25)),
+    (0.10, Scan(vendor="UIH", model="uCT 780", kernel=("H_VSHARP_C",), pixel_format=INVERTED, noise_texture=-0.3)),
+    (0.10, Scan(vendor="UIH", model="uCT 780", kernel=("H_SHARP_C",), pixel_format=SIGNED, noise_texture=-0.2)),
 )
-"""Share of the exams; names as scanners write them, one vendor in two spellings."""
+"""Scanners with their share of the exams; one vendor occurs in two spellings, as in real headers."""
 
 _SYNTAXES = ((0.45, ExplicitVRLittleEndian), (0.15, ImplicitVRLittleEndian), (0.2, JPEGLSLossless), (0.2, RLELossless))
 _POSITIONS: tuple[tuple[float, PatientPosition], ...] = ((0.85, "HFS"), (0.12, "FFS"), (0.03, "HFP"))
 _ORDERS: tuple[tuple[float, FileOrder], ...] = ((0.6, "forward"), (0.3, "reverse"), (0.1, "shuffled"))
 _SPACING_TAGS: tuple[tuple[float, SpacingTag], ...] = ((0.8, "absent"), (0.2, "positive"))
-"""Some scanners write a negative one, which DICOM forbids: a test may, the hospital does not."""
+"""Some scanners write negative values, which DICOM forbids: only tests do so."""
 
 
-def pick(rng: np.random.Generator, shares: Sequence[tuple[float, T]]) -> T:
-    """One of the values, each with its share."""
+def weighted_choice(rng: np.random.Generator, shares: Sequence[tuple[float, T]]) -> T:
+    """Return one of the values, each with the probability of its share."""
     return shares[rng.choice(len(shares), p=[share for share, _ in shares])][1]
 
 
-def draw_scan(rng: np.random.Generator, matrix: int = 256, n_slices: int = 64) -> Scan:
-    """A temporal-bone series of some 36-44 mm with a bone kernel, on any of the scanners, stored in any of the ways."""
-    scanner = pick(rng, _BONE_SCANNERS)
+def sample_scan(rng: np.random.Generator, matrix: int = 256, n_slices: int = 64) -> Scan:
+    """Sample a temporal-bone series of 36 to 44 mm with a bone kernel, on a random scanner and in a random storage format."""
+    scanner = weighted_choice(rng, _BONE_SCANNERS)
     increment = round(float(rng.uniform(36, 44)) / n_slices, 3)
-    usual = rng.random() < 0.8                                   # the plain axial display
+    usual = rng.random() < 0.8                                   # standard axial orientation
     tilt = round(float(rng.normal(0, 5)), 1) if rng.random() < 0.08 else 0.0
     return replace(
         scanner, matrix=matrix, n_slices=n_slices, fov_mm=round(float(rng.uniform(205, 240)), 1), increment_mm=increment,
         thickness_mm=max(0.4, round(increment * float(rng.choice([1.0, 1.0, 1.25])), 2)),
         columns_to="left" if usual or rng.random() < 0.5 else "right",
         rows_to="posterior" if usual or rng.random() < 0.5 else "anterior",
-        slices_to="head" if rng.random() < 0.5 else "feet", gantry_tilt_deg=tilt, stored_order=pick(rng, _ORDERS),
-        patient_position=pick(rng, _POSITIONS), transfer_syntax=str(pick(rng, _SYNTAXES)),
+        slices_to="head" if rng.random() < 0.5 else "feet", gantry_tilt_deg=tilt, stored_order=weighted_choice(rng, _ORDERS),
+        patient_position=weighted_choice(rng, _POSITIONS), transfer_syntax=str(weighted_choice(rng, _SYNTAXES)),
         blur_mm=float(rng.uniform(0.2, 0.4)), noise_hu=float(rng.uniform(40, 100)),
-        kvp=float(rng.choice([100.0, 120.0, 140.0], p=[0.1, 0.75, 0.15])), spacing_tag=pick(rng, _SPACING_TAGS),
+        kvp=float(rng.choice([100.0, 120.0, 140.0], p=[0.1, 0.75, 0.15])), spacing_tag=weighted_choice(rng, _SPACING_TAGS),
     )
 
 
 def _three_taps(plane: Array, weight: float) -> None:
-    """In place over the last two axes: each pixel plus `weight` times its neighbours, twice (rows, columns)."""
+    """Add `weight` times its neighbors to each pixel, in place along the last two axes (rows, then columns)."""
     for axis in (-2, -1):
         view = np.moveaxis(plane, axis, -1)
-        neighbours = np.zeros_like(view)
-        neighbours[..., 1:] += view[..., :-1]
-        neighbours[..., :-1] += view[..., 1:]
-        view += np.float32(weight) * neighbours
+        neighbors = np.zeros_like(view)
+        neighbors[..., 1:] += view[..., :-1]
+        neighbors[..., :-1] += view[..., 1:]
+        view += np.float32(weight) * neighbors
 
 
 def acquire(hu: Array, scan: Scan, rng: np.random.Generator, pixel_mm: float | None = None) -> Array:
-    """What the scanner reconstructs: kernel blur in plane, then noise with the kernel's grain, strongest inside the head.
+    """Return the volume as reconstructed by the scanner: in-plane blur, then correlated noise, strongest inside the head.
 
-    hu: float32 HU (K, H, W), changed in place; returns int16 HU of the same shape.
+    hu: float32 HU (K, H, W), changed in place; returns int16 HU of the same shape. pixel_mm: pixel edge, by default that of the
+    scan.
     """
     pixel = pixel_mm or scan.pixel_mm
     variance = (scan.blur_mm / pixel) ** 2

@@ -1,4 +1,4 @@
-"""Writing a reconstructed volume as a series of CT Image Storage, one file a slice."""
+"""Write a reconstructed volume as a series of CT Image Storage, one file per slice."""
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medical_fenlei.phantom.scanner import Array, Scan
+from medical_fenlei.spatial import Affine
 
 IMPLEMENTATION_UID = generate_uid(entropy_srcs=["medical_fenlei", "phantom"])
 AXIAL = ("ORIGINAL", "PRIMARY", "AXIAL")
@@ -16,7 +17,7 @@ SCOUT = ("ORIGINAL", "PRIMARY", "LOCALIZER")
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """Whom the files name. Nobody real."""
+    """The patient whom the files name, a synthetic person."""
 
     patient_id: str
     """May be empty, as in some exports."""
@@ -29,7 +30,7 @@ class Patient:
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesFacts:
-    """What the headers say beside geometry and pixels."""
+    """Header attributes of a series other than geometry and pixels."""
 
     patient: Patient
     exam_id: str
@@ -38,11 +39,11 @@ class SeriesFacts:
     description: str
     image_type: tuple[str, ...] = AXIAL
     suffix: str = ""
-    """Ending of the file names; exports often have none."""
+    """Suffix of the file names; exports often have none."""
 
 
-def write_series(folder: Path, hu: Array, affine: Array, scan: Scan, facts: SeriesFacts, rng: np.random.Generator) -> None:
-    """Write int16 HU (K, rows, columns) with voxel (k, row, column, 1) to LPS mm in `affine` (4, 4)."""
+def write_series(folder: Path, hu: Array, affine: Affine, scan: Scan, facts: SeriesFacts, rng: np.random.Generator) -> None:
+    """Write int16 HU (K, rows, columns); affine: from voxel index to patient LPS mm."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = _stored_values(hu, scan)
     order = np.arange(len(hu))
@@ -54,25 +55,26 @@ def write_series(folder: Path, hu: Array, affine: Array, scan: Scan, facts: Seri
         image.update(shared)
         image.SOPInstanceUID = _uid(facts, "image", facts.number, k)
         image.InstanceNumber = number
-        image.ImagePositionPatient = [f"{v:.6f}" for v in affine[:3, 3] + k * affine[:3, 0]]
-        image.PixelData = stored[k].astype("<i2" if scan.form.signed else "<u2").tobytes()
+        image.ImagePositionPatient = [f"{v:.6f}" for v in affine.apply(np.array([k, 0, 0]))]
+        image.PixelData = stored[k].astype("<i2" if scan.pixel_format.signed else "<u2").tobytes()
         image["PixelData"].VR = "OW"
         _save(image, folder / f"IM{number:05d}{facts.suffix}", scan.transfer_syntax)
 
 
 def _stored_values(hu: Array, scan: Scan) -> Array:
-    form = scan.form
-    stored = np.clip(np.rint((hu.astype(np.float32) - form.intercept) / form.slope), *form.limits).astype(np.int32)
-    if form.padding is not None:
+    """Stored values (K, rows, columns) of HU, with padding outside the reconstruction circle where the format has one."""
+    fmt = scan.pixel_format
+    stored = np.clip(np.rint((hu.astype(np.float32) - fmt.intercept) / fmt.slope), *fmt.limits).astype(np.int32)
+    if fmt.padding is not None:
         r, c = (np.linspace(-1, 1, n) for n in hu.shape[1:])
-        stored[:, np.hypot(r[:, None], c) > 1] = form.padding
+        stored[:, np.hypot(r[:, None], c) > 1] = fmt.padding
     return stored
 
 
-def _shared(affine: Array, scan: Scan, facts: SeriesFacts, *, rows: int, columns: int) -> Dataset:
-    """All that the images of a series have in common."""
-    patient, form = facts.patient, scan.form
-    row_step, column_step = affine[:3, 1], affine[:3, 2]
+def _shared(affine: Affine, scan: Scan, facts: SeriesFacts, *, rows: int, columns: int) -> Dataset:
+    """The attributes that all images of a series share."""
+    patient, fmt = facts.patient, scan.pixel_format
+    row_step, column_step = affine.step(1), affine.step(2)
     row_mm, column_mm = float(np.linalg.norm(row_step)), float(np.linalg.norm(column_step))
     day, time = facts.date.strftime("%Y%m%d"), "093000"
     ds = Dataset()
@@ -100,19 +102,20 @@ def _shared(affine: Array, scan: Scan, facts: SeriesFacts, *, rows: int, columns
     ds.SeriesNumber, ds.AcquisitionNumber, ds.PositionReferenceIndicator = facts.number, 1, ""
     ds.ImageOrientationPatient = [f"{v:.8f}" for v in (*column_step / column_mm, *row_step / row_mm)]
     ds.PixelSpacing = [f"{row_mm:.8f}", f"{column_mm:.8f}"]
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, form.photometric
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, fmt.photometric
     ds.Rows, ds.Columns = rows, columns
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, form.bits, form.bits - 1, int(form.signed)
-    if form.padding is not None:
-        ds.add_new("PixelPaddingValue", "SS" if form.signed else "US", form.padding)
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, fmt.bits, fmt.bits - 1, int(fmt.signed)
+    if fmt.padding is not None:
+        ds.add_new("PixelPaddingValue", "SS" if fmt.signed else "US", fmt.padding)
     ds.WindowCenter, ds.WindowWidth = "700", "4000"
-    ds.RescaleIntercept, ds.RescaleSlope = f"{form.intercept:g}", f"{form.slope:g}"
+    ds.RescaleIntercept, ds.RescaleSlope = f"{fmt.intercept:g}", f"{fmt.slope:g}"
     ds.RescaleType = "US" if facts.image_type == SCOUT else "HU"      # a projection is not in HU
     return ds
 
 
-def _uid(facts: SeriesFacts, *of: object) -> UID:
-    return generate_uid(entropy_srcs=["medical_fenlei", facts.exam_id, facts.date.isoformat(), *map(str, of)])
+def _uid(facts: SeriesFacts, *parts: object) -> UID:
+    """A UID that depends on the exam and these parts only."""
+    return generate_uid(entropy_srcs=["medical_fenlei", facts.exam_id, facts.date.isoformat(), *map(str, parts)])
 
 
 def _save(image: Dataset, path: Path, syntax: str) -> None:

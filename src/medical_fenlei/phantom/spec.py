@@ -3,27 +3,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 Disease = Literal["as_in_life", "one_mass"]
+"""How diseased ears are drawn, see `HospitalSpec.disease`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HospitalSpec:
-    """What is drawn; the same values draw the same pixels."""
+    """The settings of a synthetic hospital; equal settings draw equal pixels."""
 
     num_exams: int = 160
-    """Exams."""
+    """Number of exams."""
 
     seed: int = 0
-    """Of everything drawn."""
+    """Seed of all random choices."""
 
     matrix: int = 256
-    """Rows and columns of an image: 256, or 512 as scanners make them."""
+    """Rows and columns of an image: 256, or 512 as from a scanner."""
 
     slices: int = 64
-    """Of each series, over the temporal bones."""
+    """Slices of each series, over the temporal bones."""
 
     disease: Disease = "as_in_life"
-    """as_in_life: the six codes, each with its usual changes, which overlay from patient to patient. one_mass: an abnormal ear
-    (code 6) is a healthy one but for a small round mass anywhere in the temporal bone: to measure where a network looks."""
+    """as_in_life: the six codes, each with its typical changes, at similar positions in all patients. one_mass: an abnormal ear
+    (code 6) differs from a healthy one only by a small round mass anywhere in the temporal bone, to test where a network
+    looks."""
 
     def __post_init__(self) -> None:
         if self.num_exams < 4:

@@ -1,4 +1,4 @@
-"""Two endless solid textures, made once a process: honeycomb (air cells, bone marrow) and smooth noise (patches, roughness)."""
+"""Two periodic solid textures, computed once per process: honeycomb (air cells, marrow) and smooth noise."""
 import functools
 
 import numpy as np
@@ -6,15 +6,15 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 SAMPLES = 8
-"""Samples a cell."""
+"""Samples per cell along each axis."""
 
 CELLS = 8
-"""Cells along the edge of the tile, which then repeats."""
+"""Cells along each edge of the tile that is repeated."""
 
 
 @functools.cache
 def _honeycomb() -> tuple[np.ndarray, np.ndarray]:
-    """Distance to the nearest wall (in cells) and a number in 0..1 that is one cell's own; (64, 64, 64) float32 each."""
+    """Distance to the nearest wall (in cells) and a random number (0 to 1) of each cell; float32 (64, 64, 64) each."""
     rng = np.random.default_rng(20_24)
     seeds = np.indices((CELLS,) * 3).reshape(3, -1).T + rng.uniform(0.1, 0.9, (CELLS**3, 3))
     points = np.indices((CELLS * SAMPLES,) * 3).reshape(3, -1).T / SAMPLES
@@ -36,7 +36,10 @@ def _smooth() -> np.ndarray:
     return ((noise - noise.mean()) / noise.std()).astype(np.float32)
 
 
-def _places(x: np.ndarray, y: np.ndarray, z: np.ndarray, scale_mm: float, turn: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def _texture_points(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, scale_mm: float, turn: np.ndarray, shift: np.ndarray
+) -> np.ndarray:
+    """Coordinates (3, N) in the texture of points given in mm."""
     points = np.stack([x, y, z]).reshape(3, -1)
     into = (turn * (SAMPLES / scale_mm)).astype(np.float32)
     return into @ points + (shift * CELLS * SAMPLES).astype(np.float32)[:, None]
@@ -45,18 +48,18 @@ def _places(x: np.ndarray, y: np.ndarray, z: np.ndarray, scale_mm: float, turn: 
 def honeycomb(
     x: np.ndarray, y: np.ndarray, z: np.ndarray, *, cell_mm: float, turn: np.ndarray, shift: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to the nearest wall (mm) and the own number (0..1) of the cell, at points given in mm.
+    """Return the distance to the nearest wall (mm) and the random number (0 to 1) of the cell, at points given in mm.
 
-    turn (3, 3): a rotation; shift (3,): in 0..1; together they choose which part of the texture is seen.
+    turn (3, 3): a rotation; shift (3,): an offset in tiles (0 to 1). Together they select the part of the texture.
     """
     wall, own = _honeycomb()
-    places = _places(x, y, z, cell_mm, turn, shift)
-    near = np.floor(places + 0.5).astype(np.intp) % wall.shape[0]
-    far = ndimage.map_coordinates(wall, places, order=1, mode="grid-wrap").reshape(x.shape)
+    points = _texture_points(x, y, z, cell_mm, turn, shift)
+    near = np.floor(points + 0.5).astype(np.intp) % wall.shape[0]
+    far = ndimage.map_coordinates(wall, points, order=1, mode="grid-wrap").reshape(x.shape)
     return far * np.float32(cell_mm), own[near[0], near[1], near[2]].reshape(x.shape)
 
 
 def smooth(x: np.ndarray, y: np.ndarray, z: np.ndarray, *, scale_mm: float, turn: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Noise of mean 0 and standard deviation 1, correlated over about `scale_mm`, at points given in mm."""
-    places = _places(x, y, z, scale_mm, turn, shift)
-    return ndimage.map_coordinates(_smooth(), places, order=1, mode="grid-wrap").reshape(x.shape).astype(np.float32)
+    """Return noise of mean 0 and standard deviation 1, correlated over about `scale_mm`, at points given in mm."""
+    points = _texture_points(x, y, z, scale_mm, turn, shift)
+    return ndimage.map_coordinates(_smooth(), points, order=1, mode="grid-wrap").reshape(x.shape).astype(np.float32)

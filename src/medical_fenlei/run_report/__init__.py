@@ -1,1 +1,1 @@
-"""What is known of a run? Everything in one page, made anew from the files of the run."""
+"""What are the results of a run? All of them on one page, made from the files of the run."""

@@ -1,4 +1,4 @@
-"""How training went: loss, measures of the tune set and learning rate by epoch."""
+"""The training curves of a run."""
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from medical_fenlei.pages.plots import save
 
 
 def plot_training(path: Path, lines: list[dict[str, Any]], *, best_epoch: int) -> None:
-    """Loss, measures of the tune set and learning rate by epoch, from the lines of `metrics.jsonl`."""
+    """Draw loss, measures of the tune set and learning rate by epoch. lines: `metrics.jsonl`."""
     frame = pd.DataFrame(lines).drop_duplicates("epoch", keep="last").set_index("epoch")
     panels = (("loss", ("train_loss", "tune_loss")), ("tune set", ("tune_auroc", "tune_auprc", "tune_macro_f1")),
               ("learning rate", ("lr",)))

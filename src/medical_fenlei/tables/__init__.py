@@ -1,4 +1,4 @@
-"""The contract of every CSV: what columns it has, what a cell may hold. Reading checks it; writing is atomic."""
+"""What does each CSV hold? Columns and what their cells may hold; reading checks them, writing is atomic."""
 from medical_fenlei.tables.contracts import (
     AUDITS,
     CACHE_INDEX,
@@ -32,19 +32,19 @@ from medical_fenlei.tables.contracts import (
     SUSPECTS,
     TRAINING_EARS,
     counts_path,
+    first_exams,
     rejects_path,
     scan_path,
     series_of,
     task_columns,
 )
 from medical_fenlei.tables.schema import Kind, Table
-from medical_fenlei.tables.splits import SETS, WHOLE_MANIFEST, Split, read_split, read_splits
+from medical_fenlei.tables.splits import Split, read_split, read_splits
 
 __all__ = [
     "AUDITS", "CACHE_INDEX", "COMPARISON", "DUAL_PREDICTIONS", "EXAMS", "EXAM_IDS", "EXPLANATIONS", "FEWSHOT",
     "HEADER_FACTS", "INDEX", "MANIFEST", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PREDICTIONS", "QA_CLASSES",
     "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS", "RUNS", "SERIES",
-    "SETS", "SPLIT", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "WHOLE_MANIFEST", "Kind",
-    "Split", "Table", "counts_path", "read_split", "read_splits", "rejects_path", "scan_path", "series_of",
-    "task_columns",
+    "SPLIT", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "Kind", "Split", "Table", "counts_path",
+    "first_exams", "read_split", "read_splits", "rejects_path", "scan_path", "series_of", "task_columns",
 ]

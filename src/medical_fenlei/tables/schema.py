@@ -1,7 +1,7 @@
-"""The contract of every CSV: what columns it has, what a cell may hold. Reading checks it; writing is atomic.
+"""A kind of CSV: which columns it has and what their cells may hold. Reading checks it; writing is atomic.
 
-In memory a code is an integer with 0 for "no label", an absent text is "", an absent number NaN. Text that a spreadsheet would
-run as a formula is written behind an apostrophe, which reading takes off again.
+In memory a code is an integer with 0 for "no label", a missing text is "", a missing number NaN. Text that a spreadsheet would
+run as a formula is written behind an apostrophe, which reading removes again.
 """
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +16,9 @@ from medical_fenlei.files import atomic, is_inside
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
 
 Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "float", "share"]
-"""key: text, never empty; relpath: a path below a base folder; code: 1 to 6 or empty; int: never empty; count: an integer that
-may be; float: may be; share: from 0 to 1, never empty."""
+"""text: may be empty; key: text, never empty; relpath: a path below a base folder; side: left or right; code: 1 to 6 or empty;
+flag: true or false; int: an integer, never empty; count: an integer, may be empty; float: a number, may be empty; share: a
+number from 0 to 1, never empty."""
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _ESCAPED = re.compile(r"^'+[=+\-@\t\r]")
 _DTYPES: dict[str, str] = {
@@ -33,21 +34,25 @@ _ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """One kind of CSV."""
+    """One kind of CSV: its columns and the rules of their cells."""
 
     name: str
+    """What the table lists, for error messages."""
+
     columns: dict[str, Kind]
+    """Required columns, in order."""
+
     more: Kind | None = None
-    """What columns beyond those named hold; None where they are ignored."""
+    """Kind of further columns; None to ignore them."""
 
     optional: dict[str, Kind] = field(default_factory=dict)
     """Columns that may be missing."""
 
     unique: tuple[str, ...] = ()
-    """Columns that together name a row."""
+    """Columns that together identify a row."""
 
     def read(self, path: Path) -> pd.DataFrame:
-        """The checked table. Raises UserError: no file, no such column, or the first cell that may not be."""
+        """Read and check a table. Raises UserError for a missing file or column, or the first invalid cell."""
         try:
             raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig",
                               encoding_errors="surrogateescape")
@@ -58,8 +63,8 @@ class Table:
         missing = [c for c in self.columns if c not in raw.columns]
         if missing:
             other = next((mark for mark in ";\t" if len(raw.columns) == 1 and mark in raw.columns[0]), "")
-            hint = f"; it is divided by {other!r}, expected commas: was it saved by Excel?" if other else ""
-            there = ", ".join(c for c in raw.columns if c in self.columns) or "none"     # the others may be a patient's data
+            hint = f"; it is separated by {other!r}, expected commas: was it saved by Excel?" if other else ""
+            there = ", ".join(c for c in raw.columns if c in self.columns) or "none"     # other names may be patient data
             raise UserError(f"{path}: column {missing[0]!r} is missing ({self.name}); of its columns there are: {there}{hint}")
         kinds = self._kinds(raw.columns)
         frame = pd.DataFrame({c: self._parse(raw[c], kind, path) for c, kind in kinds.items()})
@@ -67,7 +72,7 @@ class Table:
         return frame
 
     def write(self, path: Path, frame: pd.DataFrame) -> None:
-        """Write the table's columns (and further ones, where it has them). Raises UserError if a cell may not be."""
+        """Check and write the columns of the table, and others if `more` allows them. Raises UserError for an invalid cell."""
         kinds = self._kinds(frame.columns)
         frame = frame.reset_index(drop=True)[list(kinds)]
         self._check(frame, str(path))
@@ -76,10 +81,11 @@ class Table:
             shown.to_csv(file, index=False, lineterminator="\n")
 
     def empty(self) -> pd.DataFrame:
+        """Return a table without rows."""
         return self.frame([])
 
     def frame(self, rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
-        """A table of these rows with the types of its columns, also where there are none."""
+        """Return a table of these rows, possibly none, whose columns have the types of their kinds."""
         frame = pd.DataFrame(rows, columns=None if len(rows) else list(self.columns))
         return frame.astype({c: _DTYPES.get(k, "str") for c, k in self._kinds(frame.columns).items()})
 
@@ -89,7 +95,7 @@ class Table:
         return {**named, **{c: self.more for c in present if self.more and c not in named}}
 
     def _parse(self, cells: pd.Series, kind: Kind, path: Path) -> pd.Series:
-        if kind not in ("relpath", "text"):                      # folders are called what they are called
+        if kind not in ("relpath", "text"):                      # spaces may belong to the name of a folder
             cells = cells.str.strip()
         try:
             if kind == "flag":
@@ -100,7 +106,7 @@ class Table:
             if kind == "code":
                 return cells.where(cells != "", str(UNLABELLED)).astype("int8")
             if kind in ("int", "count", "float", "share"):
-                _refuse_words(cells, kind)
+                _refuse_non_numbers(cells, kind)
                 numbers = cells.where(cells != "", "nan").astype("float64")
                 return numbers if kind in ("float", "share") else numbers.astype("int64" if kind == "int" else "Int64")
         except (ValueError, OverflowError) as error:
@@ -115,11 +121,11 @@ class Table:
         return cells.map(lambda text: f"'{text}" if _FORMULA.match(text) else text)
 
     def _check(self, frame: pd.DataFrame, where: str) -> None:
-        import pandera.pandas as pa  # slow to import, so not with the flags
+        import pandera.pandas as pa  # slow to import
 
         def column(kind: Kind) -> pa.Column:
-            allowed, words = _ALLOWED.get(kind, (None, ""))
-            checks = [pa.Check(allowed, element_wise=True, error=words)] if allowed else []
+            allowed, rule = _ALLOWED.get(kind, (None, ""))
+            checks = [pa.Check(allowed, element_wise=True, error=rule)] if allowed else []
             return pa.Column(_DTYPES.get(kind, "str"), checks, nullable=kind in ("count", "float"))
 
         schema = pa.DataFrameSchema(
@@ -141,8 +147,8 @@ class Table:
             raise UserError(f"{where}: column {error.schema.name!r}, {got} ({self.name})") from None
 
 
-def _refuse_words(cells: pd.Series, kind: Kind) -> None:
-    """Raises ValueError with the first cell that is no number of this kind."""
+def _refuse_non_numbers(cells: pd.Series, kind: Kind) -> None:
+    """Raise ValueError with the first cell that is not a number of this kind."""
     numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
     wrong = numbers.isna() & ~(cells.str.lower().isin(["", "nan"]) & (kind in ("count", "float")))
     if kind in ("int", "count"):

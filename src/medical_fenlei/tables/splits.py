@@ -1,4 +1,4 @@
-"""The sets of a split, as folders of tables."""
+"""Splits on disk: one folder per amount of training data, with a table per set."""
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -6,23 +6,25 @@ import pandas as pd
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.tables.contracts import SPLIT
-
-SETS = ("train", "tune", "val", "test")
-WHOLE_MANIFEST = "manifest"
-"""A set beside them: every ear of a manifest, whatever its splits; for patients of another hospital, say."""
+from medical_fenlei.vocabulary import SETS
 
 
 @dataclass(frozen=True)
 class Split:
-    """The sets of one amount of training data, as read from `<root>/<pct>pct/`."""
+    """The sets of one amount of training data, read from `<root>/<pct>pct/`."""
 
     folder: Path
+    """Folder of the tables."""
+
     sets: dict[str, pd.DataFrame] = field(repr=False)
+    """`tables.SPLIT` of each set, by its name."""
+
     by_patient: bool
+    """Whether the split keeps each patient in one set."""
 
 
 def read_split(root: Path, pct: int) -> Split:
-    """Raises UserError, naming the amounts there are, where this one is missing."""
+    """Read one amount of training data. Raises UserError, naming the amounts that exist, if it is missing."""
     folder = root / f"{pct}pct"
     if not (folder / "train.csv").is_file():
         there = sorted(f.name for pattern in ("*pct", "fold_*") for f in root.glob(pattern)) if root.is_dir() else []
@@ -33,7 +35,7 @@ def read_split(root: Path, pct: int) -> Split:
 
 
 def read_splits(root: Path) -> list[Split]:
-    """Every amount below a splits folder, smallest first, then those of its folds."""
+    """Read every amount of training data below a splits folder, smallest first, then those of its folds."""
     amounts = sorted(int(f.name[:-3]) for f in root.glob("*pct") if f.name[:-3].isdigit())
     folds = sorted((f for f in root.glob("fold_*") if f.name[5:].isdigit()), key=lambda f: int(f.name[5:]))
     return [read_split(root, pct) for pct in amounts] + [split for fold in folds for split in read_splits(fold)]

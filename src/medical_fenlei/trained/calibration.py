@@ -1,4 +1,4 @@
-"""Temperature and operating points of a network: fitted on the tune set, kept beside its checkpoint, applied to other ears."""
+"""Temperature and operating points of a network: fitted on the tune set, stored beside the checkpoint, applied elsewhere."""
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,45 +15,62 @@ from medical_fenlei.runs import versions
 from medical_fenlei.tasks import Task
 
 FITTED_ON = "tune"
-"""The only set that may choose a threshold or a temperature: train is known by heart, val and test report."""
+"""The only set that may determine a threshold or a temperature: the network has memorised train; val and test report."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """Of one task."""
+class TaskCalibration:
+    """Temperature and operating points of one task."""
 
     temperature: float
+    """Divisor of the logits."""
+
     points: dict[str, float]
-    """Thresholds of the positive class's probability after the temperature, by name; none for several classes."""
+    """Thresholds of the calibrated probability of the positive class, by name; empty for a task with several classes."""
 
     point: str
-    """Which of them decides."""
+    """Name of the operating point that decides."""
 
     ears: int
+    """Number of ears that it was fitted on; 0 if it was not fitted."""
+
     patients: int
+    """Number of patients that it was fitted on."""
+
     loss_before: float
+    """Mean negative log-likelihood before the temperature."""
+
     loss_after: float
+    """Mean negative log-likelihood after the temperature."""
+
     note: str = ""
+    """Why the temperature is unreliable; "" if it is reliable."""
 
     @property
     def threshold(self) -> float:
+        """Least probability of an ear that is predicted positive."""
         return self.points.get(self.point, 0.5)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it was fitted, and is not one of `uncalibrated`."""
+        return self.ears > 0
+
     def is_sound(self) -> bool:
-        """Whether temperature and points can be what was fitted. Raises TypeError or AttributeError for other types."""
+        """Return whether a fit can give these values. Raises TypeError or AttributeError if they have another type."""
         return (0 < self.temperature < np.inf and all(0 <= point <= 1 for point in self.points.values())
                 and (not self.points or self.point in self.points))
 
-    def applied(self, predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
-        """`tables.PREDICTIONS` with the probabilities after the temperature and the decisions at the threshold."""
+    def apply(self, predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
+        """Return a `tables.PREDICTIONS` with calibrated probabilities and decisions at the threshold."""
         each = tempered(probabilities(predictions, task), self.temperature)
         if task.binary:
             return predictions.assign(y_prob=each[:, 1], y_pred=(each[:, 1] >= self.threshold).astype(np.int64))
         names = {f"prob_{name}": own for name, own in zip(class_codes(task), each.T, strict=True)}
         return predictions.assign(y_prob=each.max(1), **names)
 
-    def at(self, point: str) -> "Fitted":
-        """The same, decided at another of its points. Raises UserError if it has none of that name."""
+    def at_point(self, point: str) -> "TaskCalibration":
+        """Return the calibration with another operating point that decides. Raises UserError for an unknown point."""
         if point not in self.points:
             raise UserError(f"--point: got {point!r}, expected one of {', '.join(self.points) or 'none: several classes'}")
         return replace(self, point=point)
@@ -61,44 +78,56 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
+    """The calibration of a checkpoint, with the exams and patients that it was fitted on."""
+
     checkpoint: str
-    """SHA-256 of the file that it belongs to."""
+    """SHA-256 of the checkpoint."""
 
     exams: frozenset[str]
-    patients: frozenset[str]
-    """On whom it was fitted."""
+    """Ids of the exams that it was fitted on."""
 
-    tasks: dict[str, Fitted]
+    patients: frozenset[str]
+    """Keys of the patients that it was fitted on."""
+
+    tasks: dict[str, TaskCalibration]
+    """Temperature and operating points by task name."""
+
     data: Mapping[str, Any]
+    """SHA-256 of each table that was read, and the key of the cache."""
+
     unfitted: dict[str, str] = field(default_factory=dict)
-    """Why another task of several has none."""
+    """Why a task has no calibration, by task name."""
 
     @classmethod
     def path(cls, checkpoint: Path) -> Path:
-        """`<run>/checkpoints/<name>.calibration.json`."""
+        """Return the path beside a checkpoint: `<run>/checkpoints/<name>.calibration.json`."""
         return checkpoint.with_name(f"{checkpoint.stem}.calibration.json")
 
     @classmethod
-    def of(cls, checkpoint: Path) -> "Calibration | None":
-        """That of a checkpoint; None if it has none. Raises UserError if it is of another checkpoint, or unreadable."""
+    def read(cls, checkpoint: Path) -> "Calibration | None":
+        """Read the calibration of a checkpoint; None if there is none.
+
+        Raises UserError if it cannot be read or belongs to another checkpoint.
+        """
         path = cls.path(checkpoint)
         if not path.is_file():
             return None
         try:
             plain = read_json(path)
-            tasks = {name: Fitted(**own) for name, own in plain["tasks"].items()}
+            tasks = {name: TaskCalibration(**own) for name, own in plain["tasks"].items()}
             found = cls(checkpoint=plain["checkpoint"], exams=frozenset(plain["exams"]), patients=frozenset(plain["patients"]),
                         tasks=tasks, data=plain["data"], unfitted=plain["unfitted"])
             if not (tasks and found.exams and found.patients and all(own.is_sound() for own in tasks.values())):
                 raise ValueError("not what calibrate_ear2d writes")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}: is not a calibration of this version; calibrate_ear2d writes it anew") from None
+            raise UserError(f"{path}: not a calibration of this version; calibrate_ear2d writes it anew") from None
         if found.checkpoint != sha256(checkpoint):
-            raise UserError(f"{path}: belongs to another checkpoint than {checkpoint.name}, which was trained on since; "
-                            "run calibrate_ear2d again, or remove it")
+            raise UserError(f"{path}: belongs to another checkpoint than {checkpoint.name}, whose training went on "
+                            "since; run calibrate_ear2d again, or remove the file")
         return found
 
     def write(self, checkpoint: Path) -> Path:
+        """Write the calibration beside its checkpoint; return the file."""
         path = self.path(checkpoint)
         write_json(path, {
             "checkpoint": self.checkpoint, "fitted_on": FITTED_ON,
@@ -106,16 +135,17 @@ class Calibration:
             "exams": sorted(self.exams), "patients": sorted(self.patients), "data": dict(self.data), "versions": versions()})
         return path
 
-    def refuse(self, ears: pd.DataFrame) -> None:
-        """Raises UserError if an ear of these manifest rows is of an exam or a patient that it was fitted on."""
+    def refuse_fitted_on(self, ears: pd.DataFrame) -> None:
+        """Raise UserError if an ear of these manifest rows belongs to an exam or a patient that it was fitted on."""
         known = ears[ears.exam_id.isin(self.exams) | ears.patient_key.isin(self.patients)]
         if len(known):
             raise UserError(
-                f"temperature and thresholds were fitted on {known.patient_key.nunique()} of these patients (exam "
-                f"{known.exam_id.iloc[0]}, say): figures with them would be too good; --uncalibrated reports without them")
+                f"temperature and thresholds were fitted on {known.patient_key.nunique()} of these patients (for example "
+                f"exam {known.exam_id.iloc[0]}): figures with them would be too good; --uncalibrated reports without them")
 
 
-def uncalibrated(tasks: Collection[Task]) -> dict[str, Fitted]:
-    """For networks without one: the probabilities as they are, decided at 0.5."""
-    none = Fitted(temperature=1.0, points={HALF: 0.5}, point=HALF, ears=0, patients=0, loss_before=np.nan, loss_after=np.nan)
-    return {task.name: none if task.binary else replace(none, points={}) for task in tasks}
+def uncalibrated(tasks: Collection[Task]) -> dict[str, TaskCalibration]:
+    """Return calibrations by task name that leave the probabilities as they are and decide at 0.5."""
+    binary = TaskCalibration(temperature=1.0, points={HALF: 0.5}, point=HALF, ears=0, patients=0, loss_before=np.nan,
+                             loss_after=np.nan)
+    return {task.name: binary if task.binary else replace(binary, points={}) for task in tasks}

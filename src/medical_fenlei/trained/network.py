@@ -1,7 +1,8 @@
-"""A trained network as it comes out of a checkpoint: with its settings, its tasks and its run."""
+"""A trained network, opened from a checkpoint: its settings, tasks, calibration and run, and its predictions."""
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -11,58 +12,160 @@ from torch import nn
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.data.dataset import EarDataset
+from medical_fenlei.data.sources import Sources, find_ears, prepare_missing
+from medical_fenlei.ears.build import missing_ears
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks
+from medical_fenlei.trained.calibration import Calibration, TaskCalibration, uncalibrated
+from medical_fenlei.trained.ear_set import EarSet
 from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint
-from medical_fenlei.training.device import Arithmetic
-from medical_fenlei.training.predict import Inferred, infer, tables_of
+from medical_fenlei.training.device import ComputeSettings
+from medical_fenlei.training.predict import InferenceResult, infer, prediction_tables
+from medical_fenlei.vocabulary import WHOLE_MANIFEST
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
+    """A network from a checkpoint, ready to predict."""
+
+    path: Path
+    """Path of the checkpoint."""
+
     checkpoint: Checkpoint
-    run: Run
+    """Content of the checkpoint."""
+
     tasks: tuple[Task, ...]
-    """In the order of its outputs."""
+    """Its tasks, in the order of its outputs."""
 
     model: nn.Module
-    """One of models/, on the device of `arithmetic`, in eval mode."""
+    """A network of models/, on the device of `compute`, in eval mode."""
 
-    arithmetic: Arithmetic
+    compute: ComputeSettings
+    """Device and precision."""
 
     @property
     def config(self) -> RunConfig:
+        """The settings of the run."""
         return self.checkpoint.config
 
+    @property
+    def run(self) -> Run:
+        """The run that the checkpoint belongs to."""
+        return Run.of_checkpoint(self.path)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The calibration that calibrate_ear2d wrote, or None. Raises UserError if it belongs to another checkpoint."""
+        return Calibration.read(self.path)
+
+    def calibrations(
+        self, tasks: Iterable[Task], *, calibrated: bool = True, point: str | None = None
+    ) -> dict[str, TaskCalibration]:
+        """Return temperature and operating points by task name; `uncalibrated` for a task that was not fitted.
+
+        calibrated: False ignores the calibration. point: the operating point that decides binary tasks, instead of the
+        calibration's choice. Raises UserError if a task has no such point.
+        """
+        found = self.calibration if calibrated else None
+        known = uncalibrated(self.tasks) | (found.tasks if found else {})
+        own = {task: known[task.name] for task in tasks}
+        return {task.name: each if point is None or not task.binary else each.at_point(point) for task, each in own.items()}
+
     def store(self, data: DataConfig) -> EarStore:
-        """The ears of this data, cut as the network knows them."""
+        """Return the cache of these data settings with the network's preprocessing."""
         return EarStore(data.cache_dir, self.config.ears)
 
-    def chosen(self, data: DataConfig) -> tuple[Task, ...]:
-        """Those of its tasks that the data names. Raises UserError, naming those it has, if one is not of them."""
+    def select_tasks(self, data: DataConfig) -> tuple[Task, ...]:
+        """Return the network's tasks that the data settings name. Raises UserError for a task that the network lacks."""
         return find_tasks(data.label_task, among=self.tasks)
 
     def columns(self, task: Task) -> slice:
-        """Which of its outputs are those of this task."""
+        """Return the columns of the logits that belong to a task."""
         first = sum(before.outputs for before in self.tasks[: self.tasks.index(task)])
         return slice(first, first + task.outputs)
 
-    def fitted_exams(self) -> frozenset[str]:
-        """The exams that it was trained on, as its run kept them; none, of a run that kept no answers."""
-        kept = self.run.answers / "ears.csv"
+    def open_sets(self, data: DataConfig, names: Sequence[str], tasks: Sequence[Task] | None) -> dict[str, EarSet]:
+        """Open the sets of these names that hold an ear of a task; prepare ears that the cache lacks.
+
+        tasks: None opens every labelled ear. WHOLE_MANIFEST excludes patients that the network was fitted on. Raises UserError
+        if a table is missing, or the DICOM that is needed.
+        """
+        store = self.store(data)
+        sources = find_ears(data, store, tasks, names)
+        sets = {name: EarSet(name, sources, store, self.compute.device) for name in names if len(sources.ears.get(name, ()))}
+        if WHOLE_MANIFEST in sets:
+            own = sets.pop(WHOLE_MANIFEST)
+            known = self._fitted_on(own.ears)
+            if not known.all():
+                note = f"{int(known.sum())} ears of patients that the network was fitted on are left out"
+                sets[WHOLE_MANIFEST] = own.without(known, note)
+        return sets
+
+    def open_set(self, data: DataConfig, name: str, tasks: Sequence[Task] | None) -> EarSet:
+        """Open one set, as `open_sets` does. Raises UserError also if the set has no ear."""
+        found = self.open_sets(data, (name,), tasks).get(name)
+        if found is None:
+            what = "labelled ears" if tasks is None else "ears of " + ", ".join(task.name for task in tasks)
+            raise UserError(f"--split {name}: {data.splits_root} --pct {data.pct} has no {what} there")
+        return found
+
+    def open_ears(self, data: DataConfig, ears: pd.DataFrame, name: str) -> EarSet:
+        """Open these ears (exam_id, side, series_relpath, label_code, patient_key) as a set, labelled or not.
+
+        The rejects of the set hold the ears that cannot be prepared. Raises UserError if the DICOM is missing.
+        """
+        store = self.store(data)
+        rejects = prepare_missing(data, store, ears)
+        if len(rejects):
+            ears = ears.drop(missing_ears(store, ears).index)
+        return EarSet(name, Sources({name: ears}, rejects, {}, data), store, self.compute.device)
+
+    def open_ear(self, data: DataConfig, exam_id: str, side: str) -> EarSet:
+        """Open one ear of the manifest as a set, labelled or not. Raises UserError if it is missing or cannot be prepared."""
+        manifest = tables.MANIFEST.read(data.manifest_csv)
+        ear = manifest[(manifest.exam_id == exam_id) & (manifest.side == side)]
+        if ear.empty:
+            raise UserError(f"--exam-id {exam_id}: {data.manifest_csv} has no {side} ear of that exam")
+        found = self.open_ears(data, ear, f"{exam_id}_{side}")
+        if len(found.rejects):
+            raise UserError(f"--exam-id {exam_id}: {found.rejects.reason.iloc[0]}: {found.rejects.detail.iloc[0]}")
+        return found
+
+    def training_exams(self) -> frozenset[str]:
+        """Return the exams that the network was trained on; none if the run kept no training dynamics."""
+        kept = self.run.training_dynamics / "ears.csv"
         return frozenset(tables.TRAINING_EARS.read(kept).exam_id) if kept.is_file() else frozenset()
 
-    def refuse_trained_on(self, exams: Iterable[str], said: str) -> None:
-        """Raises UserError, which begins with `said`, if the network was trained on some of these exams."""
-        if seen := self.fitted_exams() & set(exams):
-            raise UserError(f"{said}: the network was trained on {len(seen)} of its exams ({min(seen)}, say): these are not "
-                            "the splits of its run, or were made anew since")
+    def refuse_trained_on(self, exams: Iterable[str], flag: str) -> None:
+        """Raise UserError, with `flag` in front, if the network was trained on some of these exams."""
+        if seen := self.training_exams() & set(exams):
+            raise UserError(f"{flag}: the network was trained on {len(seen)} of its exams (for example {min(seen)}); use the "
+                            "splits of its run, which these are not, or no longer are")
 
-    def own_exams(self, *sets: str) -> frozenset[str]:
-        """The exams of these sets of the split that it was trained with; none where that split is gone."""
+    def refuse_chosen_on(self, exams: Iterable[str], flag: str) -> None:
+        """Raise UserError, with `flag` in front, if the network's epoch was chosen on some of these exams."""
+        if chosen := self.split_exams("tune") & set(exams):
+            raise UserError(f"{flag}: the network's epoch was chosen on {len(chosen)} of its exams (for example "
+                            f"{min(chosen)}); use the splits of its run")
+
+    def _fitted_on(self, ears: pd.DataFrame) -> "pd.Series[bool]":
+        """Mask of the manifest rows whose patient is in the train or tune set of the network's own run."""
+        own = self.config.data
+        try:
+            split, manifest = tables.read_split(own.splits_root, own.pct), tables.MANIFEST.read(own.manifest_csv)
+        except UserError as error:
+            raise UserError(f"--split {WHOLE_MANIFEST}: the patients that the network was fitted on cannot be told "
+                            f"({error})") from None
+        exams = {*self.training_exams()}
+        exams.update(exam for name in ("train", "tune") if name in split.sets for exam in split.sets[name].exam_id)
+        patients = manifest.patient_key[manifest.exam_id.isin(exams)]
+        return ears.exam_id.isin(exams) | ears.patient_key.isin(patients)
+
+    def split_exams(self, *sets: str) -> frozenset[str]:
+        """Return the exams of these sets of the run's own split; none if the split no longer exists."""
         own = self.config.data
         try:
             split = tables.read_split(own.splits_root, own.pct)
@@ -71,7 +174,7 @@ class Trained:
         return frozenset(exam for name in sets if name in split.sets for exam in split.sets[name].exam_id)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights: equal for networks that answer alike, whatever file they came from."""
+        """Return the SHA-256 of the weights: the same for the same network in another file."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -79,25 +182,28 @@ class Trained:
         return digest.hexdigest()
 
     def infer(self, dataset: EarDataset, *, batch_size: int | None = None,
-              change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> Inferred:
-        """What the network returns for every ear; batch_size: the run's by default; change: of the ears first, as in
-        `predict.infer`. Raises ValueError if there is none."""
-        found = infer(self.model, dataset, augment=self.config.augment, arithmetic=self.arithmetic,
+              change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> InferenceResult:
+        """Return the network's outputs for every ear. Raises ValueError if there is none.
+
+        batch_size: samples per batch (default: the run's). change: applied to the ears of a batch first, as in `predict.infer`.
+        """
+        found = infer(self.model, dataset, augment=self.config.augment, compute=self.compute,
                       batch_size=batch_size or self.config.training.batch_size, change=change)
-        return Inferred.joined([found])
+        return InferenceResult.concatenate([found])
 
     def predict(self, dataset: EarDataset, *, batch_size: int | None = None,
                 change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> dict[str, pd.DataFrame]:
-        """`tables.PREDICTIONS` for each of its tasks, by name."""
-        return tables_of(self.infer(dataset, batch_size=batch_size, change=change), dataset.ears_in_order, self.tasks)
+        """Return a `tables.PREDICTIONS` by task name. batch_size and change: as in `infer`."""
+        return prediction_tables(self.infer(dataset, batch_size=batch_size, change=change), dataset.ears_in_order, self.tasks)
 
 
-def open_trained(path: Path, *, kind: str, device: str, precision: str | None = None) -> Trained:
-    """Raises UserError if it is no checkpoint of this kind; precision: the run's own by default."""
+def open_network(path: Path, *, kind: str, device: str, precision: str | None = None) -> TrainedNetwork:
+    """Open a checkpoint. Raises UserError if it is not a checkpoint of this kind. precision: the run's by default."""
     checkpoint = read_checkpoint(path, kind=kind)
     config = checkpoint.config
     tasks = find_tasks(config.data.label_task)
-    arithmetic = Arithmetic.choose(device, precision or config.training.precision)
-    model = build_model(config.model, shape=config.input_shape, outputs=sum(task.outputs for task in tasks), start=False)
+    compute = ComputeSettings.choose(device, precision or config.training.precision)
+    model = build_model(config.model, shape=config.input_shape, outputs=sum(task.outputs for task in tasks),
+                        load_pretrained=False)
     model.load_state_dict(checkpoint.weights)
-    return Trained(checkpoint, Run.of_checkpoint(path), tasks, model.to(arithmetic.device).eval(), arithmetic)
+    return TrainedNetwork(path, checkpoint, tasks, model.to(compute.device).eval(), compute)

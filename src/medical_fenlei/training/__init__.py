@@ -1,1 +1,1 @@
-"""How a network learns: settings, loss, schedule, the loop, checkpoints."""
+"""How is a network fitted? Losses, schedules, the loop, checkpoints, and predictions of a set of ears."""

@@ -1,6 +1,6 @@
-"""Checkpoints: weights with the whole configuration, and a checksum over the file, since torch does not notice a flipped bit.
+"""Checkpoints: the weights with the whole configuration, and a checksum of the file, since torch does not notice a flipped bit.
 
-The file is an ordinary one of torch; the checksum is the comment at the end of its ZIP archive.
+A checkpoint is an ordinary file of torch; the checksum is the comment at the end of its ZIP archive.
 """
 import hashlib
 import io
@@ -21,34 +21,36 @@ from medical_fenlei.log import LOG
 
 MARK = b"medical_fenlei checkpoint, sha256 "
 FOOTER = len(MARK) + 64
+"""Length of the comment in bytes: the mark and the hexadecimal checksum."""
 READ_BY = {EAR2D: "predict_ear2d", DUAL: "predict_dual"}
-"""Which command predicts with a checkpoint of this kind."""
+"""The command that predicts with a checkpoint of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """No path of a patient's file, no patient key: settings, numbers and tensors."""
+    """The content of a checkpoint: settings, numbers and tensors, but no path of a patient's file and no patient key."""
 
     kind: str
-    """Which family of networks: `RunConfig.kind`."""
+    """The route of the run, `RunConfig.kind`."""
 
     config: RunConfig
     weights: dict[str, torch.Tensor]
     epoch: int
-    """The epoch after which the weights were taken; the first is 1."""
+    """The last completed epoch; the first is 1."""
 
     metric: str
-    """What `value` is, on the tune set; "" where there was none."""
+    """The name of `value`, a measure of the tune set; "" without a tune set."""
 
     value: float
     trained_on: dict[str, Any] | None = None
-    """`TrainedOn.plain()` of the training set; None in checkpoints of an earlier version."""
+    """The training set in figures, `TrainingSetSummary.to_dict()`; None in checkpoints of earlier versions."""
 
     state: dict[str, Any] | None = None
-    """Of optimizer, scaler and early stopping, in `last.pt`."""
+    """State of optimizer, scaler and early stopping; only in `last.pt`."""
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint with its checksum, atomically."""
     content = {**vars(checkpoint), "config": settings.to_json(checkpoint.config)}
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -60,47 +62,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             file.write(MARK + digest)
 
 
-def step_back(path: Path, keep: int) -> None:
-    """Before a new `last.pt`: keep the present one as `last-1.pt`, that one as `last-2.pt`, …, `keep` in all.
-
-    `path` itself stays until it is replaced.
-    """
-    names = [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(1, keep))]
-    for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
-        if newer != path and newer.exists():
-            os.replace(newer, older)
-        elif newer.exists():
-            beside = older.with_name(f".{older.name}.part")
-            beside.unlink(missing_ok=True)
-            try:
-                os.link(newer, beside)
-            except OSError:                                      # a file system without links
-                shutil.copyfile(newer, beside)
-            os.replace(beside, older)
-
-
-def read_last(path: Path, keep: int, *, kind: str) -> Checkpoint | None:
-    """The newest of them that is sound; None if there is none at all. Raises UserError if all that there are are damaged."""
-    failure: UserError | None = None
-    for candidate in [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(1, keep))]:
-        if not candidate.is_file():
-            continue
-        try:
-            found = read_checkpoint(candidate, kind=kind)
-        except UserError as error:
-            LOG.warning("%s; looking for the one before it", error)
-            failure = error
-            continue
-        if candidate != path:                                    # or the next epoch would keep the damaged one in its place
-            os.replace(candidate, path)
-        return found
-    if failure:
-        raise failure
-    return None
-
-
 def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
-    """The checkpoint of this kind, on the host. Raises UserError: no file, not a checkpoint, damaged, or of another kind."""
+    """Read a checkpoint of this kind onto the host. Raises UserError: no file, no checkpoint, damaged, or of another kind."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -113,5 +76,47 @@ def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
     plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if plain["kind"] != kind:
         raise UserError(f"--checkpoint {path}: holds a network of kind {plain['kind']}, expected {kind}; "
-                        f"{READ_BY.get(plain['kind'], 'nothing here')} reads it")
+                        f"{READ_BY.get(plain['kind'], 'no command here')} reads it")
     return Checkpoint(**{**plain, "config": settings.from_json(RunConfig, plain["config"], where=f"--checkpoint {path}")})
+
+
+def rotate_checkpoints(path: Path, keep: int) -> None:
+    """Make room for a new `last.pt`: keep the present one as `last-1.pt`, that one as `last-2.pt`, …, `keep` files in all.
+
+    `path` itself stays until it is replaced.
+    """
+    names = [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(1, keep))]
+    for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
+        if newer != path and newer.exists():
+            os.replace(newer, older)
+        elif newer.exists():
+            beside = older.with_name(f".{older.name}.part")
+            beside.unlink(missing_ok=True)
+            try:
+                os.link(newer, beside)
+            except OSError:                                      # a file system without hard links
+                shutil.copyfile(newer, beside)
+            os.replace(beside, older)
+
+
+def read_newest_checkpoint(path: Path, keep: int, *, kind: str) -> Checkpoint | None:
+    """Read `last.pt`, or the newest of the files behind it that is not damaged; None if there is none.
+
+    Raises UserError if all of them are damaged.
+    """
+    failure: UserError | None = None
+    for candidate in [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(1, keep))]:
+        if not candidate.is_file():
+            continue
+        try:
+            found = read_checkpoint(candidate, kind=kind)
+        except UserError as error:
+            LOG.warning("%s; trying the checkpoint before it", error)
+            failure = error
+            continue
+        if candidate != path:                                    # or the next rotation would keep the damaged file
+            os.replace(candidate, path)
+        return found
+    if failure:
+        raise failure
+    return None

@@ -1,8 +1,8 @@
-"""Several processes, one run: which of them this is, and what they have to tell one another.
+"""Several processes of one run: which of them this is, and how they exchange data.
 
-Torchrun starts them and names them in the environment. Every process holds the whole network and takes its share of each batch.
-What the devices hold (gradients) is summed by the device's own means, what the hosts know (a flag, a table) through the host. A
-process by itself is a company of one: nothing is sent.
+Torchrun starts them and describes them in the environment. Every process holds the whole network and takes its share of each
+batch. Tensors on the devices (gradients) are summed by the device's backend, objects on the hosts (a flag, a table) are sent
+through gloo. A single process exchanges nothing.
 """
 import contextlib
 import datetime
@@ -20,9 +20,9 @@ from medical_fenlei.errors import BAD_INPUT, CheckFailed, UserError
 
 T = TypeVar("T")
 
-PATIENCE = datetime.timedelta(days=1)
-"""How long the others wait for one of them: for as long as it may prepare ears that the cache lacks. Torchrun ends them all as
-soon as one of them dies."""
+TIMEOUT = datetime.timedelta(days=1)
+"""How long processes wait for one another: long enough for one to prepare ears that the cache lacks. If a process dies,
+torchrun ends the others at once."""
 
 
 @dataclass(frozen=True)
@@ -30,99 +30,104 @@ class Ranks:
     """The processes of a run, seen from one of them."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    """On this machine: the number of its GPU."""
+    """Number of this process on its machine, and of its GPU."""
 
-    local_world: int = 1
-    """How many of them share this machine."""
+    local_world_size: int = 1
+    """Number of processes on this machine."""
 
-    host: Any = None
-    """The group through which the hosts speak."""
+    host_group: Any = None
+    """The gloo group of the hosts."""
 
     @classmethod
     @contextlib.contextmanager
-    def joined(cls, device: torch.device) -> Iterator["Ranks"]:
-        """Those that torchrun started, or this process alone. Raises UserError if what it set makes no sense."""
+    def join(cls, device: torch.device) -> Iterator["Ranks"]:
+        """Join the processes that torchrun started; without torchrun, this process alone. Raises UserError if its variables are
+        no numbers.
+        """
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if not all(name in os.environ for name in names):
             yield cls()
             return
         try:
-            rank, world, local_rank, local_world = (int(os.environ[name]) for name in names)
+            rank, world_size, local_rank, local_world_size = (int(os.environ[name]) for name in names)
         except ValueError:
             raise UserError(f"{', '.join(names)}: expected numbers, as torchrun sets them") from None
-        if world == 1:
+        if world_size == 1:
             yield cls()
             return
-        with _loss_of_others():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-            host = dist.new_group(backend="gloo", timeout=PATIENCE)
+        with _lost_process():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+            host_group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         try:
-            yield cls(rank, world, local_rank, local_world, host)
-        except BaseException:                                    # NCCL's group would wait for what was not finished; the host's
-            dist.destroy_process_group(host if device.type == "cuda" else None)        # threads would spoil the exit status
+            yield cls(rank, world_size, local_rank, local_world_size, host_group)
+        except BaseException:                                    # NCCL's group would wait for unfinished work; threads of the
+            dist.destroy_process_group(host_group if device.type == "cuda" else None)    # hosts' would spoil the exit status
             raise
         dist.destroy_process_group()
 
     @property
-    def first(self) -> bool:
-        """Whether this one speaks and writes for all."""
+    def is_first(self) -> bool:
+        """Whether this process logs and writes for all."""
         return self.rank == 0
 
     def share(self, samples: np.ndarray) -> np.ndarray:
-        """This one's part of samples that all of them know; in the order of the ranks the parts make up the whole."""
-        return np.array_split(samples, self.world)[self.rank]
+        """Return this process's part of samples; in the order of the ranks, the parts make up the whole."""
+        return np.array_split(samples, self.world_size)[self.rank]
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Each of these float32 tensors becomes its sum over all; in one message, where they are."""
-        if self.world == 1 or not tensors:
+        """Replace each float32 tensor by its sum over all processes, in one message."""
+        if self.world_size == 1 or not tensors:
             return
-        whole = torch.cat([tensor.flatten() for tensor in tensors])
-        with _loss_of_others():
-            dist.all_reduce(whole)
-        for tensor, summed in zip(tensors, whole.split([tensor.numel() for tensor in tensors]), strict=True):
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        with _lost_process():
+            dist.all_reduce(flat)
+        for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(summed.view_as(tensor))
 
-    def follow_first(self, model: nn.Module) -> None:
+    def broadcast_weights(self, model: nn.Module) -> None:
         """Give the model the weights and statistics that it has in the first process."""
         tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
-        if not self.first:
+        if not self.is_first:
             torch._foreach_zero_(tensors)
         self.sum(tensors)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so with any of them."""
-        if self.world == 1:
+        """Whether the flag is true in any process."""
+        if self.world_size == 1:
             return flag
         found = torch.tensor(float(flag))
-        with _loss_of_others():
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host)
+        with _lost_process():
+            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host_group)
         return bool(found)
 
     def gather(self, own: T) -> list[T]:
-        """What each of them has, in the order of the ranks."""
-        if self.world == 1:
+        """Return the value of each process, in the order of the ranks."""
+        if self.world_size == 1:
             return [own]
-        each: list[Any] = [None] * self.world
-        with _loss_of_others():
-            dist.all_gather_object(each, own, group=self.host)
+        each: list[Any] = [None] * self.world_size
+        with _lost_process():
+            dist.all_gather_object(each, own, group=self.host_group)
         return each
 
-    def first_alone(self, work: Callable[[], T]) -> T:
-        """What the first one comes to; the others wait for it. What it raises ends them all; only the first says why."""
-        if self.world == 1:
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Run the work in the first process and return its result in all; the others wait.
+
+        A UserError ends all processes, but only the first one reports it.
+        """
+        if self.world_size == 1:
             return work()
-        said: list[Any] = [None, None]
+        message: list[Any] = [None, None]                        # the result, or an exit status
         failure: UserError | None = None
-        if self.first:
+        if self.is_first:
             try:
-                said = [work(), None]
+                message = [work(), None]
             except UserError as error:
-                failure, said = error, [None, BAD_INPUT]
-        with _loss_of_others():
-            dist.broadcast_object_list(said, src=0, group=self.host)
-        result, status = said
+                failure, message = error, [None, BAD_INPUT]
+        with _lost_process():
+            dist.broadcast_object_list(message, src=0, group=self.host_group)
+        result, status = message
         if failure is not None:
             raise failure
         if status is not None:
@@ -132,8 +137,8 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def _loss_of_others() -> Iterator[None]:
-    """A process that dies breaks its connections: what the others then see becomes one line."""
+def _lost_process() -> Iterator[None]:
+    """Turn a broken connection, which is how a dead process appears to the others, into a one-line CheckFailed."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

@@ -1,16 +1,16 @@
-"""What changes as training goes on: the learning rate of a step, the share of ears that an epoch drops."""
+"""What changes in the course of training: the learning rate of each step, and the share of ears that an epoch drops."""
 import math
 
 from medical_fenlei.config import TrainConfig
 
 
-def rate_of(plan: TrainConfig, epoch: int, step: int, steps: int) -> float:
-    """`learning_rate` of a step of an epoch of so many. Epochs count from 1, steps from 0."""
-    return learning_rate((epoch - 1) * steps + step, steps=plan.epochs * steps, warmup=plan.warmup_epochs * steps, peak=plan.lr)
+def learning_rate(plan: TrainConfig, epoch: int, step: int, steps: int) -> float:
+    """Return the learning rate of a step. Epochs count from 1, steps of an epoch from 0; steps: their number per epoch."""
+    return warmup_cosine((epoch - 1) * steps + step, steps=plan.epochs * steps, warmup=plan.warmup_epochs * steps, peak=plan.lr)
 
 
-def learning_rate(step: int, *, steps: int, warmup: float, peak: float) -> float:
-    """Linear up to `peak` over `warmup` steps, then half a cosine that would reach 0 at `steps`. Steps count from 0."""
+def warmup_cosine(step: int, *, steps: int, warmup: float, peak: float) -> float:
+    """Rise linearly to `peak` over `warmup` steps, then fall by half a cosine that reaches 0 at `steps`. Steps count from 0."""
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1.0, steps - warmup)
@@ -18,7 +18,9 @@ def learning_rate(step: int, *, steps: int, warmup: float, peak: float) -> float
 
 
 def drop_share(epoch: int, *, share: float, warmup: int) -> float:
-    """0 for `warmup` epochs, then linearly up to `share` over as many, for a network fits right labels before wrong ones
-    (Han et al. 2018, the R(T) of co-teaching, after a pause). Epochs count from 1.
+    """Return the share of ears, those of highest loss, that an epoch drops. Epochs count from 1.
+
+    It is 0 for `warmup` epochs, then rises linearly to `share` over as many: a network fits right labels before wrong ones
+    (Han et al. 2018, R(T) of co-teaching, here after a pause).
     """
     return share * min(1.0, max(0, epoch - warmup) / max(1, warmup))

@@ -1,0 +1,55 @@
+"""What a network was trained on goes with its checkpoint, and says what lies beyond it."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from medical_fenlei.config import EAR2D, RunConfig
+from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from medical_fenlei.training.training_set import TrainingSetSummary
+
+EARS = pd.DataFrame({
+    "exam_id": ["1", "1", "2", "3"], "label_code": np.array([5, 1, 5, 2], np.int8),
+    "manufacturer": ["GE", "GE", "Siemens", "Siemens"],
+    "kernel": ["BONEPLUS", "BONEPLUS", "U75u", "Ur73u/1"], "slice_increment_mm": [0.6, 0.6, 0.4, 1.0],
+    "slice_thickness_mm": [np.nan] * 4, "age_years": pd.array([30, 30, None, 61], "Int64"),
+})
+"""Without the column of the pixel spacing, as none of a thickness."""
+
+
+def test_it_holds_the_ends_of_what_is_known_and_counts_of_the_rest():
+    found = TrainingSetSummary.from_ears(EARS)
+    assert (found.ears, found.exams) == (4, 3)
+    assert found.ranges == {"slice_increment_mm": (0.4, 1.0), "age_years": (30, 61)}
+    assert found.kernels == {"GE": {"BONEPLUS": 2}, "Siemens": {"U75u": 1, "Ur73u/1": 1}}
+    assert found.codes == {"1": 1, "2": 1, "5": 2}
+    assert TrainingSetSummary.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize(("value", "outside"), [
+    (0.4, False), (0.361, False), (0.359, True), (1.099, False), (1.101, True), (float("nan"), False)])
+def test_a_tenth_beyond_the_ends_is_still_inside(value, outside):
+    assert TrainingSetSummary.from_ears(EARS).is_outside("slice_increment_mm", value) is outside
+
+
+def test_what_is_not_known_of_the_ears_excludes_nothing():
+    found = TrainingSetSummary.from_ears(EARS[["exam_id", "label_code"]])
+    assert found.ranges == {} and found.kernels == {} and not found.is_outside("pixel_spacing_mm", 1e6)
+
+
+def test_a_checkpoint_carries_it_and_one_of_before_is_read_without(tmp_path):
+    before = Checkpoint(kind=EAR2D, config=RunConfig(), weights={"w": torch.ones(2)}, epoch=1, metric="", value=0.0)
+    write_checkpoint(tmp_path / "now.pt", replace(before, trained_on=TrainingSetSummary.from_ears(EARS).to_dict()))
+    plain = read_checkpoint(tmp_path / "now.pt", kind=EAR2D).trained_on
+    assert TrainingSetSummary.from_dict(plain) == TrainingSetSummary.from_ears(EARS)
+
+    class Old:
+        def __init__(self):
+            self.__dict__.update({name: value for name, value in vars(before).items() if name != "trained_on"})
+            self.config = before.config
+
+    write_checkpoint(tmp_path / "before.pt", Old())
+    assert read_checkpoint(tmp_path / "before.pt", kind=EAR2D).trained_on is None
