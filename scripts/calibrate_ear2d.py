@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
             cli.warn(f"{name}: temperature {fitted.note}")
         for point, threshold in fitted.points.items():
             cli.say(f"  {point:15s} {threshold:.4f}" + ("   decides" if point == fitted.point else ""))
-    for lack in found.unfitted.values():
-        cli.warn(f"{lack}: its probabilities stay as they are")
+    for reason in found.unfitted.values():
+        cli.warn(f"{reason}; its probabilities are not calibrated")
     cli.say(f"wrote {found.write(args.checkpoint)}; eval_ear2d applies it")
     return cli.OK
 

@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     csv, png = args.out_dir / "comparison.csv", args.out_dir / "comparison.png"
     tables.COMPARISON.write(csv, found.table)
     plot_differences(png, found.table, title=f"{args.predictions[1]}\nminus {args.predictions[0]}; {found.ears} ears")
-    cli.say(f"{task.name}: {found.ears} ears of {found.patients} patients that both have"
-            + (f", {found.left_out} left out that one lacks" if found.left_out else ""))
+    cli.say(f"{task.name}: {found.ears} ears of {found.patients} patients in both files"
+            + (f", {found.left_out} left out that are in one only" if found.left_out else ""))
     cli.show(found.table.round(4))
     for text in found.warnings:
         cli.warn(text)

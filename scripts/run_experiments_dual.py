@@ -13,7 +13,7 @@ from medical_fenlei.config import DUAL_ROUTE, SLICE_ATTENTION, ModelConfig, RunC
 
 MODELS = tuple(name for name in settings.choices(ModelConfig, "model") if name != SLICE_ATTENTION[0])
 EPOCHS = ((1, 200), (20, 80), (100, 40))
-"""At most so many epochs up to this percentage of the data."""
+"""Greatest amount of training data in percent, and the most epochs for it."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from small_study import sets_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.config import EarSpec
+from medical_fenlei.pages.html import measure_name
 from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 
@@ -65,6 +66,13 @@ def test_the_page_needs_no_other_file_and_holds_the_figures_of_the_reports(here,
     assert told["audits"]["set"] == "val" and told["audits"]["audits"] and told["settings"]["training"]["epochs"] == 2
 
 
+@pytest.mark.parametrize(("name", "shown_as"), [
+    ("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1"),
+    ("sensitivity_at_95_specificity", "sensitivity at 95 % specificity"), ("ppv_4", "PPV 4")])
+def test_a_measure_has_the_name_that_a_reader_knows(name, shown_as):
+    assert measure_name(name) == shown_as
+
+
 def test_no_patient_key_stands_in_the_page(here):
     for name in ("report.html", "report.json"):
         assert "patient_of_" not in (here / "outputs/a/reports" / name).read_text(encoding="utf-8")
@@ -86,12 +94,12 @@ def test_figures_and_audits_of_different_networks_are_said_to_be(here, tmp_path,
     shutil.copytree(here / "outputs/a", folder)
     monkeypatch.chdir(here)
     text = write_page(Run(folder)).read_text(encoding="utf-8")
-    assert "Of another network" not in text and "not of the best" not in text
+    assert "used another network" not in text and "not that of the best" not in text
     for name, part in (("metrics_val.json", {"epoch": 7}), ("audits.json", {"data": {"manifest": "other"}})):
         path = folder / "reports" / name
         path.write_text(json.dumps(json.loads(path.read_text()) | part))
     text = write_page(Run(folder)).read_text(encoding="utf-8")
-    assert "Of the network after epoch 7, not of the best" in text and "Of another network or of other tables" in text
+    assert "used the network of epoch 7, not that of the best epoch" in text and "used another network or other tables" in text
 
 
 def shown(browser):

@@ -168,7 +168,7 @@ def test_a_task_without_an_ear_in_a_set_has_no_figures_beside_others_and_is_refu
     capfd.readouterr()
     assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--split", "test", "--label-task", NARROW) == 2
     said = capfd.readouterr().err
-    assert f"no ears there for {NARROW}" in said and len(said.splitlines()) == 1
+    assert f"no ears of {NARROW} there" in said and len(said.splitlines()) == 1
 
 
 def test_gradcam_explains_the_task_that_is_asked_and_else_each_in_a_folder_of_its_own(here):

@@ -228,7 +228,7 @@ def test_a_run_asked_to_stop_wherever_it_is_saves_and_ends_as_one_that_was_not(s
 
 
 CTRL_C, TERM = signal.SIGINT, signal.SIGTERM
-PRINT, BUILD = "builtins:print", "medical_fenlei.training.run:build_model"
+REASON, BUILD = "medical_fenlei.cli:_explained", "medical_fenlei.training.run:build_model"
 AGAIN = [                                                         # and how far the run has come when it leaves
     ([Fate(STEP, (CTRL_C, CTRL_C))], (0, 0)),
     ([Fate(STEP, (CTRL_C, TERM), nth=2)], (0, 2)),
@@ -238,8 +238,8 @@ AGAIN = [                                                         # and how far 
     ([Fate(STEP, (TERM,)), Fate(BACK, (TERM, CTRL_C), nth=2)], (2, 1)),                   # in the save that it asked for
     ([Fate(LINK, (CTRL_C, CTRL_C))], (2, 1)),                     # in a save: the checkpoint before it stays
     ([Fate(FLUSH, (CTRL_C, CTRL_C), nth=2)], (2, 1)),
-    ([Fate(BUILD, (TERM,)), Fate(PRINT, (TERM, signal.SIGUSR1))], (2, 1)),                # in its last words
-    ([Fate(STEP, (TERM,)), Fate(PRINT, (TERM, signal.SIGUSR1))], (2, 2)),
+    ([Fate(BUILD, (TERM,)), Fate(REASON, (TERM, signal.SIGUSR1), after=True)], (2, 1)),   # before its last words
+    ([Fate(STEP, (TERM,)), Fate(REASON, (TERM, signal.SIGUSR1), after=True)], (2, 2)),
 ]
 
 

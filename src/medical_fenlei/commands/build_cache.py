@@ -15,8 +15,6 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     args = parser.parse_args(argv)
     spec = settings.from_flags(EarSpec, args, base=route.ears)
 
-    import pandas as pd
-
     from medical_fenlei import tables
     from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
     from medical_fenlei.ears.store import EarStore
@@ -25,23 +23,23 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     manifest = tables.MANIFEST.read(args.manifest_csv)
     if not args.dicom_base.is_dir():
         raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
-    exams = pd.Series(sorted({e for frame in split.sets.values() for e in frame.exam_id}))
-    if len(strangers := exams[~exams.isin(manifest.exam_id)]):
-        what = f"--manifest-csv {args.manifest_csv}: lacks {len(strangers)} of the {len(exams)} exams of {split.folder}"
-        if len(strangers) == len(exams):
-            raise UserError(f"{what}: it is of another index; name the one that the splits were made with")
-        cli.warn(f"{what}, which are left out: {', '.join(strangers[:5])}{', …' if len(strangers) > 5 else ''}")
+    exams = {exam for frame in split.sets.values() for exam in frame.exam_id}
+    if unknown := sorted(exams - set(manifest.exam_id)):
+        lacks = f"--manifest-csv {args.manifest_csv}: lacks {len(unknown)} of the {len(exams)} exams of {split.folder}"
+        if len(unknown) == len(exams):
+            raise UserError(f"{lacks}: it belongs to another index; name the one that the splits were made with")
+        cli.warn(f"{lacks}, which are left out: {', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}")
     wanted = tables.first_exams(manifest[manifest.exam_id.isin(exams)], args.limit)
     store = EarStore(args.cache_dir, spec)
     if args.verify:
         damaged = verify_store(store, wanted, workers=cli.workers(args))
-        cli.say(f"verified: {len(damaged)} were damaged and are made anew" + (f": {', '.join(damaged)}" if damaged else ""))
-    there = len(wanted) - len(missing_ears(store, wanted))
-    done = fill_store(store, wanted, dicom_base=args.dicom_base, workers=cli.workers(args), label="ears")
-    others = len(wanted) - there - done.made - len(done.rejects)
-    cli.say(f"{len(wanted)} ears wanted: {there} were there, {done.made} made, {len(done.rejects)} rejected"
-            + (f", {others} made by other builders meanwhile" if others else ""))
-    if done.seconds:
-        cli.say("seconds of work: " + ", ".join(f"{spent:.1f} {stage}" for stage, spent in done.seconds.items()))
+        cli.say(f"verified: {len(damaged)} were damaged and are made again" + (f": {', '.join(damaged)}" if damaged else ""))
+    cached = len(wanted) - len(missing_ears(store, wanted))
+    filled = fill_store(store, wanted, dicom_base=args.dicom_base, workers=cli.workers(args), label="ears")
+    by_others = len(wanted) - cached - filled.made - len(filled.rejects)
+    cli.say(f"{len(wanted)} ears wanted: {cached} were there, {filled.made} made, {len(filled.rejects)} rejected"
+            + (f", {by_others} made by other builders meanwhile" if by_others else ""))
+    if filled.seconds:
+        cli.say("seconds of work: " + ", ".join(f"{spent:.1f} {stage}" for stage, spent in filled.seconds.items()))
     cli.say(f"wrote {store.folder / 'index.csv'}")
-    return cli.report_rejects(done.rejects, store.folder / "index.csv")
+    return cli.report_rejects(filled.rejects, store.folder / "index.csv")

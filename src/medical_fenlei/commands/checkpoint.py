@@ -20,7 +20,7 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, leave_out: tuple[st
 
 
 def open_checkpoint(args: argparse.Namespace, *, kind: str) -> tuple["TrainedNetwork", DataConfig]:
-    """The network, and the run's data settings with what the user named in their place. Raises UserError."""
+    """Open the network of --checkpoint; return it with the run's data settings, as changed by the flags. Raises UserError."""
     from medical_fenlei.trained.network import open_network
 
     network = open_network(args.checkpoint, kind=kind, device=args.device)

@@ -2,15 +2,20 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medical_fenlei import cli, settings
 from medical_fenlei.config import EarSpec, RunConfig, decisive_settings
 from medical_fenlei.errors import UserError
 from medical_fenlei.runs import Run
 
+if TYPE_CHECKING:
+    from medical_fenlei.training.run import FinishedRun
+
 AUTO = "auto"
+"""Value of --resume that looks for the run to resume."""
 FIXED = {"ear2d": ("sample", "model", "weights"), "dual": ("sample", "extent", "crop_size", "crop_mm")}
-"""Settings that each route fixes, so that they are no flags there."""
+"""Settings that a route fixes, by its kind; they have no flag there."""
 
 
 def add_run_flags(parser: argparse.ArgumentParser, route: RunConfig, *, leave_out: tuple[str, ...] = ()) -> None:
@@ -25,29 +30,30 @@ def train_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> 
     parser.add_argument("--resume", metavar="RUN|auto", help="resume this run (takes no other flag); auto: resume the run in "
                         "--output-dir, or the newest under outputs/ with these settings, or start one")
     add_run_flags(parser, route)
-    args = parser.parse_args(argv)
+    finished = _train(parser.parse_args(argv), route)
+    if not finished.is_first:                                    # one of several processes writes for all
+        return cli.OK
+    return cli.report_rejects(finished.rejects, finished.run.reports / "train.csv")
 
+
+def _train(args: argparse.Namespace, route: RunConfig) -> "FinishedRun":
+    """Start the run of these flags, or resume the one that --resume selects."""
     from medical_fenlei.run_report.page import write_training_report
     from medical_fenlei.training.run import resume_run, start_run
 
     if args.resume and args.resume != AUTO:
         if args.output_dir or settings.given(args, RunConfig):
             raise UserError("--resume: a run is resumed with its own settings; leave out the other flags")
-        done = resume_run(Path(args.resume), kind=route.kind, report=write_training_report)
-    else:
-        config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
-        before = run_like(config, args.output_dir) if args.resume else None
-        if before:
-            done = resume_run(before, kind=route.kind, report=write_training_report)
-        else:
-            done = start_run(config, args.output_dir, report=write_training_report)
-    if not done.is_first:                                           # of several processes one writes
-        return cli.OK
-    return cli.report_rejects(done.rejects, done.run.reports / "train.csv")
+        return resume_run(Path(args.resume), kind=route.kind, report=write_training_report)
+    config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
+    earlier = run_like(config, args.output_dir) if args.resume else None
+    if earlier:
+        return resume_run(earlier, kind=route.kind, report=write_training_report)
+    return start_run(config, args.output_dir, report=write_training_report)
 
 
 def run_like(config: RunConfig, folder: Path | None) -> Path | None:
-    """The run in this folder, or the newest under outputs/ that has these settings; None if there is none.
+    """Return the run in this folder, or the newest run under outputs/ with these settings; None if there is none.
 
     Raises UserError if the run in the folder has other settings.
     """
@@ -68,9 +74,10 @@ def run_like(config: RunConfig, folder: Path | None) -> Path | None:
 
 
 def with_cache(config: RunConfig, *, named: bool) -> RunConfig:
-    """The settings with the preprocessing of the cache to use: their own if `named`, else that of the only cache there is.
+    """Return the settings with the preprocessing of the cache to use.
 
-    Raises UserError if there are several caches to choose from, or the settings do not go with the cache.
+    named: whether the user named a preprocessing, which is then used; otherwise that of the only cache. Raises UserError if
+    there are several caches to choose from, or the other settings do not fit the cache.
     """
     from medical_fenlei.ears.store import choose_store
 

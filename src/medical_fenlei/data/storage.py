@@ -88,7 +88,7 @@ class Placement:
 
 
 class DiskStorage:
-    """One file an ear, read by threads a few batches ahead.
+    """One file per ear, read by threads a few batches ahead.
 
     Threads suffice, since reading and copying release Python's global lock; processes would have to send what they read.
     """

@@ -74,7 +74,7 @@ def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str) 
     if np.isnan(temperature):
         temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set holds ears of one class only"
     elif patients < ENOUGH_PATIENTS:
-        note = f"from only {patients} patients: it may be worse than none (--uncalibrated ignores it)"
+        note = f"fitted on only {patients} patients: it may be worse than none (--uncalibrated ignores it)"
     points: dict[str, float] = {}
     if task.binary:
         points = operating_points(tempered(probability, temperature)[:, 1], y, sensitivity=sensitivity)

@@ -11,6 +11,7 @@ from medical_fenlei.metrics.bootstrap import Intervals
 from medical_fenlei.metrics.confusion import confusion
 from medical_fenlei.metrics.predictions import class_codes, probabilities
 from medical_fenlei.metrics.reliability import net_benefit
+from medical_fenlei.pages.html import measure_name
 from medical_fenlei.pages.plots import save
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.trained.calibration import TaskCalibration
@@ -111,7 +112,7 @@ def _draw_scores(axes: Axes, known: pd.DataFrame, score: np.ndarray) -> None:
         own = score[(known.label_code == code).to_numpy()]
         axes.plot(own, row + jitter.uniform(-0.3, 0.3, len(own)), ".", alpha=0.6)
     axes.set(title="score of each ear", xlabel="probability", xlim=(-0.02, 1.02))
-    axes.set_yticks(range(len(codes)), [f"{code} {DIAGNOSES[int(code)].key}" for code in codes])
+    axes.set_yticks(range(len(codes)), [f"{code} {DIAGNOSES[int(code)].key}".replace("_", "\n") for code in codes])
 
 
 def plot_differences(path: Path, rows: pd.DataFrame, *, title: str) -> None:
@@ -122,7 +123,7 @@ def plot_differences(path: Path, rows: pd.DataFrame, *, title: str) -> None:
     axes.axvline(0, color="0.8", zorder=0)
     axes.hlines(row, shown.low, shown.high, color=BLUE)
     axes.plot(shown.difference, row, "s", color=BLUE, markersize=4)
-    axes.set_yticks(row, [name.replace("_", " ") for name in shown.metric], fontsize=8)
+    axes.set_yticks(row, [measure_name(name) for name in shown.metric], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="difference (95 %, patients resampled)")
     axes.set_title(title, fontsize=8)

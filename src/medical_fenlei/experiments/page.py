@@ -1,6 +1,7 @@
 """The page of a study: its measures over the seeds and its runs, in one file beside the runs."""
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medical_fenlei.files import write_text
-from medical_fenlei.pages.html import as_png, template
+from medical_fenlei.pages.html import as_png, measure_name, template
 
 PAGE_MEASURES = ("auroc", "auprc", "sensitivity", "specificity", "macro_f1", "macro_recall", "accuracy", "brier")
 """Measures of the page, if a task has them."""
@@ -25,10 +26,9 @@ def write_study_page(path: Path, runs: pd.DataFrame, summary: pd.DataFrame, warn
         measures=[name for name in PAGE_MEASURES if name in runs]))
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, object]]:
+def _records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """The rows of a table, None for a missing value."""
-    rows: list[dict[str, object]] = table.astype(object).where(table.notna(), None).to_dict("records")
-    return rows
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def _draw(runs: pd.DataFrame, summary: pd.DataFrame) -> Figure:
@@ -41,7 +41,7 @@ def _draw(runs: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             of_group = (summary.pct == pct) & (summary.model == model) & (summary.metric == name)
             seeds = runs[(runs.pct == pct) & (runs.model == model)].get(name, pd.Series(dtype=float)).dropna()
             _draw_group(axes, row, seeds, summary[of_group].iloc[0])
-        axes.set_title(name.replace("_", " "), fontsize=10)
+        axes.set_title(measure_name(name), fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     first = figure.axes[0]
     first.set_yticks(range(len(groups)), [f"{model}, {pct} %" for pct, model in groups], fontsize=9)

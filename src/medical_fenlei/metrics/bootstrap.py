@@ -4,8 +4,8 @@ The two ears of a patient are not independent observations, so the bootstrap dra
 vector of weights (how often each patient was drawn): nothing is copied, a patient drawn twice counts twice, and all measures
 are computed on the same resamples.
 
-Percentile intervals reach their nominal coverage only from some 300 patients on; with 20 or 40 they are too narrow. The
-resamples do estimate the standard error of a measure well. The interval is therefore Student's t around the estimate with the
+Percentile intervals reach their nominal coverage only from about 300 patients; with 20 or 40 they are too narrow. The standard
+error of the resamples is accurate with fewer patients. The interval is therefore Student's t around the estimate with the
 standard error of the resamples, on the logit scale for measures between 0 and 1, which keeps it within these bounds.
 docs/benchmarks.md has the measured coverage (tools/check_intervals.py).
 """
@@ -23,7 +23,7 @@ Measures = Callable[[np.ndarray], dict[str, np.ndarray]]
 Scale = Literal["logit", "log", "identity", "percentile"]
 """How an interval is built. `logit`: symmetric on the logit, for measures between 0 and 1. `log`: symmetric on the logarithm,
 for ratios; on the ratio itself if resamples reach 0. `identity`: symmetric on the measure itself, for measures without bounds.
-`percentile`: percentiles of the resamples, for measures with a positive bias, whose interval cannot hold the true value."""
+`percentile`: percentiles of the resamples, for measures with a positive bias, whose intervals may miss the true value."""
 
 SEED = 42
 """Seed of the resampling: the same predictions give the same intervals."""
@@ -33,9 +33,9 @@ SCALES: Mapping[str, Scale] = {
 ENOUGH_PATIENTS, ENOUGH_OF_A_CLASS = 50, 20
 """Patients, and patients with an ear of the rarest class, from which the intervals are reliable."""
 AT_95_PERCENT, ENOUGH_AT_95_PERCENT = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"), 40
-"""Measures at a threshold that 5 % of one class determine, and the patients with an ear of the rarest class from which these
-are more than one or two patients."""
-BIASED = "chance only raises this measure: the interval is the spread of the estimate and need not hold the true value"
+"""Measures at a threshold that 5 % of one class determine, and the patients with an ear of the rarest class from which
+these are more than one or two patients."""
+BIASED = "chance only raises this measure: the interval is the spread of the estimate and need not contain the true value"
 CHUNK = 400_000
 """Weights held at a time (resamples × ears), which fit the processor's cache."""
 

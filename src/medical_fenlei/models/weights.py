@@ -31,8 +31,8 @@ def load_weights(network: nn.Module, path: Path, *, flag: str, channels: int = 1
             continue
         if given.ndim == tensor.ndim >= 4 and tensor.shape[1] == channels and given[:, :1].shape == tensor[:, :1].shape:
             if given.shape[1] not in (1, 3, channels):
-                raise UserError(f"{flag} {path}: {name} has {given.shape[1]} input channels, this network {channels} (windows × "
-                                "(2 × slice-context + 1)); only weights for 1 or 3 channels can be adapted")
+                raise UserError(f"{flag} {path}: {name} has {given.shape[1]} input channels, this network {channels} "
+                                "(windows × (2 × slice-context + 1)); only weights for 1 or 3 channels can be adapted")
             given = _adapt_channels(given, channels)
         if given.shape == tensor.shape:
             matched[name] = given

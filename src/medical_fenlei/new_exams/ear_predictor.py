@@ -25,7 +25,7 @@ class EarPredictions:
 
     answers: dict[Side, list[TaskAnswer]] = field(default_factory=dict)
     explanations: dict[tuple[Side, str], Explanation] = field(default_factory=dict)
-    """By side and task; empty if predictions are not explained."""
+    """Explanation for each side and task; empty if predictions are not explained."""
 
 
 @dataclass

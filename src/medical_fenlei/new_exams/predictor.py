@@ -46,7 +46,7 @@ class ExamEvidence:
 
     overviews: tuple[EarOverview, ...] = ()
     explanations: dict[tuple[Side, str], Explanation] = field(default_factory=dict)
-    """By side and task."""
+    """Explanation for each side and task."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Scope:
     """None if it is not known."""
 
     source: str
-    """Where that is known from: checkpoint, manifest, or nothing."""
+    """Source of the summary: checkpoint, manifest, or nothing."""
 
     rules: SeriesRules
 

@@ -1,1 +1,1 @@
-"""How does a page look? Templates, tables, thumbnails and plots that all pages share."""
+"""What do all pages share? Templates, pictures and plots."""

@@ -1,4 +1,4 @@
-"""What all pages share: templates that escape and that want every name, and pictures inside the page."""
+"""What all pages share: templates that escape their values and refuse a missing one, and pictures inside the page."""
 import base64
 import io
 from collections.abc import Callable
@@ -8,28 +8,37 @@ import jinja2
 from matplotlib.figure import Figure
 from PIL import Image
 
+ABBREVIATIONS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ppv": "PPV", "npv": "NPV", "brier": "Brier score",
+                 "95": "95 %"}
+"""Parts of the names of measures that a page writes otherwise."""
+
+
+def measure_name(name: str) -> str:
+    """Return the name of a measure as a page shows it, such as `AUROC`, or `sensitivity at 95 % specificity`."""
+    return " ".join(ABBREVIATIONS.get(part, part) for part in name.split("_"))
+
 
 def template(room: str, name: str, **filters: Callable[..., object]) -> jinja2.Template:
-    """A template of a room's `templates/`, which may extend or import those of this room.
+    """Return a template of a room's `templates/`, which may extend and import those of pages/.
 
-    room: below the package, `evaluation`; filters: callables that the template may use, by name.
+    room: name below the package, such as `run_report`. filters: callables for the template, by name, beside `measure_name`.
     """
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(f"medical_fenlei.{owner}") for owner in (room, "pages")])
-    found = jinja2.Environment(loader=loader, autoescape=True,
-                               undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    found.filters |= filters
-    return found.get_template(name)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)
+    environment.filters |= {"measure_name": measure_name, **filters}
+    return environment.get_template(name)
 
 
 def as_png(figure: Figure) -> str:
-    """A figure as a data URL."""
+    """Return a figure as the data URL of a PNG."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     return _data_url("png", png.getvalue())
 
 
 def embedded(path: Path, *, width: int | None = None) -> str:
-    """A PNG as a data URL; width: pixels that it is made smaller to, as WebP."""
+    """Return a PNG as a data URL. width: shrink it to so many pixels, as WebP."""
     if width is None:
         return _data_url("png", path.read_bytes())
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Plots that several rooms draw, and how a figure becomes a file."""
+"""Plots that several rooms share, and writing a figure to a file."""
 from pathlib import Path
 
 import matplotlib
@@ -9,12 +9,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from medical_fenlei.files import atomic
+from medical_fenlei.pages.html import measure_name
 
 matplotlib.use("Agg")
 
 
 def save(figure: Figure, path: Path, *, palette: Image.Image | None = None) -> None:
-    """As PNG; in the colours of a palette image, which makes a file of greys several times smaller."""
+    """Write a figure as PNG, atomically.
+
+    palette: an image with a palette of colours to use; a grey picture becomes several times smaller.
+    """
     with atomic(path) as file:
         if palette is None:
             figure.savefig(file, format="png", dpi=120)
@@ -26,24 +30,23 @@ def save(figure: Figure, path: Path, *, palette: Image.Image | None = None) -> N
 
 
 def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "") -> None:
-    """The estimate and interval of each row of `tables.SUBGROUPS`, a panel a measure, a line a part."""
+    """Draw a forest plot of a `tables.SUBGROUPS`: a panel per measure, a row per subgroup."""
     measures = list(dict.fromkeys(rows.metric))
     lines = rows.drop_duplicates(["by", "value"])
     figure = Figure(figsize=(3.4 + 3.2 * len(measures), 1.2 + 0.27 * len(lines)), layout="constrained")
     all_axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for axes, name in zip(all_axes, measures, strict=True):
         own = lines[["by", "value"]].merge(rows[rows.metric == name], on=["by", "value"], how="left")
-        place = np.arange(len(own))
-        sure = (own.note == "").to_numpy()
-        for chosen, colour in ((sure, "#30638e"), (~sure, "0.6")):
-            axes.hlines(place[chosen], own.low[chosen], own.high[chosen], color=colour)
-            axes.plot(own.estimate[chosen], place[chosen], "s", markersize=4, color=colour)
+        row, reliable = np.arange(len(own)), (own.note == "").to_numpy()
+        for chosen, colour in ((reliable, "#30638e"), (~reliable, "0.6")):
+            axes.hlines(row[chosen], own.low[chosen], own.high[chosen], color=colour)
+            axes.plot(own.estimate[chosen], row[chosen], "s", markersize=4, color=colour)
         axes.axvline(own.estimate.iloc[0], color="0.8", linewidth=1, zorder=0)
-        axes.set(title=name.replace("_", " "), xlim=(max(-0.02, np.nan_to_num(own.low, nan=1).min(initial=1) - 0.05), 1.02))
+        axes.set(title=measure_name(name), xlim=(max(-0.02, np.nan_to_num(own.low, nan=1).min(initial=1) - 0.05), 1.02))
         axes.spines[["top", "right"]].set_visible(False)
     names = [(f"{by}: {value}" if by != value else value) + f" ({ears})"
              for by, value, ears in zip(lines["by"].astype(str), lines.value.astype(str), lines.ears, strict=True)]
     all_axes[0].set_yticks(range(len(lines)), names, fontsize=8, parse_math=False)
     all_axes[0].invert_yaxis()
-    figure.suptitle(title or "ears in brackets; grey: too few to rely on the interval", fontsize=9)
+    figure.suptitle(title or "in brackets: ears; grey: too few for a reliable interval", fontsize=9)
     save(figure, path)

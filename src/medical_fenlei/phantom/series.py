@@ -17,7 +17,7 @@ SCOUT = ("ORIGINAL", "PRIMARY", "LOCALIZER")
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """The patient whom the files name, a synthetic person."""
+    """The synthetic patient named in the files."""
 
     patient_id: str
     """May be empty, as in some exports."""

@@ -246,7 +246,7 @@ class Trainer:
                 self._save(improved=False)
             self.ranks.any(True)                                 # wait until all are here: torchrun ends those left behind
             raise Stopped(f"saved after epoch {at.epoch}" + (f" and {at.step} steps of the next" if at.step else "")
-                          + f"; --resume {self.run.folder} goes on")
+                          + f"; continue with --resume {self.run.folder}")
 
     def _save(self, improved: bool) -> None:
         """Write `last.pt` and, if the epoch is the best so far, `best.pt`."""

@@ -102,7 +102,7 @@ class TaskLoss:
         """Return the sum of the loss, and the number of targets in it (int64), to add up over the micro-batches of a step.
 
         logits (N, O), targets (N, T) from `targets`. drop: share of the ears to leave out, those of highest loss (see
-        `small_losses`); an ear leaves with all its targets, since they come from one code.
+        `small_losses`); an ear is dropped with all its targets, since they come from one code.
         """
         loss, nll = self.per_target(logits, targets)
         counted = targets != OUTSIDE

@@ -87,7 +87,7 @@ def _cleanup_on_error(run: Run, *, is_new: bool) -> Iterator[None]:
             raise UserError(f"{error.filename or run.folder}: {error.strerror or error}; what was saved before is intact: make "
                             "room, then " + (f"--resume {run.folder}" if started else "run it again")) from None
         if isinstance(error, KeyboardInterrupt) and started:
-            raise Stopped(f"what was saved before is intact; --resume {run.folder} goes on") from None
+            raise Stopped(f"what was saved before is intact; continue with --resume {run.folder}") from None
         raise
 
 
