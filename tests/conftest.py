@@ -3,7 +3,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser import Browser
+from helpers.browser import Browser
 
 TOOLS = {"dciodvfy": "dicom3tools", "dcmdump": "dcmtk", "7z": "7zip", "chromium": "chromium"}
 """Commands that some checks use, and Debian's package of each."""

@@ -4,7 +4,7 @@ import math
 import subprocess
 import sys
 
-from commands import ROOT
+from helpers.commands import ROOT
 
 STORAGES, PEERS = ("device", "memory", "disk"), ("monai", "plain")
 SMALL = ("--quick", "--device", "cpu", "--nets", "test_resnet", "--slices", 2, "--image-size", 32, "--batch-size", 2,

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from commands import run
-from dicom_files import Form, axial, write_volume
+from helpers.commands import run
+from helpers.dicom_files import Form, axial, write_volume
 from PIL import Image
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset

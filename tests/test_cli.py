@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import script
+from helpers.commands import script
 
 from medical_fenlei import cli, settings, tables
 from medical_fenlei.config import DataConfig, RunConfig

@@ -6,8 +6,8 @@ import sys
 import time
 
 import pytest
-from commands import ROOT, run
-from small_study import SPLITS
+from helpers.commands import ROOT, run
+from helpers.small_study import SPLITS
 from test_data_scripts import SPEC_FLAGS, hospital, write_exam  # noqa: F401 (a fixture)
 from test_parallel import fate
 

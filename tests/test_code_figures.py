@@ -2,7 +2,7 @@
 import importlib.util
 
 import pytest
-from commands import ROOT
+from helpers.commands import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from commands import run
-from dicom_files import Form, axial, write_volume
+from helpers.commands import run
+from helpers.dicom_files import Form, axial, write_volume
 
 from medical_fenlei import tables
 from medical_fenlei.ears.store import EarStore, choose_store

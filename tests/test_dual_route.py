@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import run, working_in
+from helpers.commands import run, working_in
+from helpers.small_study import codes_in_turn, write_study
 from sklearn.metrics import precision_recall_fscore_support
-from small_study import codes_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.config import DUAL, EarSpec

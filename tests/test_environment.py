@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from commands import ROOT
+from helpers.commands import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 BARE = [sys.executable, "-S", "-E"]

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from commands import ROOT, run, working_in
+from helpers.commands import ROOT, run, working_in
 
 from medical_fenlei import tables
 from medical_fenlei.runs import Run

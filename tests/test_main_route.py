@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import run, working_in
+from helpers.commands import run, working_in
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medical_fenlei import tables

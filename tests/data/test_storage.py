@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import run
-from small_study import CACHE, codes_in_turn, write_study
+from helpers.commands import run
+from helpers.small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei.config import DataConfig, EarSpec
 from medical_fenlei.data import storage, transfer

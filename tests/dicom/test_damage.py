@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pydicom.data
 import pytest
-from dicom_files import Form, axial, write_volume
+from helpers.dicom_files import Form, axial, write_volume
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from dicom_files import Form, axial, write_volume
+from helpers.dicom_files import Form, axial, write_volume
 
 from medical_fenlei.dicom.exam_facts import ExamFacts, read_exam_facts
 

@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dicom_files import axial, write_volume
+from helpers.dicom_files import axial, write_volume
 
 from medical_fenlei import settings
 from medical_fenlei.config import EarSpec

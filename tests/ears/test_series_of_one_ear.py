@@ -2,8 +2,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from commands import run
-from dicom_files import Form, write_volume
+from helpers.commands import run
+from helpers.dicom_files import Form, write_volume
 
 from medical_fenlei import tables
 from medical_fenlei.ears.store import choose_store

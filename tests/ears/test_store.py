@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from commands import ROOT
-from dicom_files import axial, write_volume
+from helpers.commands import ROOT
+from helpers.dicom_files import axial, write_volume
 
 from medical_fenlei.config import EarSpec
 from medical_fenlei.ears import build

@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 import pytest
-from commands import ROOT, run, script
-from small_study import codes_in_turn, write_study
+from helpers.commands import ROOT, run, script
+from helpers.small_study import codes_in_turn, write_study
 
 from medical_fenlei import cli, settings, tables
 from medical_fenlei.commands.train import add_run_flags, with_cache

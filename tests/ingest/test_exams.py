@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import Form, axial, write_volume
+from helpers.dicom_files import Form, axial, write_volume
 
 from medical_fenlei.dicom.header import Identity
 from medical_fenlei.errors import UserError

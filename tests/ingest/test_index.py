@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from dicom_files import axial, write_volume
+from helpers.dicom_files import axial, write_volume
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.index import build_index

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from dicom_files import Form, axial, write_volume
+from helpers.dicom_files import Form, axial, write_volume
 
 from medical_fenlei import tables
 from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, doubtful_patients

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from commands import run
+from helpers.commands import run
 
 from medical_fenlei import tables
 from medical_fenlei.errors import UserError

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import run
+from helpers.commands import run
+from helpers.small_study import SPEC, codes_in_turn, write_study
 from safetensors.torch import save_file
-from small_study import SPEC, codes_in_turn, write_study
 
 from medical_fenlei.config import DUAL, DataConfig, EarSpec, ModelConfig, RunConfig, TrainConfig
 from medical_fenlei.data.dataset import EarDataset, group_by_exam

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from commands import run
-from small_study import codes_in_turn, write_study
+from helpers.commands import run
+from helpers.small_study import codes_in_turn, write_study
 from torch import nn
 
 from medical_fenlei.config import EarSpec

@@ -10,8 +10,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from commands import run
-from small_study import CACHE, MANIFEST, SPEC, SPLITS, codes_in_turn, write_study
+from helpers.commands import run
+from helpers.small_study import CACHE, MANIFEST, SPEC, SPLITS, codes_in_turn, write_study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import run
+from helpers.commands import run
+from helpers.small_study import CACHE, codes_in_turn, write_study
 from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.utils.class_weight import compute_class_weight
-from small_study import CACHE, codes_in_turn, write_study
 from torchvision.ops import sigmoid_focal_loss
 
 from medical_fenlei import settings

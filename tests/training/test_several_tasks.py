@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import run
-from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
+from helpers.commands import run
+from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.config import EAR2D, EarSpec

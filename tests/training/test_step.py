@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from small_net import EARS, Net, data, sums_of
+from helpers.small_net import EARS, Net, data, sums_of
 from torch import nn
 
 from medical_fenlei.errors import CheckFailed

@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_files import write_volume
+from helpers.dicom_files import write_volume
 
 from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 import torch
-from commands import run
-from small_study import codes_in_turn, write_study
+from helpers.commands import run
+from helpers.small_study import codes_in_turn, write_study
 
 from medical_fenlei.config import DUAL, EAR2D, AugmentConfig, DataConfig, EarSpec, ModelConfig, RunConfig
 from medical_fenlei.data.augment import window

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from commands import run
+from helpers.commands import run
+from helpers.small_study import sets_in_turn, write_study
 from PIL import Image
-from small_study import sets_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.config import EarSpec

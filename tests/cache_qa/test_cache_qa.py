@@ -6,11 +6,11 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from commands import run
-from dicom_files import Form, axial, write_volume
+from helpers.commands import run
+from helpers.dicom_files import Form, axial, write_volume
+from helpers.small_study import write_manifest
 from PIL import Image
 from scipy.spatial.transform import Rotation
-from small_study import write_manifest
 
 from medical_fenlei import tables
 from medical_fenlei.cache_qa.outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear

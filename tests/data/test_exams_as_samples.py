@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_study import codes_in_turn, write_study
+from helpers.small_study import codes_in_turn, write_study
 from torch import nn
 
 from medical_fenlei.config import AugmentConfig, DataConfig, EarSpec

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from apart import Fate, end, said, start, start_company
-from commands import ROOT
-from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
+from helpers.commands import ROOT
+from helpers.processes import Fate, end, said, start, start_company
+from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
 from medical_fenlei.config import EAR2D, EarSpec
 from medical_fenlei.training.checkpoint import read_checkpoint

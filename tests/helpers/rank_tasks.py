@@ -1,11 +1,11 @@
-"""What each process of a company does in tests/training/test_ranks.py."""
+"""What each process of a company does in tests/training/test_distributed.py."""
 import copy
 
 import numpy as np
 import torch
-from small_net import EARS, Net, data
 from torch import nn
 
+from helpers.small_net import EARS, Net, data
 from medical_fenlei.errors import UserError
 from medical_fenlei.training.step import MAX_SKIPPED, Stepper, moving_average
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from commands import run
-from dicom_files import Form, axial, write_volume
+from helpers.commands import run
+from helpers.dicom_files import Form, axial, write_volume
+from helpers.small_study import SPEC
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
-from small_study import SPEC
 
 from medical_fenlei import tables
 from medical_fenlei.ears.store import EarStore

@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, run
-from company import in_company, said_by, side_by_side
-from ranks_at_work import first_statistics, leave, nothing_but_nan, refuse, steps, talk
-from small_net import EARS, Net, data
-from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
+from helpers.commands import ROOT, run
+from helpers.process_group import in_company, said_by, side_by_side
+from helpers.rank_tasks import first_statistics, leave, nothing_but_nan, refuse, steps, talk
+from helpers.small_net import EARS, Net, data
+from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
 from medical_fenlei.data.batching import split_into_batches, training_order
 from medical_fenlei.errors import CheckFailed, UserError

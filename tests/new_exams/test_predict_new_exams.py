@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from commands import run, working_in
+from helpers.commands import run, working_in
 from PIL import Image
 
 from medical_fenlei import tables

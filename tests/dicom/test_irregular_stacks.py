@@ -5,7 +5,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_files import Form, axial, write_enhanced, write_volume
+from helpers.dicom_files import Form, axial, write_enhanced, write_volume
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 
 from medical_fenlei.dicom.volume import PART, open_series, read_headers, read_stacks

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from commands import run
+from helpers.commands import run
+from helpers.small_study import MANIFEST, SPLITS, sets_in_turn, write_study
 from sklearn.metrics import roc_auc_score
-from small_study import MANIFEST, SPLITS, sets_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.config import EarSpec

@@ -6,9 +6,9 @@ import tempfile
 import threading
 from pathlib import Path
 
-import commands  # noqa: F401
 from tqdm import tqdm
 
+import helpers.commands  # noqa: F401
 import medical_fenlei.evaluation.evaluate
 import medical_fenlei.evaluation.write
 import medical_fenlei.experiments.study

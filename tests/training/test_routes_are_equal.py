@@ -1,8 +1,8 @@
 """The two routes are one: on the same ears, with the same network, they learn the same."""
 import numpy as np
 import pytest
-from commands import run
-from small_study import CACHE, codes_in_turn, write_study
+from helpers.commands import run
+from helpers.small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei.config import EarSpec
 from medical_fenlei.data.sources import find_ears

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from commands import run
-from company import CONTEXT, environment, free_port
 
-CONTEXT.set_forkserver_preload(["warmed"])
-HERE = str(Path(__file__).parent)
-if HERE not in os.environ.get("PYTHONPATH", "").split(os.pathsep):                       # or the server would not find it
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), HERE)))
+from helpers.commands import run
+from helpers.process_group import CONTEXT, environment, free_port
+
+CONTEXT.set_forkserver_preload(["helpers.preload"])
+TESTS = str(Path(__file__).parents[1])
+if TESTS not in os.environ.get("PYTHONPATH", "").split(os.pathsep):                       # or the server would not find it
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), TESTS)))
 FULL, SLOW = 1 << 20, 1.0
 """Bytes; seconds."""
 TIMEOUT = 60

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from dicom_files import Form, axial, write_enhanced, write_volume
+from helpers.dicom_files import Form, axial, write_enhanced, write_volume
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,

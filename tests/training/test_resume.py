@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import run
-from small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
+from helpers.commands import run
+from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
 from medical_fenlei.training.checkpoint import FOOTER
 from medical_fenlei.training.loop import Trainer

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from commands import run
-from small_study import CACHE, codes_in_turn, write_study
+from helpers.commands import run
+from helpers.small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei import tables
 from medical_fenlei.config import EAR2D, EarSpec

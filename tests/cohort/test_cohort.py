@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from commands import run
+from helpers.commands import run
 from scipy.stats.contingency import association as cramers_v
 
 from medical_fenlei import tables

@@ -1,0 +1,1 @@
+"""What several tests share: commands in this process and in others, small data, a browser."""
