@@ -2,12 +2,12 @@
 
     python scripts/eval_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt
 
-Data, splits and cache are those of the run's configuration; flags override them. A calibration of calibrate_ear2d is applied
-and decides at its operating point, or at --point. Writes to outputs/<run>/reports/: predictions_<set>.csv (with the top slices
-by attention), metrics_<set>.json, hard_cases_<set>.csv, subgroups_<set>.csv and .png (side, manufacturer, kernel, thickness,
-age, sex, dates), curves_<set>.png, and report.html, the page of the run. For a network with several tasks, each is measured on
-its own ears: predictions_<set>_<task>.csv. Names of partial sets contain the limit. For patients of another hospital: --split
-manifest with their --manifest-csv and --dicom-base.
+Data, splits and cache are those of the run's configuration; flags override them. If calibrate_ear2d has been run, its
+calibration is applied and its operating point decides, or --point. Writes to outputs/<run>/reports/: predictions_<set>.csv
+(with the top slices by attention), metrics_<set>.json, hard_cases_<set>.csv, subgroups_<set>.csv and .png (side, manufacturer,
+kernel, thickness, age, sex, dates), curves_<set>.png, and report.html, the report of the run. For a network with several tasks,
+each is evaluated on its own ears: predictions_<set>_<task>.csv. With --limit, the file names contain it. For patients of
+another hospital: --split manifest with their --manifest-csv and --dicom-base.
 """
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
                         "trained on (default: %(default)s)")
     parser.add_argument("--point", help="operating point that decides (default: the one that calibrate_ear2d chose)")
     parser.add_argument("--pictures", type=cli.int_at_least(0), default=20, metavar="N",
-                        help="number of hardest cases with a picture on the page (default: %(default)s)")
+                        help="number of hardest cases shown with a picture in the report (default: %(default)s)")
     parser.add_argument("--uncalibrated", action="store_true", help="do not apply what calibrate_ear2d fitted")
     cli.add_shared_flags(parser, "resamples")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""What the test command says at its end: the checks that were left out, and what they need."""
+"""Fixtures that several rooms share, and a list of the checks that were left out, with what they need."""
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -6,12 +6,12 @@ import pytest
 from helpers.browser import Browser
 
 TOOLS = {"dciodvfy": "dicom3tools", "dcmdump": "dcmtk", "7z": "7zip", "chromium": "chromium"}
-"""Commands that some checks use, and Debian's package of each."""
+"""Debian packages by the command that some checks need."""
 
 
 @pytest.fixture
 def tool() -> Callable[..., str]:
-    """The path of an outside command, by any of its names; the check is left out, and named at the end, where it is missing."""
+    """Return the path of an external command, by any of its names; without it, skip the check."""
     def find(*names: str) -> str:
         path = next(filter(None, map(shutil.which, names)), None)
         if path is None:
@@ -23,12 +23,13 @@ def tool() -> Callable[..., str]:
 
 @pytest.fixture
 def browser(tool, tmp_path) -> Iterator[Browser]:
-    """A headless Chromium with an empty profile, which must not reach the network."""
+    """A headless Chromium with an empty profile; `errors` lists its requests to the network."""
     with Browser(tool("chromium", "chromium-browser", "google-chrome"), tmp_path / "profile") as opened:
         yield opened
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the checks that were left out."""
     skipped = terminalreporter.stats.get("skipped", [])
     terminalreporter.section("left out" if skipped else "nothing was left out")
     for report in skipped:
@@ -38,7 +39,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def here(hospital, tmp_path, monkeypatch):
-    """A working folder with the module's `hospital` in it, and a configuration folder of its own."""
+    """A working folder with the test module's `hospital` in it, and a configuration folder of its own."""
     for name in ("data", "metadata"):
         (tmp_path / name).symlink_to(hospital / name)
     monkeypatch.chdir(tmp_path)

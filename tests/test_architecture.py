@@ -1,4 +1,4 @@
-"""The rooms and the direction of their imports, as the table in docs/architecture.md has them."""
+"""The rooms and the direction of their imports are those of the table in docs/architecture.md."""
 import ast
 import functools
 import os
@@ -16,7 +16,7 @@ ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \|$", re.MULTILINE)
 
 
 def table() -> dict[str, set[str]]:
-    """What each room may import beyond itself and the bottom (the modules beside the rooms), in the order of the docs."""
+    """Return the rooms that each room may import beyond itself and the modules beside the rooms, in the order of the docs."""
     rows = ROW.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
     return {"bottom": set(), **{room: set() if names == "–" else set(names.split(", ")) for room, names in rows}}
 

@@ -1,4 +1,4 @@
-"""Nothing that identifies a person comes out: patients full of canaries go in, and every byte that is written is searched."""
+"""Nothing that identifies a person is written: exams full of canaries go in, and every byte that is written is searched."""
 import base64
 import hashlib
 import io
@@ -13,7 +13,7 @@ import pandas as pd
 import pydicom
 import pytest
 from helpers.commands import run
-from helpers.dicom_files import Form, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_volume
 from PIL import Image
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
@@ -147,7 +147,7 @@ def hospital(tmp_path_factory):
     for number, exam in enumerate(EXAMS):
         folder = here / "data/medical_data_2" / f"2020-01-{number + 1:02d}" / exam / "bone"
         files = write_volume(folder, rng.integers(-1000, 2000, SHAPE), axial(SHAPE, SPACING),
-                             Form(more=person(number)))
+                             SeriesFormat(attributes=person(number)))
         if number % 3 == 2:                                      # an export that does not say what its characters are
             for path in files:
                 path.write_bytes(path.read_bytes().replace(b"GB18030 ", b" " * 8))

@@ -1,4 +1,4 @@
-"""Exit statuses, and a reason for everything that failed in a map."""
+"""Command lines: exit statuses, errors in one line, shared flags and their former names."""
 import argparse
 import errno
 import os
@@ -11,10 +11,8 @@ from helpers.commands import script
 
 from medical_fenlei import cli, settings, tables
 from medical_fenlei.config import DataConfig, RunConfig
-from medical_fenlei.errors import CheckFailed, Rejected, UserError
-from medical_fenlei.files import atomic
+from medical_fenlei.errors import CheckFailed, UserError
 from medical_fenlei.log import LOG, log_to_file, log_to_terminal
-from medical_fenlei.parallel import map_items
 
 
 def raising(error):
@@ -47,17 +45,7 @@ def test_another_error_of_the_system_keeps_its_traceback():
         cli.run(raising(FileNotFoundError(errno.ENOENT, "no such file", "x")))
 
 
-def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError) as error, atomic(tmp_path / "folder"):
-        pass
-    assert error.value.filename == str(tmp_path / "folder") and error.value.filename2 is None
-    with pytest.raises(OSError, match="No space left") as error, atomic(tmp_path / "full"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert error.value.filename == str(tmp_path / "full") and [p.name for p in tmp_path.iterdir()] == ["folder"]
-
-
-def test_the_summary_tells_faults_before_what_is_none_and_where_both_are_listed(tmp_path, capsys):
+def test_the_summary_lists_faults_first_then_what_is_harmless_and_names_the_file(tmp_path, capsys):
     log_to_terminal()
     rows = [{"exam_id": exam, "file": "f", "reason": reason, "detail": ""} for exam, reason in
             [("1", "localizer"), ("2", "localizer"), ("1", "not_dicom"), ("1", "not_dicom"), ("", "no_exam_id")]]
@@ -105,7 +93,7 @@ def test_a_shared_flag_is_the_setting_of_a_run_with_its_help_default_and_check(c
     assert "--limit: got 0, expected at least 1" in capsys.readouterr().err
 
 
-def test_no_flag_is_typed_both_as_a_setting_and_in_the_table_of_other_flags():
+def test_no_flag_is_defined_both_as_a_setting_and_in_the_table_of_other_flags():
     assert not {setting.name for setting in settings.settings_of(RunConfig)} & set(cli.FLAGS)
 
 
@@ -145,7 +133,7 @@ class Parsed(Exception):
     """The flags of a script, in place of what it would do with them."""
 
 
-def test_why_a_command_ends_is_in_the_log_of_its_run_and_once_on_the_terminal(tmp_path, capsys):
+def test_the_reason_that_a_command_ends_is_in_the_log_of_its_run_and_once_on_the_terminal(tmp_path, capsys):
     def ended_by(error):
         log_to_file(tmp_path / "train.log")
         LOG.info("epoch 1")
@@ -164,28 +152,3 @@ def test_why_a_command_ends_is_in_the_log_of_its_run_and_once_on_the_terminal(tm
         cli.run(partial(ended_by, ZeroDivisionError("of Mr. Secret")))
     last = (tmp_path / "train.log").read_text().splitlines()[-1]
     assert "error: ZeroDivisionError" in last and "Secret" not in last
-
-
-def picky(number):
-    if number == 2:
-        raise Rejected("even_prime", "got 2")
-    return 10 // number
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_one_bad_item_never_stops_a_batch(workers):
-    outcomes = list(map_items(picky, [0, 1, 2, 5], workers=workers, label="numbers"))
-    assert [o.item for o in outcomes] == [0, 1, 2, 5] and [o.value for o in outcomes] == [None, 10, None, 2]
-    assert [o.reason for o in outcomes] == ["unexpected_error", "", "even_prime", ""]
-    assert outcomes[0].detail.startswith("ZeroDivisionError at test_cli.py:")
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    target = tmp_path / "a" / "x.txt"
-    with pytest.raises(RuntimeError), atomic(target, "w") as file:
-        file.write("half")
-        raise RuntimeError
-    assert not list(target.parent.iterdir())
-    with atomic(target, "w") as file:
-        file.write("whole")
-    assert [p.read_text() for p in target.parent.iterdir()] == ["whole"]

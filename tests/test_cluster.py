@@ -1,4 +1,4 @@
-"""A Dask cluster does what processes of this machine do: the same files; an item that ends its worker costs itself alone."""
+"""A Dask cluster writes the same files as local processes, and an item that ends its worker fails alone."""
 import json
 import os
 import subprocess
@@ -76,7 +76,7 @@ def cluster(tmp_path_factory):
     found.stop()
 
 
-def test_an_item_that_ends_its_worker_or_hangs_costs_itself_alone_and_order_stays(cluster):
+def test_an_item_that_ends_its_worker_or_hangs_fails_alone_and_the_order_stays(cluster):
     outcomes = list(map_items(fate, range(12), workers=cluster.address, label="numbers", item_seconds=3))
     assert [outcome.item for outcome in outcomes] == list(range(12))
     reasons = ["", "", "", DIED, DIED, DIED, UNEXPECTED, UNEXPECTED, "odd", "", "", ""]

@@ -1,4 +1,4 @@
-"""The limits that keep the code readable: size of modules and functions, length of signatures, docstrings, unique names."""
+"""The code stays within limits: size of modules and functions, length of signatures, docstrings, unique names."""
 import importlib.util
 
 import pytest

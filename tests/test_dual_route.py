@@ -62,7 +62,7 @@ def probabilities(frame, side):
     return frame[[f"{side}_{name}" for name in EACH]].to_numpy()
 
 
-def test_splits_by_patient_and_by_exam_both_serve(here):
+def test_splits_by_patient_and_by_exam_both_work(here):
     manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv").drop_duplicates("exam_id").set_index("exam_id")
     for root in (SPLITS, "artifacts/splits_dual"):
         sets = tables.read_split(here / root, 100).sets
@@ -102,7 +102,7 @@ def test_each_exam_of_the_index_has_a_row_with_a_diagnosis_of_either_side(here):
     assert (cells[[f"{side}_label_code" for side in SIDES]] == "").any(axis=None)                # one of them is unlabelled
 
 
-def test_what_stands_under_a_side_is_what_the_network_says_of_that_ear(here):
+def test_the_columns_of_a_side_are_the_predictions_of_that_ear(here):
     trained = open_network(here / BEST, kind=DUAL, device="cpu")
     store = EarStore(here / "cache/dual_volumes", trained.config.ears)
     found, _ = predictions(here / "predictions.csv")
@@ -113,7 +113,7 @@ def test_what_stands_under_a_side_is_what_the_network_says_of_that_ear(here):
     assert np.abs(probabilities(found, "left") - probabilities(found, "right")).max() > 1e-5
 
 
-def test_without_labels_the_same_is_predicted_and_no_figure_is_shown(here, capsys):
+def test_without_labels_the_predictions_are_the_same_and_no_figure_is_shown(here, capsys):
     index = pd.read_csv(here / VAL, dtype=str)
     index[["exam_id", "series_relpath"]].to_csv("unlabelled.csv", index=False)
     assert run("predict_dual", "--checkpoint", BEST, "--index-csv", "unlabelled.csv", "--out-csv", "p.csv") == 0
@@ -273,7 +273,7 @@ def test_wrong_input_is_one_line_with_status_2(here, ear_run, capfd, words, says
     assert len(list((here / "outputs").iterdir())) == runs
 
 
-def test_nothing_that_identifies_a_person_stands_in_a_run_or_in_predictions(here):
+def test_nothing_that_identifies_a_person_is_in_a_run_or_in_predictions(here):
     for path in [*(here / "outputs/a").rglob("*"), here / "predictions.csv"]:
         if path.is_file():
             content = path.read_bytes()
@@ -309,7 +309,7 @@ def test_a_masked_side_is_as_if_that_ear_were_not_there(tmp_path, monkeypatch, t
         torch.testing.assert_close(one[0][name], tensor, rtol=0, atol=1e-6)
 
 
-def test_what_a_masked_side_was_changes_nothing_with_augmentation_either(tmp_path, monkeypatch):
+def test_the_content_of_a_masked_side_changes_nothing_with_augmentation_either(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("--label-task", "normal_vs_csoma")
     one, two, three = (learned(tmp_path / str(code), {**SIX_AND_NORMAL, "exam_h": (code, 1)}, *words)[0] for code in (0, 6, 5))
@@ -319,7 +319,7 @@ def test_what_a_masked_side_was_changes_nothing_with_augmentation_either(tmp_pat
 
 @pytest.mark.parametrize("task", ["six_class", "normal_vs_abnormal"])
 @pytest.mark.parametrize("metric", ["macro_f1", "macro_recall", "val_loss", "auprc", "auroc", "accuracy"])
-def test_any_measure_chooses_the_epoch_that_the_metrics_say(tmp_path, monkeypatch, metric, task):
+def test_any_measure_chooses_the_epoch_that_is_best_in_the_metrics(tmp_path, monkeypatch, metric, task):
     monkeypatch.chdir(tmp_path)
     train, tune = codes_in_turn("abcdefgh"), codes_in_turn("uvwxyz", seed=1)
     write_study(tmp_path, {"train": train, "tune": tune}, SMALL)

@@ -1,4 +1,4 @@
-"""A script says in one line what it lacks; env.sh makes what it lacks, once."""
+"""A script states in one line what it lacks, and env.sh installs it once."""
 import os
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_without_the_libraries_a_command_is_one_line_that_says_what_to_do(name, 
     assert f"{name}: {sys.executable} has no module " in said.stderr and "source tools/env.sh" in said.stderr
 
 
-def test_a_fault_of_an_import_of_our_own_keeps_its_traceback(tmp_path):
+def test_an_import_error_of_the_package_itself_keeps_its_traceback(tmp_path):
     code = "from medical_fenlei import cli\ndef main():\n    import medical_fenlei.nowhere\ncli.run(main)"
     said = ran([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     assert "Traceback" in said.stderr and "medical_fenlei.nowhere" in said.stderr

@@ -1,4 +1,4 @@
-"""Every command line of the README runs as it stands there, on a tiny hospital; flags behind it make the sizes small."""
+"""Every command line of the README runs as it stands, on a tiny hospital; further flags make the sizes small."""
 import json
 import re
 import shlex
@@ -26,7 +26,7 @@ SMALL = {
     "train_dual": FIT, "predict_ear2d": ("--limit", 1), "audit_run": ("--resamples", 50),
     "eval_ear2d": ("--resamples", 50, "--pictures", 2), "compare_predictions": ("--resamples", 50),
 }
-"""What is added to the command lines of a script."""
+"""Flags that are added to the command lines of a script."""
 BEYOND_TRAINING = "_val|gradcam|neighbors|calibration|audits|one_sided|labels_to_read"
 """Files in a run's folder that other commands than training write."""
 APART = {"run_seeds_ear2d"}
@@ -103,7 +103,7 @@ def test_a_run_of_either_route_has_the_same_files(ran):
         assert line["tune_accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
 
 
-def test_auto_batch_wrote_down_what_it_found(ran):
+def test_auto_batch_records_the_size_that_it_found(ran):
     for name in ("dual_20", "dual_100"):
         training = json.loads((ran[0] / "outputs" / name / "config.json").read_text())["settings"]["training"]
         assert training["auto_batch"] and training["batch_size"] >= 1

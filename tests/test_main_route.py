@@ -122,7 +122,7 @@ def test_ears_that_the_cache_lacks_are_prepared_at_first_use(here, capsys):
     assert first.read_bytes() == expected and whole.read_bytes() == before
 
 
-def test_nothing_that_identifies_a_person_stands_in_a_run(here):
+def test_nothing_that_identifies_a_person_is_in_a_run(here):
     manifest = pd.read_csv(here / "artifacts/manifest_ears.csv", dtype=str)
     for path in (here / "outputs/a").rglob("*"):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""A map outlives whatever its items do to their processes."""
+"""A map over many items: one that fails, crashes or hangs is reported with a reason, and the others are done."""
 import os
 import signal
 import subprocess
@@ -30,7 +30,7 @@ def fate(number):
     return number * number, os.getpid()
 
 
-def test_an_item_that_kills_its_process_or_hangs_costs_itself_alone_and_order_stays():
+def test_an_item_that_kills_its_process_or_hangs_fails_alone_and_the_order_stays():
     outcomes = list(map_items(fate, range(12), workers=2, label="numbers", item_seconds=3))
     assert [outcome.item for outcome in outcomes] == list(range(12))
     reasons = ["", "", "", DIED, DIED, TIMED_OUT, UNEXPECTED, UNEXPECTED, "odd", "", "", ""]
@@ -57,7 +57,7 @@ def pause(seconds):
     return os.getpid()
 
 
-def test_a_map_that_is_left_leaves_no_worker_at_work():
+def test_a_map_that_is_left_early_stops_its_workers():
     outcomes = map_items(pause, [0, 0, 30, 30], workers=2, label="pauses")
     worker = next(outcomes).value
     outcomes.close()
@@ -90,3 +90,17 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path):
         while not all(map(gone, workers)) and time.monotonic() - began < 20:
             time.sleep(0.1)
         assert all(map(gone, workers))
+
+
+def picky(number):
+    if number == 2:
+        raise Rejected("even_prime", "got 2")
+    return 10 // number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_bad_item_never_stops_a_batch(workers):
+    outcomes = list(map_items(picky, [0, 1, 2, 5], workers=workers, label="numbers"))
+    assert [o.item for o in outcomes] == [0, 1, 2, 5] and [o.value for o in outcomes] == [None, 10, None, 2]
+    assert [o.reason for o in outcomes] == ["unexpected_error", "", "even_prime", ""]
+    assert outcomes[0].detail.startswith("ZeroDivisionError at test_parallel.py:")

@@ -1,4 +1,4 @@
-"""A settings class is its flags, its JSON, and back."""
+"""A settings class is written as flags and as JSON, and both give it back."""
 import argparse
 import dataclasses
 from pathlib import Path

@@ -202,16 +202,16 @@ def changed(at, value):
     (changed((0, 3), np.nan), ("nan", "finite")), (changed((1, 1), np.inf), ("inf", "finite")),
     (changed((3, 0), 0.5), ("[0.5, 0.0, 0.0, 1.0]", "[0, 0, 0, 1]")),
     (changed((3, 3), 2), ("[0.0, 0.0, 0.0, 2.0]", "[0, 0, 0, 1]")),
-    (changed((0, 0), 0), ("[0.0, 0.0, 0.0]", "span a volume")),
-    (changed((slice(0, 3), 1), [1, 0, 0]), ("[1.0, 0.0, 0.0]", "span a volume")),
+    (changed((0, 0), 0), ("[0.0, 0.0, 0.0]", "linearly independent")),
+    (changed((slice(0, 3), 1), [1, 0, 0]), ("[1.0, 0.0, 0.0]", "linearly independent")),
 ], ids=str)
-def test_what_is_no_affine_map_is_refused_with_what_was_got_and_expected(matrix, words):
+def test_an_invalid_affine_map_is_refused_with_what_was_got_and_expected(matrix, words):
     with pytest.raises(ValueError) as refused:
         Affine(matrix)
     assert all(word in str(refused.value) for word in words)
 
 
-def test_tiny_voxels_are_no_flat_ones():
+def test_tiny_voxels_are_not_taken_for_flat_ones():
     assert Affine(np.diag([1e-5, 1e-5, 1e-5, 1])).inverse.apply([1, 1, 1]) == pytest.approx([1e5] * 3)
 
 

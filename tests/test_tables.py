@@ -1,9 +1,8 @@
-"""What a CSV may hold, and what reading it says when it does not."""
+"""CSV tables: what is written is read again, and a cell that is not allowed is named."""
 import pytest
 
 from medical_fenlei import tables
 from medical_fenlei.errors import UserError
-from medical_fenlei.tasks import TASKS, find_task
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def test_an_empty_table_keeps_its_columns(path):
     ("1,middle,x.npy,s", "'side', row 2: got 'middle', it must be left or right"), (",left,x.npy,s", "'exam_id', row 2"),
     ("1,left,x.npy,s\n1,left,y.npy,s", "more than one row for exam_id 1, side left"),
 ])
-def test_a_cell_that_may_not_be_is_named(path, row, says):
+def test_a_cell_that_is_not_allowed_is_named(path, row, says):
     path.write_text(f"exam_id,side,file,sha256\n{row}\n")
     with pytest.raises(UserError) as error:
         tables.CACHE_INDEX.read(path)
@@ -58,7 +57,7 @@ def test_a_missing_file_column_or_binary_rubbish_is_one_line(path):
     ("", "'n_instances': row 3: got '', expected a whole number"), ("64.5", "row 3: got '64.5', expected a whole number"),
     ("many", "row 3: got 'many'"), ("inf", "row 3: got 'inf'"),
 ])
-def test_a_number_that_is_none_is_named_with_its_row(path, value, says):
+def test_an_invalid_number_is_named_with_its_row(path, value, says):
     path.write_text(f"exam_id,n_instances\n1,64\n2,{value}\n")
     counted = tables.Table("counted", {"exam_id": "key", "n_instances": "int"})
     with pytest.raises(UserError) as error:
@@ -70,12 +69,3 @@ def test_a_table_with_other_delimiters_says_so(path):
     path.write_text("exam_id;side;file;sha256\n1;left;x.npy;s\n")
     with pytest.raises(UserError, match="separated by ';', expected commas"):
         tables.CACHE_INDEX.read(path)
-
-
-def test_a_task_concerns_only_its_codes():
-    assert find_task("normal_vs_abnormal") is find_task("正常vs异常")
-    assert TASKS["normal_vs_cholesteatoma"].table.tolist() == [-1, -1, 1, -1, -1, 0, -1]
-    assert TASKS["cholesteatoma_vs_other_abnormal"].table.tolist() == [-1, 0, 1, 0, 0, -1, 0]
-    assert TASKS["six_class"].table.tolist() == [-1, 0, 1, 2, 3, 4, 5]
-    with pytest.raises(UserError, match="six_class"):
-        find_task("seven_class")

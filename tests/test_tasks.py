@@ -1,8 +1,9 @@
-"""Logits become probabilities in one way for every task."""
+"""Tasks: which codes each of them concerns, and how logits become probabilities."""
 import numpy as np
 import pytest
 import torch
 
+from medical_fenlei.errors import UserError
 from medical_fenlei.tasks import TASKS, find_task
 
 BINARY, SIX = find_task("normal_vs_diseased"), find_task("six_class")
@@ -37,3 +38,12 @@ def test_logits_of_fewer_bits_are_widened_first():
     logits = np.array([[1.5], [-0.25]], np.float32)
     np.testing.assert_array_equal(BINARY.probabilities(logits), BINARY.probabilities(logits.astype(np.float64)))
     assert SIX.probabilities(np.zeros((0, 6), np.float32)).shape == (0, 6)
+
+
+def test_a_task_concerns_only_its_codes():
+    assert find_task("normal_vs_abnormal") is find_task("正常vs异常")
+    assert TASKS["normal_vs_cholesteatoma"].table.tolist() == [-1, -1, 1, -1, -1, 0, -1]
+    assert TASKS["cholesteatoma_vs_other_abnormal"].table.tolist() == [-1, 0, 1, 0, 0, -1, 0]
+    assert TASKS["six_class"].table.tolist() == [-1, 0, 1, 2, 3, 4, 5]
+    with pytest.raises(UserError, match="six_class"):
+        find_task("seven_class")

@@ -1,7 +1,7 @@
 """Where voxels lie in the patient: affine maps between voxel indices and millimetres.
 
 Conventions of the whole package: the axes of a volume are (k, row, column). Patient coordinates are LPS in mm: +x to the
-patient's left, +y to the back, +z to the head. Whole indices are the centres of voxels, so an axis of n voxels reaches from
+patient's left, +y to the back, +z to the head. Integer indices are the centres of voxels, so an axis of n voxels reaches from
 -0.5 to n - 0.5.
 """
 import itertools
@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-FLAT = 1e-9
-"""Share of the volume of a box with the same edges below which three steps span no volume: the map has no inverse."""
+SINGULAR = 1e-9
+"""The map counts as singular if its |determinant| is at most this share of the product of the lengths of its three steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,8 @@ class Affine:
         if matrix[3].tolist() != [0, 0, 0, 1]:
             raise ValueError(f"affine: got last row {matrix[3].tolist()}, expected [0, 0, 0, 1]")
         lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-        if not abs(np.linalg.det(matrix[:3, :3])) > FLAT * lengths.prod():
-            raise ValueError(f"affine: got steps {matrix[:3, :3].T.tolist()}, expected three that span a volume")
+        if not abs(np.linalg.det(matrix[:3, :3])) > SINGULAR * lengths.prod():
+            raise ValueError(f"affine: got steps {matrix[:3, :3].T.tolist()}, expected three that are linearly independent")
         matrix.setflags(write=False)
         object.__setattr__(self, "matrix", matrix)
 
@@ -160,7 +160,7 @@ class Affine:
         return np.append(normal @ self.linear, normal @ (self.origin - point))
 
     def cropped(self, start: ArrayLike) -> "Affine":
-        """The map of the part of the volume that begins at voxel `start` (3,), which need not be whole."""
+        """The map of the part of the volume that begins at voxel `start` (3,), which may be fractional."""
         return Affine.from_steps(self.linear.T, self.linear @ np.asarray(start, np.float64) + self.origin)
 
     def translated(self, offset: ArrayLike) -> "Affine":
@@ -179,7 +179,7 @@ class Affine:
 
 
 def middle(shape: Sequence[int]) -> np.ndarray:
-    """(3,): voxel index of the middle of a volume of this shape, half a voxel off a centre along axes of even length."""
+    """(3,): voxel index of the middle of a volume of this shape; between two voxels along axes of even length."""
     return (np.array(shape) - 1) / 2
 
 

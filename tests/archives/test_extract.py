@@ -1,4 +1,4 @@
-"""From the archives as they came to the DICOM tree: whole, in parallel, resumable, and nothing outside the folder."""
+"""Archives become a tree of DICOM files: completely, in parallel, resumably, and never outside the output folder."""
 import io
 import os
 import re
@@ -115,7 +115,7 @@ def flip(path, needle, offset=40):
     path.write_bytes(data)
 
 
-def test_a_nested_split_archive_comes_out_whole_and_a_second_run_does_nothing(nested):
+def test_a_nested_split_archive_is_extracted_completely_and_a_second_run_does_nothing(nested):
     first = shell()
     assert first.returncode == 0, first.stdout + first.stderr
     assert tree(OUT) == nested
@@ -138,7 +138,7 @@ def test_names_of_members_stay_out_of_the_log_and_off_the_terminal(nested):
     assert not re.search("CANARY|IM0|000001", said.stdout + said.stderr + LOG.read_text())
 
 
-def test_volumes_that_lie_in_the_folder_are_taken_from_there():
+def test_volumes_that_are_already_in_the_folder_are_used():
     files = exam(1)
     Path("archives/从前").mkdir()
     for name, data in {**split("从前/a.ZIP", zipped(files)), "b.zip": zipped(exam(2))}.items():
@@ -207,7 +207,7 @@ def test_a_signal_stops_it_with_status_75(halfway, number):
     assert tree(OUT).items() < files.items()
 
 
-def test_a_damaged_volume_is_named_and_the_rest_comes_out(nested):
+def test_a_damaged_volume_is_named_and_the_rest_is_extracted(nested):
     sound = zipped(exam(3, files=150))
     volumes = split("部分/b.zip", sound, 3)
     flip(Path("archives/all.zip"), volumes["部分/b.zip.002"][:50], 400)
@@ -223,7 +223,7 @@ def test_a_damaged_volume_is_named_and_the_rest_comes_out(nested):
     assert found == extracted + there + left == len(nested) and left == 1
 
 
-def test_a_volume_that_cannot_be_unpacked_costs_its_set_alone():
+def test_a_volume_that_cannot_be_unpacked_costs_only_its_own_set():
     content = {**split("a.zip", zipped(exam(1)), 2), **split("b.zip", zipped(exam(2)), 2)}
     content = {**content, "a.zip.001": content["a.zip.001"]}
     data = bytearray(zipped(content))
@@ -267,7 +267,7 @@ def special(name, mode):
     return info
 
 
-def test_members_that_climb_out_and_links_are_refused(here):
+def test_links_and_members_outside_the_folder_are_refused(here):
     outside = here / "outside"
     outside.mkdir()
     link = OUT / "2023-01-09"
@@ -297,13 +297,13 @@ def test_members_that_climb_out_and_links_are_refused(here):
     }
 
 
-def test_the_same_file_in_two_archives_is_no_fault():
+def test_the_same_file_in_two_archives_is_not_an_error():
     for name in "ab":
         Path(f"archives/{name}.zip").write_bytes(zipped(exam(1)))
     assert extract() == 0 and tree(OUT) == exam(1)
 
 
-def test_what_expands_too_far_is_refused_before_anything_is_written(capsys):
+def test_an_archive_that_expands_too_far_is_refused_before_anything_is_written(capsys):
     Path("archives/a.zip").write_bytes(zipped({"2023-01-01/1/s/IM": bytes(1 << 20)}))
     assert extract() == 2
     assert "archives/a.zip: expands" in (said := capsys.readouterr().err) and "--max-expansion (now 20)" in said
@@ -323,7 +323,7 @@ def test_members_that_share_their_bytes_count_each_time(capsys):
 
 
 @pytest.mark.parametrize("nested_too", [False, True])
-def test_too_little_room_is_said_before_anything_is_written(monkeypatch, capsys, nested, nested_too):
+def test_too_little_disk_space_is_reported_before_anything_is_written(monkeypatch, capsys, nested, nested_too):
     if not nested_too:
         Path("archives/all.zip").write_bytes(zipped(exam(1)))
     usage = namedtuple("usage", "total used free")
@@ -365,7 +365,7 @@ def test_without_7zip_what_needs_it_is_left_out_and_the_package_is_named(monkeyp
 
 
 @pytest.mark.parametrize("method", ["Deflate64", "PPMd"])
-def test_with_7zip_other_methods_come_out_whole_also_nested_and_split(tool, method):
+def test_with_7zip_other_methods_are_extracted_completely_also_nested_and_split(tool, method):
     seven_zip = tool("7z", "7zz")
     files = exam(1, files=20, size=40_000)
     for name, data in files.items():
@@ -382,7 +382,7 @@ def test_with_7zip_other_methods_come_out_whole_also_nested_and_split(tool, meth
     assert tree(OUT) == files and not (OUT / unpack.PARTS).exists()
 
 
-def test_7zip_is_told_no_name_and_is_stopped_where_it_gives_too_much(monkeypatch, here):
+def test_7zip_gets_no_member_name_and_is_stopped_when_it_writes_too_much(monkeypatch, here):
     endless = here / "7z"
     endless.write_text(f"#!/bin/sh\necho \"$@\" > {here}/told\ncp \"$7\" {here}/given.zip\nexec yes\n")
     endless.chmod(0o755)
@@ -408,13 +408,13 @@ def test_two_extractions_do_not_work_on_one_folder(capsys):
     assert extract() == 0 and tree(OUT) == exam(1)
 
 
-def test_names_that_are_not_gbk_are_read_in_the_old_way():
+def test_names_that_are_not_gbk_are_read_as_cp437():
     name = "2023-01-01/1/s/IM\N{NO-BREAK SPACE}"                 # a byte that GBK does not have
     Path("archives/a.zip").write_bytes(zipped({OldInfo(name): b"x"}))
     assert extract() == 0 and tree(OUT) == {name: b"x"}
 
 
-def test_joined_files_read_like_their_sum(here):
+def test_joined_files_read_like_their_concatenation(here):
     rng = np.random.default_rng(0)
     data = rng.bytes(1000)
     paths = []

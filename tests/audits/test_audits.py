@@ -1,4 +1,4 @@
-"""What audits say of predictions in which something is wrong, and in which nothing is."""
+"""Audits detect planted faults in predictions, and report none where there is none."""
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,7 +44,7 @@ def crossed(ears, share):
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "ok"), (0.5, "wrong"), (1.0, "wrong")])
-def test_sides_that_are_exchanged_in_half_or_all_of_the_exams_are_found_and_their_share_told(share, verdict):
+def test_exchanged_sides_in_half_or_all_exams_are_detected_with_their_share(share, verdict):
     found, listed = audit_sides(crossed(drawn(), share), n_resamples=300)
     assert found.verdict == verdict and found.low <= share <= found.high
     assert (listed.lead.diff().dropna() >= 0).all()
@@ -70,7 +70,7 @@ def as_in_a_clinic(seed, skill, share=0.0):
 @pytest.mark.parametrize(("skill", "share", "verdicts"), [
     (1.3, 0.0, {"look", "ok"}), (1.9, 0.0, {"ok"}), (3.0, 0.0, {"ok"}),          # AUROC 0.82, 0.91, 0.98
     (3.0, 0.5, {"wrong"}), (3.0, 1.0, {"wrong"}), (1.3, 1.0, {"wrong"}), (1.3, 0.5, {"look"})])
-def test_without_exams_of_two_normal_ears_want_of_skill_is_not_called_wrong(skill, share, verdicts):
+def test_without_exams_of_two_normal_ears_a_lack_of_skill_is_not_reported_as_a_fault(skill, share, verdicts):
     found = [audit_sides(as_in_a_clinic(seed, skill, share), n_resamples=100)[0] for seed in range(3)]
     assert {one.verdict for one in found} <= verdicts
     if skill == 3:
@@ -105,7 +105,7 @@ def manifest_of(ears, kernel):
 
 
 @pytest.mark.parametrize(("told", "verdict"), [(0.0, "ok"), (0.95, "wrong")])
-def test_a_kernel_that_gives_the_label_away_is_found_and_named(told, verdict):
+def test_a_kernel_that_reveals_the_label_is_detected_and_named(told, verdict):
     train, val = drawn(0), drawn(1).assign(exam_id=lambda f: "v" + f.exam_id, patient_key=lambda f: "v" + f.patient_key)
     rng, both = np.random.default_rng(2), pd.concat([train, val], ignore_index=True)
     kernel = np.where(np.where(rng.random(len(both)) < told, both.y, rng.integers(0, 2, len(both))) == 1, "H70", "B30")
@@ -116,13 +116,13 @@ def test_a_kernel_that_gives_the_label_away_is_found_and_named(told, verdict):
         assert scan.estimate == pytest.approx(roc_auc_score(val.y, kernel[len(train):] == "H70"))
 
 
-def test_a_score_that_follows_the_other_ear_deserves_a_look_and_one_that_does_not_passes():
+def test_a_score_that_follows_the_other_ear_needs_a_look_and_one_that_does_not_passes():
     assert audit_other_ear(drawn(), n_resamples=300).verdict == "ok"
     found = audit_other_ear(drawn(shared=2.5), n_resamples=300)
     assert found.verdict == "look" and found.low > 0.5
 
 
-def test_shuffled_labels_give_chance_and_a_network_that_gives_no_more_is_told():
+def test_shuffled_labels_give_chance_and_a_network_no_better_than_that_is_reported():
     found = audit_chance(drawn(), permutations=200)
     assert found.verdict == "ok" and found.low < 0.5 < found.high and found.estimate == pytest.approx(0.5, abs=0.02)
     assert audit_chance(drawn(3, skill=0.0), permutations=200).verdict == "look"
@@ -157,7 +157,7 @@ def answered(wrong, epochs=8, ears=200, seed=0):
     return tables.TRAINING_EARS.frame(frame), logits[:, :, None].astype(np.float32)
 
 
-def test_wrong_labels_stand_at_the_top_of_what_is_to_be_read_again():
+def test_wrong_labels_are_ranked_first_for_review():
     wrong = np.random.default_rng(1).choice(200, 20, replace=False)
     ears, answers = answered(wrong)
     manifest = manifest_of(ears.assign(patient_key=ears.exam_id), "k")
@@ -169,7 +169,7 @@ def test_wrong_labels_stand_at_the_top_of_what_is_to_be_read_again():
     assert right.agreement.mean() > 0.8 > table[table.exam_id.isin([f"e{n}" for n in wrong])].agreement.mean()
 
 
-def test_ears_that_an_epoch_did_not_show_are_judged_by_the_others():
+def test_ears_that_an_epoch_did_not_show_are_judged_by_the_other_epochs():
     ears, answers = answered([0])
     answers[1:, 5] = np.nan
     answers[:, 6] = np.nan
@@ -182,7 +182,7 @@ def test_ears_that_an_epoch_did_not_show_are_judged_by_the_others():
     assert listed.exam_id.iloc[-1] == "e6"
 
 
-def test_a_label_that_the_embeddings_of_other_patients_contradict_is_doubted():
+def test_a_label_that_embeddings_of_other_patients_contradict_is_doubted():
     """Two clusters; some ears are labelled as the other one, and the twin ear of each as wrongly."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 60).repeat(2)
@@ -210,7 +210,7 @@ def test_sets_are_interleaved_by_their_own_ranks():
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.6, "look"), (0.0, "ok")])
-def test_doubtful_labels_where_dates_differ_are_told(share, verdict):
+def test_doubtful_labels_of_exams_whose_dates_differ_are_reported(share, verdict):
     rng, number = np.random.default_rng(0), 200
     differs = rng.random(number) < 0.3
     doubt = rng.random(number) + share * differs

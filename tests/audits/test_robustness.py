@@ -1,4 +1,4 @@
-"""Changes of a scan do what their names say, and only an answer that depends on them is called so."""
+"""Perturbations of a scan do what their names say."""
 import numpy as np
 import pytest
 import torch
@@ -16,7 +16,7 @@ def by_name(start):
     return next(change for name, change in perturbations().items() if name.startswith(start))
 
 
-def test_every_change_gives_other_ears_of_the_same_form_and_leaves_its_own_alone(ears):
+def test_every_perturbation_changes_the_ears_keeps_their_shape_and_leaves_its_input_unchanged(ears):
     before = ears.clone()
     for name, change in perturbations().items():
         after = change(ears)
@@ -24,14 +24,14 @@ def test_every_change_gives_other_ears_of_the_same_form_and_leaves_its_own_alone
         assert ears.equal(before), name
 
 
-def test_a_higher_window_is_a_lower_scan_and_contrast_turns_around_bone(ears):
+def test_a_higher_window_lowers_the_hu_and_contrast_scales_around_bone(ears):
     assert (by_name("window 100 HU higher")(ears) == ears - 100).all()
     assert by_name("contrast ×")(torch.full((1, 1, 2, 2), 400, dtype=torch.int16)).unique().tolist() == [400]
     wide, narrow = by_name("contrast ×")(ears), by_name("contrast /")(ears)
     assert wide.float().std() > ears.float().std() > narrow.float().std()
 
 
-def test_blur_and_thickness_equal_slow_ones(ears):
+def test_blur_and_slice_thickness_equal_slow_implementations(ears):
     hu = ears.numpy().astype(float)
     blurred = gaussian_filter(hu, (0, 0, 1, 1), mode="nearest", truncate=3)
     np.testing.assert_allclose(by_name("blurred")(ears).numpy(), blurred, atol=0.51)
@@ -48,7 +48,7 @@ def test_noise_has_its_deviation_and_is_the_same_in_every_pass(ears):
     assert not change(flat).equal(change(flat))                              # of its own for every batch
 
 
-def test_what_is_moved_leaves_air_behind_and_nothing_wraps_around(ears):
+def test_a_shift_leaves_air_behind_and_does_not_wrap_around(ears):
     back, inwards, up = by_name("moved back")(ears), by_name("moved inwards")(ears), by_name("moved up")(ears)
     assert (back[:, :, 2:] == ears[:, :, :-2]).all() and (back[:, :, :2] == AIR).all()
     assert (inwards[..., 2:] == ears[..., :-2]).all() and (inwards[..., :2] == AIR).all()

@@ -1,4 +1,4 @@
-"""The look at a cache: what is odd comes first, what is drawn is where it is, what is damaged is said."""
+"""The page of a cache: the most unusual ear comes first, pictures show the right place, and damaged ears are reported."""
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,18 +7,16 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from helpers.commands import run
-from helpers.dicom_files import Form, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_volume
 from helpers.small_study import write_manifest
 from PIL import Image
-from scipy.spatial.transform import Rotation
 
 from medical_fenlei import tables
 from medical_fenlei.cache_qa.outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear
 from medical_fenlei.config import EarSpec
 from medical_fenlei.ears.build import fill_store
-from medical_fenlei.ears.scan_view import ScanView, box_corners, open_view, outline, plane_line
+from medical_fenlei.ears.scan_view import open_view, plane_line
 from medical_fenlei.ears.store import EarStore
-from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import SIDES, Side
 
 SPEC = EarSpec(num_slices=6, image_size=40, crop_size=56)
@@ -42,7 +40,7 @@ def built(tmp_path_factory):
         hu = np.where(radius < 1, 40, -1000) + np.random.default_rng(number).integers(-20, 20, shape)
         hu[(radius < 1) & (radius > 0.93)] = 1200
         hu[(abs(abs(x) - 42) < 20) & (abs(y - 5) < 12)] = 900
-        write_volume(here / "data/medical_data_2" / exam / "bone", hu, affine, Form(more=person))
+        write_volume(here / "data/medical_data_2" / exam / "bone", hu, affine, SeriesFormat(attributes=person))
     write_manifest(here / "artifacts/manifest_ears.csv", dict.fromkeys(EXAMS, (5, 1)))
     store = EarStore(here / "cache/ears_hu", SPEC)
     manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv")
@@ -99,7 +97,7 @@ def test_an_odd_ear_comes_first_with_the_part_that_makes_it(hospital):
     ("confidence", {"confidence": 0.2}), ("padding", {"padded_share": 0.7}), ("plane", {"centre": np.array([60.0, 0, 0])}),
     ("height", {"centre": np.array([0.0, 0, 30])}), ("histogram", {"histogram": np.eye(64)[0]}),
 ])
-def test_each_part_of_the_score_finds_its_own_kind_of_ear(built, part, changes):
+def test_each_part_of_the_score_detects_its_own_kind_of_unusual_ear(built, part, changes):
     store = EarStore(built / "cache/ears_hu", SPEC)
     ears = {(exam, side): replace(read_ear(store, (exam, side)), confidence=0.9) for exam in EXAMS for side in SIDES}
     if "centre" in changes:
@@ -124,7 +122,7 @@ def test_every_link_of_the_page_is_there_and_needs_no_network(hospital):
             assert png.stat().st_size < 200_000 and len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
-def test_a_damaged_ear_is_said_and_does_not_stop_it(hospital, capsys):
+def test_a_damaged_ear_is_reported_and_does_not_stop_the_command(hospital, capsys):
     here, store = hospital
     npy = store.folder / f"{WHOLE[0]}_{WHOLE[1]}.npy"
     npy.write_bytes(npy.read_bytes()[:-500])
@@ -140,7 +138,7 @@ def test_a_damaged_ear_is_said_and_does_not_stop_it(hospital, capsys):
     assert "2 could not be used" in capsys.readouterr().err
 
 
-def test_without_the_dicom_the_cached_volumes_are_shown_and_it_says_so(hospital, capsys):
+def test_without_the_dicom_the_cached_volumes_are_shown_with_a_warning(hospital, capsys):
     here, _ = hospital
     shutil.rmtree(here / "data")
     assert qa("--limit", 2) == 0
@@ -162,38 +160,7 @@ def test_nothing_written_names_a_person(hospital):
     assert not [path for path in written if CANARY.encode() in path.read_bytes() or CANARY in path.name]
 
 
-def test_corners_of_a_box_are_where_a_hand_computes_them():
-    scan = axial((10, 100, 80), (1.5, 0.5, 0.25))                # its centre is the origin
-    volume = np.array([[0, 0, -1.0, 8], [0, 2.0, 0, -6], [3.0, 0, 0, -4.5], [0, 0, 0, 1]])
-    corners = box_corners(Affine(volume), (4, 6, 8), Affine(scan))
-    # z from -4.5 - 1.5 to -4.5 + 10.5; the scan's slice 0 lies at z = -6.75, 1.5 mm apart
-    np.testing.assert_allclose(corners[:, 0, 0, 0], [(-6 + 6.75) / 1.5, (6 + 6.75) / 1.5])
-    # y from -6 - 1 to -6 + 11; row 0 at y = -24.75, 0.5 mm apart
-    np.testing.assert_allclose(corners[0, :, 0, 1], [(-7 + 24.75) / 0.5, (5 + 24.75) / 0.5])
-    # column 0 begins at x = 8.5 (lateral, left), the last ends at 0.5; column 0 of the scan at x = -9.875, 0.25 mm apart
-    np.testing.assert_allclose(corners[0, 0, :, 2], [(8.5 + 9.875) / 0.25, (0.5 + 9.875) / 0.25])
-    cut = outline(corners, 3)
-    assert {tuple(point) for point in cut.round(6)} == {(35.5, 73.5), (35.5, 41.5), (59.5, 73.5), (59.5, 41.5)}
-    np.testing.assert_allclose(np.abs(np.diff(cut, axis=0)).min(axis=1), 0, atol=1e-6)   # around, never across
-    np.testing.assert_allclose(outline(corners, 99), cut, atol=1e-6)                     # beyond the box its last face
-
-
-def test_the_outline_of_a_turned_box_runs_along_its_faces():
-    scan, shape = axial((40, 200, 200), (1.0, 0.5, 0.5)), (12, 30, 20)
-    volume = np.eye(4)
-    turn = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
-    volume[:3, :3] = turn @ np.array([[0, 0, 1.0], [0, 1.0, 0], [2.0, 0, 0]])
-    volume[:3, 3] = -volume[:3, :3] @ ((np.array(shape) - 1) / 2) + [5, -3, 1]
-    cut = outline(box_corners(Affine(volume), shape, Affine(scan)), 21)
-    assert 3 <= len(cut) <= 6
-    lps = np.column_stack([np.full(len(cut), 21.0), cut, np.ones(len(cut))]) @ scan[:3].T
-    inside = Affine(volume).inverse.apply(lps)
-    ends = np.isclose(inside, -0.5, atol=1e-4) | np.isclose(inside, np.array(shape) - 0.5, atol=1e-4)
-    assert (ends.sum(axis=1) >= 2).all()                         # on an edge of the box: at an end of two axes
-    assert ((inside > -0.51) & (inside < np.array(shape) - 0.49)).all()
-
-
-def test_the_picture_s_slice_is_the_nearest_and_the_plane_crosses_it_where_it_is(built):
+def test_a_picture_shows_the_nearest_slice_and_the_plane_in_its_place(built):
     ear = read_ear(EarStore(built / "cache/ears_hu", SPEC), WHOLE)
     view = open_view(built / "data/medical_data_2", ear.series_relpath, [ear.centre])
     scan = view.affine.matrix
@@ -205,7 +172,7 @@ def test_the_picture_s_slice_is_the_nearest_and_the_plane_crosses_it_where_it_is
     np.testing.assert_allclose(line[:, 2], (140 - 1) / 2, atol=3)
 
 
-def test_centres_disagree_by_what_the_mirror_image_misses(built):
+def test_centres_disagree_by_their_distance_from_the_mirror_image(built):
     left, right = (read_ear(EarStore(built / "cache/ears_hu", SPEC), ("0001", side)) for side in SIDES)
     turn = np.deg2rad(12)                                        # a head that lies askew, rolled about the y axis
     normal = np.array([np.cos(turn), 0, np.sin(turn)])
@@ -220,7 +187,7 @@ def test_centres_disagree_by_what_the_mirror_image_misses(built):
     assert np.isnan(disagreement(left, replace(right, series_relpath="another"))).all()
 
 
-def test_alike_cohorts_and_single_ears_divide_by_no_zero(built):
+def test_identical_ears_and_a_single_ear_do_not_divide_by_zero(built):
     store = EarStore(built / "cache/ears_hu", SPEC)
     one = read_ear(store, WHOLE)
     alone = rank([one])
@@ -228,7 +195,3 @@ def test_alike_cohorts_and_single_ears_divide_by_no_zero(built):
     assert deviations(np.array([1.0, 1, 1, 3, np.nan]), 0.5).tolist()[:4] == [0, 0, 0, 4]
     assert np.isnan(deviations(np.full(3, np.nan), 1.0)).all()
     assert median_histogram([one]).sum() == pytest.approx(1)
-
-
-def test_a_slice_where_rows_and_columns_differ_keeps_its_proportions():
-    assert ScanView(np.zeros((4, 4), np.int16), 0, Affine(axial((2, 4, 4), (1.0, 0.6, 0.3)))).aspect == pytest.approx(2)

@@ -1,4 +1,4 @@
-"""What a manifest's ears are, set by set: figures against a hand's count, and every planted fault found where it is."""
+"""The labelled ears, set by set: figures equal those computed by hand, and every planted fault is found."""
 import base64
 import re
 import shutil
@@ -46,7 +46,7 @@ def kinds(manifest, kind):
     return [finding.text for finding in found_in(manifest) if finding.kind == kind]
 
 
-def test_where_nothing_is_planted_only_the_small_sets_deserve_a_look():
+def test_a_clean_cohort_has_findings_about_small_sets_only():
     assert {finding.kind for finding in found_in(manifest_of())} <= {"few ears"}
 
 
@@ -73,11 +73,11 @@ TURN = np.arange(EXAMS)
     ({"age_years": planted(TURN < 12, 6, 40)}, "children", "12 of 240 exams"),
     ({"patient_key_source": planted(TURN < 9, "exam_id", "patient_id")}, "unknown patients", "9 of 240 exams"),
 ])
-def test_what_is_planted_is_found_with_its_figures(changes, kind, says):
+def test_planted_faults_are_found_with_their_figures(changes, kind, says):
     assert any(says in text for text in kinds(manifest_of(**changes), kind)), found_in(manifest_of(**changes))
 
 
-def test_a_kernel_that_tells_the_class_is_found_twice():
+def test_a_kernel_that_reveals_the_class_is_found_twice():
     manifest = manifest_of()
     of_code = manifest[manifest.label_code == 2].exam_id.unique()[:12]
     manifest.loc[manifest.exam_id.isin(of_code), ["kernel", "label_code"]] = ["SPECIAL", 2]
@@ -86,7 +86,7 @@ def test_a_kernel_that_tells_the_class_is_found_twice():
     assert any(text.startswith("kernel: Cramér's V with the code") for text in kinds(manifest, "goes with the label"))
 
 
-def test_a_kernel_of_one_exam_is_no_evidence():
+def test_a_kernel_of_one_exam_is_not_evidence():
     manifest = manifest_of()
     manifest.loc[manifest.exam_id == "00000", ["kernel", "label_code"]] = ["ONCE", 2]
     assert not kinds(manifest, "one class only")
@@ -104,7 +104,7 @@ def test_a_class_with_few_ears_is_counted_in_every_set():
         assert f"{number} of code 4 (cholesterol granuloma)" in counted[name]
 
 
-def test_shares_and_quantiles_are_those_of_a_hand():
+def test_shares_and_quantiles_equal_those_computed_by_hand():
     ears = labelled_ears(manifest_of(slice_thickness_mm=planted(TURN % 2, 0.4, 1.0)))
     dates = group_by_date(ears)
     numbers = scan_numbers([dates]).set_index(["group", "parameter"])
@@ -125,7 +125,7 @@ def test_a_patient_counts_once_with_the_first_exam():
     assert age_and_sex([group_by_date(manifest)]).patients.tolist() == [1, 1]
 
 
-def test_cramers_v_is_scipy_s_but_for_its_bias():
+def test_cramers_v_equals_that_of_scipy_apart_from_the_bias_correction():
     rng = np.random.default_rng(0)
     a = pd.Series(rng.integers(0, 3, 20000))
     b = pd.Series(np.where(rng.random(20000) < 0.3, a, rng.integers(0, 3, 20000)))
@@ -152,7 +152,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_command_as_it_stands_writes_tables_and_a_page_that_needs_nothing_else(here, capsys):
+def test_the_command_writes_tables_and_a_self_contained_page(here, capsys):
     assert run("qa_manifest_ears") == 0
     out = here / "artifacts/qa_manifest"
     page = (out / "index.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Window and augmentation against scipy and against expectations by hand."""
+"""Windowing and augmentation equal scipy and formulas by hand; draws follow from seed, epoch and ear alone."""
 import dataclasses
 
 import numpy as np
@@ -50,7 +50,7 @@ def test_the_window_maps_hu_linearly_to_minus_one_to_one_and_clamps():
     np.testing.assert_allclose(found.ravel(), np.interp(hu.ravel(), [-600, 1400], [-1, 1]), atol=1e-6)
 
 
-def test_a_draw_depends_on_its_names_and_not_on_its_batch():
+def test_a_draw_depends_on_seed_epoch_and_ear_and_not_on_the_batch():
     config, rows, ears = AugmentConfig(), np.arange(30) * 7, np.arange(30) % 2
     whole = drawn_for(config, rows, ears=ears)
     part = drawn_for(config, rows[[17, 4, 9]], ears=ears[[17, 4, 9]])
@@ -61,13 +61,13 @@ def test_a_draw_depends_on_its_names_and_not_on_its_batch():
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 2}, {"rows": [6]}, {"ears": [1]}, {"turns": [1]}], ids=str)
-def test_another_seed_epoch_row_ear_or_turn_is_another_draw(other):
+def test_another_seed_epoch_row_ear_or_occurrence_gives_another_draw(other):
     one = drawn_for(AugmentConfig(), [5])
     another = drawn_for(AugmentConfig(), other.pop("rows", [5]), **other)
     assert all(getattr(one, name) != getattr(another, name) for name in (*DRAWN, "noise_seed"))
 
 
-def test_draws_fill_the_range_that_the_settings_name():
+def test_draws_fill_the_range_of_the_settings():
     config = AugmentConfig(wl=400, ww=2000, jitter_level=100, jitter_width=0.3, rotate_deg=20, shift=0.1, scale=0.2, noise=0.05)
     found = drawn_for(config, range(2000))
     ranges = {"level": (300, 500), "width": (1400, 2600), "angle": (-np.pi / 9, np.pi / 9), "scale": (0.8, 1.2),
@@ -82,7 +82,7 @@ def test_draws_fill_the_range_that_the_settings_name():
     assert np.abs(np.corrcoef(numbers) - np.eye(len(DRAWN))).max() < 0.1                # each is drawn for itself
 
 
-def test_with_all_strengths_at_zero_augmenting_is_the_window(volume):
+def test_with_all_strengths_at_zero_augmentation_only_windows(volume):
     config = AugmentConfig(wl=300, ww=2500, **STILL)
     found = augment(volume, drawn_for(config, [3, 8]), config)
     assert found.shape == (2, 3, 1, *SHAPE) and found.dtype == torch.float32
@@ -100,7 +100,7 @@ def test_the_window_of_each_ear_is_its_own(volume):
     {"shift_rows": 0.11}, {"shift_columns": -0.07}, {"angle": 0.3}, {"scale": 1.2}, {"scale": 0.9},
     {"shift_rows": -0.05, "shift_columns": 0.08, "angle": -0.2, "scale": 1.1},
 ], ids=str)
-def test_turning_scaling_and_shifting_equal_scipy_in_the_interior(volume, given):
+def test_rotating_scaling_and_shifting_equal_scipy_in_the_interior(volume, given):
     found = augment(volume, drawn(**given), CONFIG)[:, :, 0].numpy()
     angle, scale = given.get("angle", 0), given.get("scale", 1)
     inverse = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
@@ -133,13 +133,13 @@ def test_a_larger_scale_magnifies():
     assert bright == {0.75: 12**2, 1.0: 16**2, 1.5: 24**2}
 
 
-def test_a_quarter_turn_is_that_of_numpy():
+def test_a_quarter_turn_equals_that_of_numpy():
     hu = torch.from_numpy(np.random.default_rng(0).integers(-900, 1900, (1, 2, 32, 32)).astype(np.int16))
     found = augment(hu, drawn(1, angle=np.pi / 2), CONFIG)[0, :, 0].numpy()
     np.testing.assert_allclose(found, windowed(np.rot90(hu[0].numpy(), -1, axes=(1, 2))), atol=1e-3)
 
 
-def test_the_blur_mixes_in_the_binomial_kernel_of_scipy(volume):
+def test_the_blur_equals_a_binomial_kernel_of_scipy(volume):
     kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
     for share in (0.4, 1.0):
         found = augment(volume, drawn(blur=share), CONFIG)[:, :, 0]
@@ -185,7 +185,7 @@ def test_the_ear_is_never_mirrored():
         assert like[0] > max(like[1:]) + 0.1
 
 
-def test_augmenting_leaves_the_batch_as_it_was(volume):
+def test_augmentation_leaves_the_batch_unchanged(volume):
     before = volume.clone()
     augment(volume, drawn_for(CONFIG, [0, 1]), CONFIG)
     window(volume, AugmentConfig())

@@ -1,4 +1,4 @@
-"""What a network sees of an ear: windows and neighbors as channels, blocks of its slices."""
+"""The input of a network: windows and neighboring slices are channels, and an ear is seen in blocks of its slices."""
 import dataclasses
 
 import numpy as np
@@ -34,14 +34,14 @@ def windowed(hu, level, width):
     return np.clip((np.asarray(hu, np.float64) - level) / (width / 2), -1, 1)
 
 
-def window_of_old(volume, config):
-    """What `window` was when there was one window, no neighbors and no blocks."""
+def plain_window(volume, config):
+    """Return the windowed volume by the formula for one window, without neighbors and blocks."""
     image = volume.float().sub(config.wl).mul_(2 / config.ww)
     return image.clamp_(-1, 1).unsqueeze(2)
 
 
-def augment_of_old(volume, drawn):
-    """What `augment` was then."""
+def plain_augment(volume, drawn):
+    """Return the augmented volume by the formula for one window, without neighbors and blocks."""
     def each(value):
         return value[:, None, None, None]
 
@@ -59,14 +59,14 @@ def augment_of_old(volume, drawn):
 
 
 @pytest.mark.parametrize("options", [{}, {"wl": 433.3, "ww": 2711.7}, {"model_slices": K}], ids=str)
-def test_one_window_without_neighbors_over_all_slices_is_what_it_was(volume, options):
+def test_one_window_without_neighbors_over_all_slices_equals_the_plain_formula(volume, options):
     config = AugmentConfig(**options)
     drawn = drawn_for(config)
-    assert torch.equal(window(volume, config), window_of_old(volume, config))
-    torch.testing.assert_close(augment(volume, drawn, config), augment_of_old(volume, drawn), rtol=0, atol=2e-6)
+    assert torch.equal(window(volume, config), plain_window(volume, config))
+    torch.testing.assert_close(augment(volume, drawn, config), plain_augment(volume, drawn), rtol=0, atol=2e-6)
 
 
-def test_what_was_drawn_before_is_drawn_still():
+def test_draws_are_the_recorded_ones():
     config = AugmentConfig()
     rng = np.random.default_rng([3, 8, 11, 1, 2])                # seed, epoch, row, ear, turn
     numbers, noise_seed, place = rng.uniform(-1, 1, 8).astype(np.float32), int(rng.integers(2**63)), rng.random()
@@ -77,7 +77,7 @@ def test_what_was_drawn_before_is_drawn_still():
     assert float(found.block_position) == pytest.approx(place)
 
 
-def test_each_window_is_a_channel_in_the_order_named(volume):
+def test_each_window_is_a_channel_in_the_order_of_the_settings(volume):
     config = AugmentConfig(wl=700, ww=3500, windows=THREE)
     found = window(volume, config)
     assert found.shape == (3, K, 3, ROWS, COLUMNS) and config.channels == 3
@@ -105,7 +105,7 @@ def test_all_windows_see_the_same_voxels_turned_blurred_and_noisy(volume):
     assert (soft[bone == -1] == -1).all() and (soft[bone == 1] == 1).all()
 
 
-def test_what_comes_in_from_outside_is_dark_in_every_window(volume):
+def test_air_from_outside_is_dark_in_every_window(volume):
     config = AugmentConfig(wl=900, ww=600, windows=THREE)              # a bone window that begins above the soft one's end
     still = {name: torch.zeros(3) for name in ("angle", "blur", "noise", "shift_columns")}
     drawn = dataclasses.replace(drawn_for(config), **still, scale=torch.ones(3), shift_rows=torch.full((3,), 4 / ROWS))
@@ -114,7 +114,7 @@ def test_what_comes_in_from_outside_is_dark_in_every_window(volume):
     assert (found[..., 5:, :].amax((0, 1, 3, 4)) > 0.99).all()
 
 
-def test_the_order_of_windows_is_the_order_of_channels_and_nothing_else(volume):
+def test_the_order_of_windows_changes_the_order_of_channels_and_nothing_else(volume):
     one, other = (AugmentConfig(windows=windows) for windows in (("bone", "soft"), ("soft", "bone")))
     drawn = drawn_for(one)
     assert torch.equal(augment(volume, drawn, one), augment(volume, drawn, other).flip(2))
@@ -141,7 +141,7 @@ def test_without_context_nothing_is_copied():
     assert with_neighbors(image, 0) is image
 
 
-def test_in_training_an_ear_is_a_block_of_its_slices_as_if_it_had_no_others(volume):
+def test_in_training_a_block_is_augmented_as_if_the_ear_had_no_other_slices(volume):
     config = AugmentConfig(windows=("bone", "soft"), slice_context=1, model_slices=3)
     drawn, whole = drawn_for(config), dataclasses.replace(config, model_slices=None)
     found = augment(volume, drawn, config)
@@ -160,14 +160,14 @@ def test_every_block_is_drawn_about_equally_often():
     assert np.abs(np.bincount(found[:, 0], minlength=K) / 2000 - np.r_[[1 / 5] * 5, 0, 0]).max() < 0.035
 
 
-def test_the_last_place_there_is_stays_within_the_ear(volume):
+def test_the_last_block_stays_within_the_ear(volume):
     config = AugmentConfig(model_slices=3)
     drawn = dataclasses.replace(drawn_for(config), block_position=torch.ones(3))          # to which float32 may round
     found = augment(volume, drawn, config)
     torch.testing.assert_close(found, augment(volume[:, -3:], drawn, AugmentConfig()), rtol=0, atol=1e-5)
 
 
-def test_blocks_are_as_few_as_can_be_hold_every_slice_and_lie_evenly():
+def test_blocks_are_as_few_as_possible_cover_every_slice_and_are_evenly_spaced():
     for slices in range(1, 41):
         assert block_starts(slices, None) == [0]
         for seen in range(1, slices + 1):
@@ -178,7 +178,7 @@ def test_blocks_are_as_few_as_can_be_hold_every_slice_and_lie_evenly():
             assert not len(steps) or (steps.max() - steps.min() <= 1 and steps.max() <= seen)
 
 
-def test_after_training_each_block_is_windowed_as_it_is(volume):
+def test_in_prediction_each_block_is_windowed_by_itself(volume):
     config = AugmentConfig(windows=("soft", "bone"), slice_context=1, model_slices=3)
     whole = dataclasses.replace(config, model_slices=None)
     found = list(windowed_blocks(volume, config))
@@ -188,7 +188,7 @@ def test_after_training_each_block_is_windowed_as_it_is(volume):
     assert torch.equal(*windowed_blocks(volume, whole), window(volume, whole))
 
 
-def test_of_what_blocks_say_of_a_slice_the_mean_is_taken():
+def test_a_slice_in_several_blocks_has_the_mean_of_their_values():
     starts, values = block_starts(K, 3), torch.randn(3, 3, 2)
     found = mean_over_blocks(values, starts, K)
     for k in range(K):

@@ -1,4 +1,4 @@
-"""Whatever a file holds, it is read or refused with a reason: nothing raises past that, hangs, or eats the memory."""
+"""Every file is read or refused with a reason, in time and within the memory, whatever it contains."""
 import dataclasses
 import shutil
 import time
@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pydicom.data
 import pytest
-from helpers.dicom_files import Form, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_volume
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -80,7 +80,7 @@ def test_each_of_pydicoms_own_files_is_a_series_or_has_a_reason(tmp_path):
 @pytest.mark.parametrize("syntax", SYNTAXES[:4])
 def test_mutants_of_good_headers_are_read_or_refused_in_time(tmp_path, hu, syntax):
     more = {"SpecificCharacterSet": "ISO_IR 192", "Manufacturer": "东软", "ConvolutionKernel": ["U75u", "3"]}
-    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(syntax=syntax, padding=-2000, more=more))[0]
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), SeriesFormat(syntax=syntax, padding=-2000, attributes=more))[0]
     whole, rng, found = np.frombuffer(path.read_bytes(), np.uint8), np.random.default_rng(1), set()
     for n in range(MUTANTS // 4):
         changed = whole.copy()
@@ -99,7 +99,7 @@ def test_mutants_of_good_headers_are_read_or_refused_in_time(tmp_path, hu, synta
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_a_file_cut_anywhere_is_refused_or_its_pixels_are(tmp_path, hu, syntax):
-    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(syntax=syntax))[0]
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), SeriesFormat(syntax=syntax))[0]
     whole = path.read_bytes()
     for end in np.random.default_rng(2).integers(0, len(whole) - 2, CUTS // 5).tolist():
         path.write_bytes(whole[:end])
@@ -111,8 +111,8 @@ def test_a_file_cut_anywhere_is_refused_or_its_pixels_are(tmp_path, hu, syntax):
             assert refused.value.reason in ("bad_pixels", "damaged_header", "not_ct"), end
 
 
-def test_a_ct_file_cut_within_its_header_is_called_damaged_and_not_of_another_class(tmp_path, hu):
-    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form())[0]
+def test_a_ct_file_cut_within_its_header_is_damaged_and_not_of_another_class(tmp_path, hu):
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), SeriesFormat())[0]
     whole, reasons = path.read_bytes(), []
     for end in range(132, 1000, 4):
         path.write_bytes(whole[:end])
@@ -125,7 +125,7 @@ def test_a_ct_file_cut_within_its_header_is_called_damaged_and_not_of_another_cl
 
 @pytest.mark.parametrize("meta", ["as usual", "long", "of another length than it says"])
 def test_a_small_file_that_inflates_to_gigabytes_is_refused_before_it_does(tmp_path, hu, meta):
-    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(syntax=DeflatedExplicitVRLittleEndian))[0]
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), SeriesFormat(syntax=DeflatedExplicitVRLittleEndian))[0]
     whole = path.read_bytes()
     start = 144 + int.from_bytes(whole[140:144], "little")
     plain = zlib.decompress(whole[start:], -zlib.MAX_WBITS)
@@ -149,8 +149,8 @@ def test_a_small_file_that_inflates_to_gigabytes_is_refused_before_it_does(tmp_p
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
-def test_an_image_that_says_it_is_larger_than_its_header_is_not_decoded(tmp_path, hu, syntax, monkeypatch):
-    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(syntax=syntax))[0]
+def test_an_image_larger_than_its_header_says_is_not_decoded(tmp_path, hu, syntax, monkeypatch):
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), SeriesFormat(syntax=syntax))[0]
     dataset = pydicom.dcmread(path)
     stream = bytearray(get_frame(dataset.PixelData, 0, number_of_frames=1))
     assert jpeg_size(bytes(stream)) == SHAPE[1:]
@@ -188,8 +188,8 @@ def decoded(path):
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, RLELossless])
-def test_damaged_pixels_cost_their_file_even_where_a_decoder_ends_its_process(tmp_path, hu, syntax):
-    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(syntax=syntax))[0]
+def test_damaged_pixels_cost_only_their_file_even_if_a_decoder_ends_its_process(tmp_path, hu, syntax):
+    path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), SeriesFormat(syntax=syntax))[0]
     whole, rng = np.frombuffer(path.read_bytes(), np.uint8), np.random.default_rng(3)
     pixels = bytes(whole).find(b"\xe0\x7f\x10\x00")
     paths = []
@@ -204,14 +204,14 @@ def test_damaged_pixels_cost_their_file_even_where_a_decoder_ends_its_process(tm
     assert {outcome.reason for outcome in outcomes} <= {"", "bad_pixels", "damaged_header", "not_ct", DIED}
 
 
-def test_a_panic_in_a_decoder_costs_the_file(tmp_path, hu, monkeypatch):
+def test_a_panic_in_a_decoder_costs_only_the_file(tmp_path, hu, monkeypatch):
     class PanicException(BaseException):
-        """As those of Rust reach Python."""
+        """Stands for a panic of a decoder written in Rust."""
 
     def panic(*words, **more):
         raise PanicException("index out of bounds")
 
-    write_volume(tmp_path / "s", hu, axial(SHAPE), Form(syntax=RLELossless))
+    write_volume(tmp_path / "s", hu, axial(SHAPE), SeriesFormat(syntax=RLELossless))
     series = open_series(tmp_path / "s")
     monkeypatch.setattr("medical_fenlei.dicom.pixels.pixel_array", panic)
     with pytest.raises(Rejected, match="PanicException"):
@@ -228,7 +228,7 @@ def test_a_panic_in_a_decoder_costs_the_file(tmp_path, hu, monkeypatch):
     (lambda ds: setattr(ds.file_meta, "TransferSyntaxUID", pydicom.uid.UID("1.2.840.113619.5.2")),
      "got transfer syntax 1.2.840.113619.5.2, expected a known one"),
 ])
-def test_what_is_plainly_wrong_with_pixels_is_said(tmp_path, hu, spoil, says):
+def test_an_obvious_fault_of_pixel_data_is_the_reason_given(tmp_path, hu, spoil, says):
     path = write_volume(tmp_path, hu, axial(SHAPE))[0]
     header, dataset = read_header(path), pydicom.dcmread(path)
     spoil(dataset)

@@ -1,10 +1,10 @@
-"""How old, of which sex, at which voltage: what one header says, and what of it is not believed."""
+"""Age, sex and tube voltage of one header; implausible values are not believed, and the birth date is not kept."""
 import math
 from dataclasses import fields
 
 import numpy as np
 import pytest
-from helpers.dicom_files import Form, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_volume
 
 from medical_fenlei.dicom.exam_facts import ExamFacts, read_exam_facts
 
@@ -14,7 +14,7 @@ SHAPE = (1, 8, 8)
 @pytest.fixture
 def facts(tmp_path):
     def read(**header):
-        path, = write_volume(tmp_path / "s", np.zeros(SHAPE, int), axial(SHAPE), Form(more=header))
+        path, = write_volume(tmp_path / "s", np.zeros(SHAPE, int), axial(SHAPE), SeriesFormat(attributes=header))
         return read_exam_facts(path)
 
     return read
@@ -40,7 +40,7 @@ def test_without_an_age_the_birth_date_and_the_day_of_the_exam_give_it(facts, bo
     assert facts(PatientBirthDate=born, **days).age_years == years
 
 
-def test_an_age_that_cannot_be_gives_way_to_the_birth_date(facts):
+def test_an_impossible_age_is_replaced_by_that_of_the_birth_date(facts):
     assert facts(PatientAge="999Y", PatientBirthDate="19700101", StudyDate="20200101").age_years == 50
 
 
@@ -49,11 +49,11 @@ def test_the_sex_is_one_of_three_or_unknown(facts, said, sex):
     assert facts(PatientSex=said).sex == sex
 
 
-def test_a_voltage_that_is_none_is_unknown(facts):
+def test_an_invalid_voltage_is_unknown(facts):
     assert facts(KVP="120").kvp == 120
     assert math.isnan(facts(KVP="0").kvp) and math.isnan(facts().kvp)
 
 
-def test_the_birth_date_goes_no_further(facts):
+def test_the_birth_date_is_not_kept(facts):
     told = facts(PatientBirthDate="19700615", StudyDate="20200615")
     assert "1970" not in repr(told) and {f.name for f in fields(ExamFacts)} == {"age_years", "sex", "kvp", "study_uid"}

@@ -1,11 +1,11 @@
-"""What lies irregular, mixed or in frames: made regular in a stated way, taken apart, or refused; HU and places stay true."""
+"""Irregular, mixed and multi-frame series are resampled, separated or refused by stated rules; HU and positions stay true."""
 import shutil
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from helpers.dicom_files import Form, axial, write_enhanced, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_enhanced, write_volume
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 
 from medical_fenlei.dicom.volume import PART, open_series, read_headers, read_stacks
@@ -35,7 +35,7 @@ def along_the_ramp(series, affine):
 
 
 @pytest.mark.parametrize("missing", [(5,), (3, 9), (5, 6), (1, 11, 12, 22)])
-def test_a_hole_of_up_to_two_mm_is_bridged_between_its_neighbors(tmp_path, affine, ramp, missing):
+def test_a_gap_of_up_to_two_mm_is_interpolated_between_its_neighbors(tmp_path, affine, ramp, missing):
     files = write_volume(tmp_path / "s", ramp, affine)
     for k in missing:
         files[k].unlink()
@@ -46,7 +46,7 @@ def test_a_hole_of_up_to_two_mm_is_bridged_between_its_neighbors(tmp_path, affin
     assert series.headers[missing[0]].path in files               # the nearest that is there
 
 
-def test_at_a_larger_hole_the_scan_is_cut_and_its_higher_part_used_as_it_is(tmp_path, affine, ramp):
+def test_at_a_larger_gap_the_scan_is_cut_and_its_upper_part_is_used_unchanged(tmp_path, affine, ramp):
     files = write_volume(tmp_path / "s", ramp, affine)
     for k in range(6, 10):
         files[k].unlink()
@@ -55,7 +55,7 @@ def test_at_a_larger_hole_the_scan_is_cut_and_its_higher_part_used_as_it_is(tmp_
     assert series.headers[0].path == files[10] and along_the_ramp(series, affine) == 0
 
 
-def test_slices_of_varying_steps_are_laid_on_a_grid_of_the_usual_one(tmp_path, affine, ramp):
+def test_slices_of_varying_spacing_are_resampled_to_the_usual_spacing(tmp_path, affine, ramp):
     files = write_volume(tmp_path / "s", ramp, affine)
     for k in range(13, 24, 2):
         files[k].unlink()                                        # 0.6 mm below, 1.2 mm above
@@ -64,7 +64,7 @@ def test_slices_of_varying_steps_are_laid_on_a_grid_of_the_usual_one(tmp_path, a
     assert along_the_ramp(series, affine) <= 1
 
 
-def test_positions_that_are_hardly_rounded_stay_as_they_are(tmp_path, affine, ramp):
+def test_slices_whose_positions_are_only_rounded_are_not_resampled(tmp_path, affine, ramp):
     files = write_volume(tmp_path / "s", ramp, affine)
     for k, path in enumerate(files):
         dataset = pydicom.dcmread(path)
@@ -74,7 +74,7 @@ def test_positions_that_are_hardly_rounded_stay_as_they_are(tmp_path, affine, ra
     assert series.geometry.between is None and not series.geometry.notes
 
 
-def test_slices_that_stand_aside_are_refused(tmp_path, affine, ramp):
+def test_slices_displaced_sideways_are_refused(tmp_path, affine, ramp):
     files = write_volume(tmp_path / "s", ramp, affine)
     dataset = pydicom.dcmread(files[7])
     dataset.ImagePositionPatient[1] += 3
@@ -86,7 +86,8 @@ def test_slices_that_stand_aside_are_refused(tmp_path, affine, ramp):
 
 def test_the_tilt_of_the_gantry_is_measured_from_positions(tmp_path, affine, ramp):
     affine[1, 0] = STEP * np.tan(np.radians(12))
-    write_volume(tmp_path / "s", ramp, affine, Form(more={"GantryDetectorTilt": -3.0}))   # an annotation, and wrong
+    annotated = SeriesFormat(attributes={"GantryDetectorTilt": -3.0})                     # and wrongly
+    write_volume(tmp_path / "s", ramp, affine, annotated)
     series = open_series(tmp_path / "s")
     assert series.geometry.tilt_deg == pytest.approx(12, abs=0.01) and series.geometry.notes == ("gantry_tilt: 12.0 degrees",)
     assert series.geometry.slice_spacing == pytest.approx(STEP)
@@ -116,8 +117,9 @@ def put(into, files, word):
 
 def test_a_folder_of_several_series_is_taken_apart(tmp_path, affine, ramp):
     coronal = affine[[0, 2, 1, 3]]
-    sources = {"bone": (ramp, affine, Form()), "soft": (-ramp, affine, Form(more={"ConvolutionKernel": "H30s"})),
-               "coronal": (ramp[:9], coronal, Form()), "scout": (ramp[:1], coronal, Form())}
+    soft = SeriesFormat(attributes={"ConvolutionKernel": "H30s"})
+    sources = {"bone": (ramp, affine, SeriesFormat()), "soft": (-ramp, affine, soft),
+               "coronal": (ramp[:9], coronal, SeriesFormat()), "scout": (ramp[:1], coronal, SeriesFormat())}
     for word, source in sources.items():
         put(tmp_path / "mixed", write_volume(tmp_path / word, *source), word)
     stacks, rejects = read_stacks(tmp_path / "mixed")
@@ -141,7 +143,7 @@ def test_a_folder_of_several_series_is_taken_apart(tmp_path, affine, ramp):
 def test_two_scans_of_the_same_place_in_one_series_are_told_apart_by_their_acquisition(tmp_path, affine, ramp):
     uid = generate_uid()
     for number, hu in ((1, ramp), (2, -ramp)):
-        form = Form(more={"SeriesInstanceUID": uid, "AcquisitionNumber": number})
+        form = SeriesFormat(attributes={"SeriesInstanceUID": uid, "AcquisitionNumber": number})
         put(tmp_path / "both", write_volume(tmp_path / str(number), hu, affine, form), str(number))
     stacks, _ = read_stacks(tmp_path / "both")
     assert [{header.acquisition for header in found.headers} for found in stacks] == [{"1"}, {"2"}]
@@ -191,7 +193,7 @@ def test_an_enhanced_file_of_two_stacks_is_two_series(tmp_path, affine):
     np.testing.assert_array_equal(series.slice(2), hu[5])
 
 
-def test_frames_without_a_place_are_refused(tmp_path, affine):
+def test_frames_without_a_position_are_refused(tmp_path, affine):
     hu = np.zeros(SHAPE, int)
     path = tmp_path / "s" / "all.dcm"
     for spoil in ("PerFrameFunctionalGroupsSequence", "PlanePositionSequence", "NumberOfFrames"):
@@ -208,10 +210,10 @@ def test_frames_without_a_place_are_refused(tmp_path, affine):
         assert not headers and rejects[0][1].reason in ("bad_size", "missing_attribute")
 
 
-def test_one_name_for_all_images_makes_no_copies_of_two_scans(tmp_path, affine, ramp):
+def test_two_scans_whose_images_all_have_one_uid_are_not_copies(tmp_path, affine, ramp):
     uid, series = generate_uid(), generate_uid()
     for number, hu in ((1, ramp), (2, -ramp)):
-        form = Form(more={"SOPInstanceUID": uid, "SeriesInstanceUID": series, "AcquisitionNumber": number})
+        form = SeriesFormat(attributes={"SOPInstanceUID": uid, "SeriesInstanceUID": series, "AcquisitionNumber": number})
         put(tmp_path / "both", write_volume(tmp_path / str(number), hu, affine, form), str(number))
     stacks, _ = read_stacks(tmp_path / "both")
     each = [(len(found.headers), {header.acquisition for header in found.headers}) for found in stacks]
@@ -233,7 +235,7 @@ def test_a_copy_of_one_image_under_another_acquisition_does_not_cut_the_scan(tmp
     assert open_series(tmp_path / "s").shape == SHAPE
 
 
-def test_series_of_the_same_image_names_have_names_of_their_own(tmp_path, affine, ramp):
+def test_series_with_the_same_image_uids_have_different_names(tmp_path, affine, ramp):
     files = write_volume(tmp_path / "s", ramp, affine)
     for path in files:
         dataset = pydicom.dcmread(path)
@@ -265,16 +267,16 @@ def test_thin_slices_are_not_lost_among_thick_ones(tmp_path, affine, ramp, thick
     assert series.geometry.slice_spacing == pytest.approx(STEP) and series.shape[0] == SHAPE[0]
 
 
-def test_nothing_between_two_slices_is_half_padding(tmp_path, affine, ramp):
+def test_interpolated_slices_do_not_mix_padding_with_tissue(tmp_path, affine, ramp):
     ramp[:5, :3], ramp[6:, 3:5] = -2000, -2000
-    files = write_volume(tmp_path / "s", ramp, affine, Form(padding=-2000))
+    files = write_volume(tmp_path / "s", ramp, affine, SeriesFormat(padding=-2000))
     files[5].unlink()
     between = open_series(tmp_path / "s").slice(5)
     assert set(np.unique(between[:5])) <= {-1000, *np.unique(open_series(tmp_path / "s").slice(6)),
                                             *np.unique(open_series(tmp_path / "s").slice(4))}
 
 
-def test_what_a_rescale_is_for_must_be_there(tmp_path, affine, ramp):
+def test_rescale_slope_and_intercept_are_required(tmp_path, affine, ramp):
     files = write_volume(tmp_path / "s", ramp, affine)
     for name, path in zip(("RescaleIntercept", "RescaleSlope"), files, strict=False):
         dataset = pydicom.dcmread(path)

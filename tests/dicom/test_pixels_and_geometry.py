@@ -1,4 +1,4 @@
-"""A series as read from disk: HU and geometry against SimpleITK, and a reason for everything that cannot be one."""
+"""A series on disk has the HU and the geometry that SimpleITK reads; what is not a series has a reason."""
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from helpers.dicom_files import Form, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_volume
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -41,13 +41,16 @@ def by_simpleitk(files):
 
 
 @pytest.mark.parametrize("form", [
-    Form(bits=12, signed=False, intercept=-1024), Form(bits=16, signed=True), Form(bits=16, signed=True, intercept=-1024),
-    Form(bits=16, signed=False, intercept=-8192), Form(bits=16, signed=False, intercept=-1000, slope=0.5),
-    Form(bits=12, signed=False, intercept=-1024, syntax=ImplicitVRLittleEndian),
-    Form(bits=16, signed=True, syntax=DeflatedExplicitVRLittleEndian),
-    Form(bits=16, signed=True, syntax=RLELossless), Form(bits=12, signed=False, intercept=-1024, syntax=JPEGLSLossless),
-    Form(bits=16, signed=True, syntax=JPEGLSLossless),
-    Form(bits=16, signed=True, syntax=JPEG2000Lossless), Form(bits=16, signed=False, intercept=-8192, syntax=JPEGLSLossless),
+    SeriesFormat(bits=12, signed=False, intercept=-1024), SeriesFormat(bits=16, signed=True),
+    SeriesFormat(bits=16, signed=True, intercept=-1024),
+    SeriesFormat(bits=16, signed=False, intercept=-8192), SeriesFormat(bits=16, signed=False, intercept=-1000, slope=0.5),
+    SeriesFormat(bits=12, signed=False, intercept=-1024, syntax=ImplicitVRLittleEndian),
+    SeriesFormat(bits=16, signed=True, syntax=DeflatedExplicitVRLittleEndian),
+    SeriesFormat(bits=16, signed=True, syntax=RLELossless),
+    SeriesFormat(bits=12, signed=False, intercept=-1024, syntax=JPEGLSLossless),
+    SeriesFormat(bits=16, signed=True, syntax=JPEGLSLossless),
+    SeriesFormat(bits=16, signed=True, syntax=JPEG2000Lossless),
+    SeriesFormat(bits=16, signed=False, intercept=-8192, syntax=JPEGLSLossless),
 ], ids=str)
 def test_hu_equals_simpleitk_for_every_stored_form(tmp_path, hu, form):
     stored = np.clip(np.rint((hu - form.intercept) / form.slope), 0 if not form.signed else -32768, 2**form.bits - 1)
@@ -61,13 +64,13 @@ def test_hu_equals_simpleitk_for_every_stored_form(tmp_path, hu, form):
 
 
 def test_a_decoder_that_is_not_installed_is_replaced_by_another(tmp_path, hu, monkeypatch):
-    write_volume(tmp_path / "s", hu, axial(SHAPE), Form(syntax=JPEGLSLossless))
+    write_volume(tmp_path / "s", hu, axial(SHAPE), SeriesFormat(syntax=JPEGLSLossless))
     monkeypatch.setitem(pixels._FASTEST, str(JPEGLSLossless), "no such plugin")
     np.testing.assert_array_equal(open_series(tmp_path / "s").slice(2), hu[2])
 
 
-def test_monochrome1_says_how_to_display_and_changes_no_hu(tmp_path, hu):
-    form = Form(bits=12, signed=False, intercept=-1024, more={"PhotometricInterpretation": "MONOCHROME1"})
+def test_monochrome1_concerns_the_display_and_changes_no_hu(tmp_path, hu):
+    form = SeriesFormat(bits=12, signed=False, intercept=-1024, attributes={"PhotometricInterpretation": "MONOCHROME1"})
     write_volume(tmp_path / "s", hu + 1024, axial(SHAPE), form)
     np.testing.assert_array_equal(open_series(tmp_path / "s").slice(2), hu[2])
 
@@ -76,7 +79,7 @@ def test_monochrome1_says_how_to_display_and_changes_no_hu(tmp_path, hu):
 def test_padding_outside_the_circle_is_air_whatever_the_rescale(tmp_path, hu, signed, padding, intercept):
     stored = hu - intercept
     stored[:, :5] = padding
-    write_volume(tmp_path / "s", stored, axial(SHAPE), Form(signed=signed, intercept=intercept, padding=padding))
+    write_volume(tmp_path / "s", stored, axial(SHAPE), SeriesFormat(signed=signed, intercept=intercept, padding=padding))
     image = open_series(tmp_path / "s").slice(0)
     assert (image[:5] == -1000).all()
     np.testing.assert_array_equal(image[5:], hu[0, 5:])
@@ -84,7 +87,7 @@ def test_padding_outside_the_circle_is_air_whatever_the_rescale(tmp_path, hu, si
 
 def test_values_beyond_int16_are_clipped_not_wrapped(tmp_path):
     stored = np.full(SHAPE, 65535)
-    write_volume(tmp_path / "s", stored, axial(SHAPE), Form(signed=False, intercept=0))
+    write_volume(tmp_path / "s", stored, axial(SHAPE), SeriesFormat(signed=False, intercept=0))
     assert (open_series(tmp_path / "s").slice(0) == 32767).all()
 
 
@@ -99,7 +102,7 @@ def orientations():
 
 @pytest.mark.parametrize(("transpose", "row_sign", "column_sign", "k_sign"), list(orientations()))
 @pytest.mark.parametrize("reverse", [False, True])
-def test_every_orientation_is_seen_the_same_way_round(tmp_path, hu, transpose, row_sign, column_sign, k_sign, reverse):
+def test_every_orientation_gives_the_same_volume(tmp_path, hu, transpose, row_sign, column_sign, k_sign, reverse):
     upright = axial(SHAPE, (1.0, 0.5, 0.75))
     volume, affine = hu, upright.copy()
     for axis, sign in enumerate((k_sign, row_sign, column_sign)):
@@ -165,7 +168,7 @@ def test_junk_beside_the_slices_is_passed_over_with_a_reason(tmp_path, hu):
     assert bad[1][1].reason in {"damaged_header", "missing_attribute", "not_ct", "bad_attribute"}
 
 
-def test_pixels_cut_short_cost_the_file_and_name_it(tmp_path, hu):
+def test_a_slice_with_truncated_pixels_is_refused_and_its_file_named(tmp_path, hu):
     files = write_volume(tmp_path / "s", hu, axial(SHAPE))
     files[1].write_bytes(files[1].read_bytes()[:-500])
     series = open_series(tmp_path / "s")
@@ -179,8 +182,8 @@ def test_pixels_cut_short_cost_the_file_and_name_it(tmp_path, hu):
     ({"PixelSpacing": [0, 0.5]}, "bad_attribute"), ({"Rows": 30000}, "bad_size"), ({"SamplesPerPixel": 3}, "bad_size"),
     ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "bad_attribute"), ({"ImagePositionPatient": None}, "missing_attribute"),
 ])
-def test_a_header_that_cannot_be_used_says_why(tmp_path, hu, change, reason):
-    files = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), Form(more=change))
+def test_an_unusable_header_is_refused_with_a_reason(tmp_path, hu, change, reason):
+    files = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), SeriesFormat(attributes=change))
     with pytest.raises(Rejected) as error:
         read_header(files[0])
     assert error.value.reason == reason
@@ -195,8 +198,8 @@ def test_a_malformed_birth_date_is_not_quoted_in_a_warning(tmp_path, hu, recwarn
 
 
 @pytest.mark.parametrize("name", ["Meier^Anna", "Wang^Xiaodong=王^小东"])
-def test_a_patients_name_is_one_text_with_all_its_spellings(tmp_path, hu, name):
-    form = Form(more={"SpecificCharacterSet": "ISO_IR 192", "PatientName": name})
+def test_a_patients_name_is_one_text_of_all_its_representations(tmp_path, hu, name):
+    form = SeriesFormat(attributes={"SpecificCharacterSet": "ISO_IR 192", "PatientName": name})
     path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), form)[0]
     assert read_identity(path).name == name
 
@@ -207,7 +210,7 @@ def test_nothing_that_identifies_a_person_is_kept_in_a_header(tmp_path, hu):
 
 
 def outcome(read, path):
-    """What comes of it: a header, or the error and its words."""
+    """Return the header as text, or the type and the message of the error."""
     try:
         return repr(read(path))
     except Exception as error:
@@ -215,7 +218,7 @@ def outcome(read, path):
 
 
 def outcomes(path, monkeypatch):
-    """Of reading the header from the first block, and by pydicom from the whole file."""
+    """Return the outcomes of reading a header from the first block, and by pydicom from the whole file."""
     quick = outcome(read_header, path)
     with monkeypatch.context() as patch:
         patch.setattr(dataset_module, "_BLOCK", 0)
@@ -240,7 +243,7 @@ def test_a_header_longer_than_the_first_block_is_read_whole(tmp_path, hu, undefi
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 @pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, JPEGLSLossless])
 def test_a_file_that_ends_anywhere_in_its_header_is_refused_as_pydicom_would(tmp_path, hu, syntax, monkeypatch):
-    form = Form(bits=16, padding=-2000, **({"syntax": syntax} if syntax else {}))
+    form = SeriesFormat(bits=16, padding=-2000, **({"syntax": syntax} if syntax else {}))
     path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), form)[0]
     whole = path.read_bytes()
     for end in (*range(100, 1400, 7), len(whole) - 1):
@@ -253,7 +256,7 @@ def test_a_file_that_ends_anywhere_in_its_header_is_refused_as_pydicom_would(tmp
 @pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian])
 def test_damaged_and_odd_headers_are_read_or_refused_as_pydicom_would(tmp_path, hu, syntax, monkeypatch):
     more = {"SpecificCharacterSet": "ISO_IR 192", "Manufacturer": "东软", "ConvolutionKernel": ["U75u", "3"]}
-    form = Form(bits=16, padding=-2000, more=more, **({"syntax": syntax} if syntax else {}))
+    form = SeriesFormat(bits=16, padding=-2000, attributes=more, **({"syntax": syntax} if syntax else {}))
     path = write_volume(tmp_path / "s", hu[:1], axial(SHAPE), form)[0]
     whole = np.frombuffer(path.read_bytes(), np.uint8)
     rng = np.random.default_rng(0)
@@ -275,9 +278,9 @@ VALUES = (b"", b" ", b"1 ", b"+1.5e1", b"1\\0", b"1\\\\2", b"1\\2\\", b"nan ", b
     ("PixelSpacing", float), ("Rows", float), ("PixelPaddingValue", int), ("SOPInstanceUID", str), ("ImageType", str),
     ("Manufacturer", str),
 ])
-def test_a_value_is_what_pydicom_makes_of_it(name, kind, vr):
+def test_a_value_equals_that_of_pydicom(name, kind, vr):
     def seen(value):
-        """As it is used: padding of a text is nothing."""
+        """Return the value without the padding of a text."""
         if isinstance(value, (list, MultiValue)):
             return [seen(v) for v in value]
         return value if value is None else kind(value) if kind is not str else str(value).rstrip()
@@ -306,11 +309,11 @@ def test_hu_is_the_clipped_sum_whatever_the_word_and_the_intercept(tmp_path, hu,
             np.testing.assert_array_equal(got, expected)
 
 
-LOSSLESS = Path(__file__).resolve().parents[1] / "data" / "jpeg_lossless"
+LOSSLESS = Path(__file__).resolve().parent / "jpeg_lossless"
 
 
 @pytest.mark.parametrize("path", sorted(LOSSLESS.glob("*_[57]*")), ids=lambda path: path.name)
-def test_jpeg_lossless_files_of_dcmtk_have_the_hu_that_went_in(path):
+def test_jpeg_lossless_files_of_dcmtk_have_the_original_hu(path):
     row, column = np.mgrid[:48, :56]
     wave = 2000 * np.sin(row / 7) * np.cos(column / 9)
     hu = np.clip(np.rint(wave + np.random.default_rng(57).normal(0, 60, wave.shape)), -1000, 3000)

@@ -1,4 +1,4 @@
-"""Half of the head as a volume: all of it, nothing of the other half, column 0 lateral, each voxel where its affine says."""
+"""Half of a head as a volume: complete, nothing of the other half, column 0 lateral, each voxel where its affine says."""
 import functools
 
 import numpy as np
@@ -14,7 +14,7 @@ from medical_fenlei.vocabulary import SIDES, Side
 SHAPE, SPACING = (6, 100, 96), (1.5, 2.0, 2.0)
 TURNS = (-12.0, 0.0, 12.0)
 CENTRE = (5.0, -4.0)
-"""Of the head, mm: it lies off the middle of the picture."""
+"""Centre of the head in mm, off the middle of the image."""
 ROD_MM = 5.0
 RODS = {"middle": (42.0, 6.0), "near_the_plane": (10.0, -30.0), "front": (30.0, -70.0), "back": (25.0, 75.0),
         "auricle": (81.0, 8.0)}
@@ -120,7 +120,7 @@ def test_column_0_is_lateral_and_rows_run_to_the_back_and_slices_up_on_both_side
 
 
 @pytest.mark.parametrize("turn_deg", TURNS)
-def test_the_plane_that_was_found_is_that_of_the_drawing(halves, turn_deg):
+def test_the_detected_plane_is_that_of_the_phantom(halves, turn_deg):
     _, affine, u = head(turn_deg)
     grid = np.moveaxis(np.indices(SHAPE), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
     inside = abs(grid[..., 1]) < 80

@@ -1,4 +1,4 @@
-"""Left stays left, however the picture is turned, the patient lies and the head is rotated."""
+"""Left stays left for every image orientation, patient position and rotation of the head."""
 import datetime
 import functools
 import itertools

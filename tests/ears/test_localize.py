@@ -1,4 +1,4 @@
-"""The midsagittal plane and the middle ears, on drawn heads whose answer is known: however they lie, whatever ails them."""
+"""The midsagittal plane and the middle ears are found on simulated heads whose answer is known, and doubt is reported."""
 import functools
 
 import numpy as np
@@ -78,7 +78,7 @@ def test_every_ear_of_a_scan_is_found_on_its_own_side(number):
         assert abs(found.lateral(point, Side.LEFT)) < 3
 
 
-def test_most_ears_are_found_within_6_mm_and_what_is_right_is_trusted():
+def test_most_ears_are_found_within_6_mm_and_correct_ones_are_confident():
     ears = [(mm, challenge(number)[1].ears[side].confidence) for number in NUMBERS for side, mm in misses(number).items()]
     assert np.mean([mm < 6 for mm, _ in ears]) > 0.9
     assert np.median([confidence for mm, confidence in ears if mm < 6]) > 0.5
@@ -125,7 +125,7 @@ def test_a_narrow_scan_that_holds_both_ears_gives_both(age, fov_mm):
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("fov_mm, middle", [(110, 42), (126, 50), (134, 45), (140, 50), (140, 55), (150, 60)])
-def test_a_scan_of_one_side_gives_no_place_to_the_ear_that_it_does_not_hold(fov_mm, middle, side):
+def test_a_scan_of_one_side_gives_no_position_for_the_ear_outside_it(fov_mm, middle, side):
     """Its other edge lies near the midline, or some 30 mm beyond: the other ear is absent, or far outside, or not trusted."""
     shape = (26, fov_mm // 2, fov_mm // 2)
     hu, affine, marks = head(6.0, 3.0, 2.0, shape=shape, centre=(side.sign * middle, 4.0, 0.0))
@@ -172,7 +172,7 @@ def test_a_head_rest_changes_nothing(gap_mm, around):
 
 @pytest.mark.parametrize("shape", [(26, 116, 112), (20, 48, 48), (2, 116, 112), (1, 116, 112), (1, 40, 40), (3, 8, 8)], ids=str)
 @pytest.mark.parametrize("kind", ["noise", "air", "water", "bone"])
-def test_where_no_head_is_nothing_is_trusted_and_nothing_breaks(shape, kind):
+def test_without_a_head_nothing_is_confident_and_nothing_fails(shape, kind):
     rng = np.random.default_rng(0)
     hu = {"noise": rng.normal(0, 600, shape), "air": np.full(shape, -1000.0), "water": np.full(shape, 0.0),
           "bone": np.full(shape, 1500.0)}[kind].astype(np.int16)
@@ -184,7 +184,7 @@ def test_where_no_head_is_nothing_is_trusted_and_nothing_breaks(shape, kind):
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_a_spoiled_ear_is_trusted_less_and_does_not_move_the_other(side):
+def test_a_destroyed_ear_is_less_confident_and_does_not_move_the_other(side):
     hu, affine, marks = head(5.0, 3.0, 2.0)
     whole = locate(hu, Affine(affine))
     spoiled = hu.copy()

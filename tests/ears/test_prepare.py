@@ -1,4 +1,4 @@
-"""The ear that is cut: which side, which voxels, where they are in the patient."""
+"""A prepared ear: which side, which voxels, and where they are in the patient."""
 import dataclasses
 
 import numpy as np
@@ -111,7 +111,7 @@ def test_changing_any_option_changes_the_key():
     assert len(keys) == len(changed) + 2
 
 
-def test_a_spec_survives_being_spelt_out():
+def test_a_spec_comes_back_from_its_json():
     spec = EarSpec(sampling="roi", target_spacing=0.4, align=True, num_slices=64, extent="half")
     plain = {name: value for name, value in spec.spelt_out().items() if name != "preprocessing_version"}
     assert settings.from_json(EarSpec, plain, where="here") == spec
@@ -124,19 +124,19 @@ def test_a_spec_survives_being_spelt_out():
     ({"crop_mm": float("nan")}, ("crop-mm", "nan")), ({"target_spacing": float("nan")}, ("target-spacing", "nan")),
     ({"num_slices": 0}, ("num-slices", "at least 1")), ({"crop_size": -1}, ("crop-size", "-1")),
 ], ids=str)
-def test_options_that_cannot_be_are_refused_with_the_flags_named(options, words):
+def test_invalid_options_are_refused_with_their_flags(options, words):
     with pytest.raises(ValueError) as refused:
         EarSpec(**options)
     assert all(word in str(refused.value) for word in words)
 
 
-def test_slices_of_both_sides_come_in_the_order_of_the_batch():
+def test_the_order_of_sides_is_left_then_right():
     assert SIDES == (Side.LEFT, Side.RIGHT)
 
 
 @pytest.mark.parametrize("sampling", ["even", "roi", "air_block"])
 @pytest.mark.parametrize("slices, step", [(2, 1.0), (8, 0.3), (10, 0.3), (12, 0.1)])
-def test_a_scan_of_few_thin_slices_is_cut_and_its_doubts_are_told(tmp_path, slices, step, sampling):
+def test_ears_of_a_scan_of_few_slices_are_cropped_with_little_confidence_and_a_reason(tmp_path, slices, step, sampling):
     """The ears are looked for in hardly anything."""
     hu = np.random.default_rng(0).normal(40, 20, (slices, 96, 96))
     hu[:, 8:88, 8:88] += 300
@@ -145,11 +145,11 @@ def test_a_scan_of_few_thin_slices_is_cut_and_its_doubts_are_told(tmp_path, slic
     for ear in prepare_ears(open_series(tmp_path), EarSpec(sampling=sampling, num_slices=4, image_size=16)).values():
         assert ear.volume.shape == (4, 16, 16) and np.isfinite(ear.facts["affine_lps"]).all()
         found = ear.facts["localization"]
-        assert found["confidence"] <= 0.6 and any("of height" in reason for reason in found["reasons"])
+        assert found["confidence"] <= 0.6 and any("z-coverage" in reason for reason in found["reasons"])
 
 
 @pytest.mark.parametrize("change", [lambda hu: hu + 1024, lambda hu: hu + 20000, lambda hu: 0 * hu - 1000, lambda hu: hu // 10])
-def test_values_that_are_no_hu_of_a_head_are_refused(tmp_path, scan, change):
+def test_values_that_are_not_hu_of_a_head_are_refused(tmp_path, scan, change):
     _, hu, affine = scan
     write_volume(tmp_path, change(hu), affine)
     with pytest.raises(Rejected) as refused:

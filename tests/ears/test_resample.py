@@ -1,4 +1,4 @@
-"""Cropping, padding, scaling and mirroring of a slice."""
+"""Cropping, padding, scaling and mirroring of a slice equal SimpleITK, and change no HU where nothing is resampled."""
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -19,7 +19,7 @@ def test_nothing_is_interpolated_where_nothing_is_resampled(image):
     np.testing.assert_array_equal(resample(image, Axis.over(7, 20, 20), Axis.over(11, 30, 30, mirrored=True)), cut[:, ::-1])
 
 
-def test_beyond_the_image_is_air(image):
+def test_outside_the_image_is_air(image):
     cut = resample(image, Axis.over(-5, 60, 60), Axis.over(-5, 70, 70))
     np.testing.assert_array_equal(cut[5:-5, 5:-5], image)
     cut[5:-5, 5:-5] = -1000
@@ -27,14 +27,14 @@ def test_beyond_the_image_is_air(image):
     assert (resample(image, Axis.over(200, 10, 10), Axis.over(0, 10, 10)) == -1000).all()
 
 
-def test_enlarging_equals_linear_interpolation_of_simpleitk(image):
+def test_upsampling_equals_linear_interpolation_of_simpleitk(image):
     rows, columns = Axis.over(5.3, 21.7, 40), Axis.over(8.1, 30.2, 50)
     picture = sitk.GetImageFromArray(image.astype(np.float32))
     expected = [[picture.EvaluateAtContinuousIndex((c, r)) for c in columns.centres()] for r in rows.centres()]
     np.testing.assert_allclose(resample(image, rows, columns), expected, atol=0.51)
 
 
-def test_shrinking_keeps_the_mean_and_drops_what_it_cannot_show(image):
+def test_downsampling_keeps_the_mean_and_removes_detail_that_it_cannot_show(image):
     stripes = np.zeros((64, 64), np.int16)
     stripes[:, ::2] = 1000
     small = resample(stripes, Axis.over(0, 64, 16), Axis.over(0, 64, 16))[2:-2, 2:-2]
@@ -57,7 +57,7 @@ def test_an_axis_covers_its_edge_evenly_and_mirrored_it_runs_back():
     assert Axis.over(-2, 4, 4).inside(1).tolist() == [False, False, True, False]
 
 
-def test_turned_sampling_equals_straight_sampling_where_nothing_is_turned(image):
+def test_rotated_sampling_without_a_rotation_equals_plain_sampling(image):
     block = np.stack([image, image[::-1], image // 2])
     rows, columns = Axis(4.25, 0.8, 40), Axis(50.5, -0.9, 45)
     to_block = np.array([[1, 0, 0, 0], [0, rows.step, 0, rows.first], [0, 0, columns.step, columns.first], [0, 0, 0, 1]])
@@ -67,8 +67,8 @@ def test_turned_sampling_equals_straight_sampling_where_nothing_is_turned(image)
 
 
 @pytest.mark.parametrize("width", [1.0, 1.3, 2.0, 3.7, 6.0])
-def test_turned_sampling_smooths_by_a_variance_of_the_width(width):
-    """That of a triangle over so many voxels on either side: their square by 6. Linear interpolation gives a part of it."""
+def test_rotated_sampling_smooths_by_a_variance_of_the_width(width):
+    """A triangle over `width` voxels on either side has the variance width² / 6, of which linear interpolation gives a part."""
     line = np.full((1, 1, 81), -1000, np.int16)
     line[0, 0, 40] = 20000
     shifts = np.arange(0, 1, 0.125)                              # interpolation's own share depends on where the places fall
@@ -111,7 +111,7 @@ def test_a_block_longer_than_the_series_lies_around_its_middle(wanted, step):
 
 
 @pytest.mark.parametrize("place", [0, 17, 50, 99])
-def test_a_block_holds_the_place_that_it_has_to_hold_wherever_the_score_is(place):
+def test_a_block_contains_the_required_position_wherever_the_score_is(place):
     score = np.zeros(100)
     score[70:90] = 1
     places = block(score, 12, holding=place).centres()
@@ -122,7 +122,7 @@ def test_a_block_holds_the_place_that_it_has_to_hold_wherever_the_score_is(place
 @pytest.mark.parametrize("wanted, step", [
     (10, 0.5), (10, 2.0), (40, 0.4), (7, 1.7), (1, 0.3), (8, 0.02), (30, 3.0)])
 @pytest.mark.parametrize("at", [0, 30, 95])
-def test_a_block_of_any_step_lies_inside_the_series_and_around_the_score(wanted, step, at):
+def test_a_block_of_any_spacing_lies_inside_the_series_and_around_the_score(wanted, step, at):
     score = np.zeros(100)
     score[at:at + 5] = 1
     found = block(score, wanted, step)

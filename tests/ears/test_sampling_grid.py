@@ -1,4 +1,4 @@
-"""The voxels of an ear volume: each where its affine says, however the scan lies. Where the ears are is given here."""
+"""Each voxel of an ear volume is where its affine says, however the scan lies; the positions of the ears are given here."""
 import functools
 import itertools
 from dataclasses import replace
@@ -19,7 +19,7 @@ from medical_fenlei.vocabulary import SIDES, Side
 
 SHAPE, SPACING = (22, 72, 90), (2.0, 1.6, 1.8)
 SCANS = {"upright": (0.0, False), "gantry_tilt": (15.0, False), "gantry_tilt_stored_turned": (-12.0, True)}
-"""By how many degrees the gantry leans, and whether all axes are stored backwards and rows as columns."""
+"""Gantry tilt in degrees, and whether all axes are stored backwards and rows as columns."""
 TISSUE, BLOB_HU, BLOB_MM, APART_MM = 100, 4000, 2.2, 7.0
 BLOBS = [(0, 0, 0), (16, 4, 3), (-15, -6, -2), (3, 17, -4), (2, -18, 5), (-20, 12, 8), (18, -14, -7), (24, 24, 2),
          (-22, -30, 3)]
@@ -202,7 +202,7 @@ def test_column_0_is_lateral_and_rows_run_to_the_back_and_slices_up(scans, cut, 
 
 @EVERYWHERE
 @ALL
-def test_what_is_missing_is_air_and_its_share_is_told_and_all_else_is_there(scans, cut, name, spec):
+def test_missing_voxels_are_air_and_their_share_is_recorded(scans, cut, name, spec):
     inverse = np.linalg.inv(scans(name)[2])
     for ear in cut(name, spec).values():
         assert ear.tells_its_share()
@@ -300,7 +300,7 @@ def near_the_left_ear(folder, hu, spec, given, rotation_deg=7.0):
 
 
 @pytest.mark.parametrize("spec", AVERAGING, ids=words)
-def test_what_the_target_spacing_cannot_show_is_averaged(tmp_path, given, spec):
+def test_detail_finer_than_the_target_spacing_is_averaged(tmp_path, given, spec):
     def sd(hu):
         return near_the_left_ear(tmp_path / str(hu.sum()), hu, spec, given).std()
 
@@ -341,7 +341,7 @@ def test_a_mirrored_scan_gives_the_same_volumes_with_their_sides_exchanged(tmp_p
 
 @pytest.mark.parametrize("spec", [spec for spec in specs() if spec.num_slices == 30 and not spec.align
                                   and (spec.crop_mm or spec.target_spacing or spec.extent == "half")], ids=words)
-def test_turning_upright_changes_nothing_where_the_head_lies_straight(scans, given, spec):
+def test_aligning_a_straight_head_changes_nothing(scans, given, spec):
     given(truth(0.0, 0.0))
     folder, _, _ = scans("upright")
     straight, turned = (prepare_ears(open_series(folder), s) for s in (spec, replace(spec, align=True)))
@@ -352,7 +352,7 @@ def test_turning_upright_changes_nothing_where_the_head_lies_straight(scans, giv
 
 @pytest.mark.parametrize("align", [False, True])
 @pytest.mark.parametrize("up", [18.0, -18.0], ids=["top", "bottom"])
-def test_beyond_a_short_scan_is_exactly_air(scans, given, align, up):
+def test_outside_a_short_scan_is_exactly_air(scans, given, align, up):
     folder, _, affine = scans("upright")
     given(truth(up=up))
     spec = EarSpec(sampling="roi", roi_mm=40.0, num_slices=20, image_size=40, crop_mm=50.0, align=align)
@@ -377,7 +377,7 @@ def test_an_ear_well_beyond_the_scan_is_not_cut(scans, given, end, beyond, there
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_only_the_ears_that_were_found_and_asked_for_are_cut(scans, given, side):
+def test_only_ears_that_were_found_and_requested_are_cut(scans, given, side):
     series, spec = open_series(scans("upright")[0]), EarSpec(num_slices=4, image_size=16, crop_mm=40.0)
     assert set(prepare_ears(series, spec, (side,))) == {side}
     given(truth(sides=(side,)))
@@ -463,7 +463,7 @@ def test_the_block_of_a_whole_head_holds_the_ear_whatever_air_lies_below(tmp_pat
 @pytest.mark.parametrize("spec", [EarSpec(num_slices=7), EarSpec(num_slices=20), EarSpec(sampling="roi")], ids=words)
 @pytest.mark.parametrize("slices, spacing", [(22, 2.0), (30, 0.9), (14, 3.0), (64, 2.0)], ids=["22", "thin", "thick", "long"])
 @pytest.mark.parametrize("gantry_deg", [0.0, 14.0])
-def test_what_the_localiser_is_shown_lies_where_its_affine_says(tmp_path, monkeypatch, spec, slices, spacing, gantry_deg):
+def test_the_volume_for_the_localiser_lies_where_its_affine_says(tmp_path, monkeypatch, spec, slices, spacing, gantry_deg):
     shape, shown = (slices, 61, 47), []
     affine = scan_affine(shape, (spacing, 1.3, 1.9), gantry_deg)
     places = affine[:3] @ np.array([[slices / 2 + 1, 20, 14, 1], [slices / 2 - 2, 40, 33, 1]]).T

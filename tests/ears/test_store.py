@@ -1,5 +1,6 @@
-"""The cache: what is there is whole, what is damaged is found, and builders do not get in one another's way."""
+"""The cache: entries are complete, damage is found, and several builders share the work."""
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -17,7 +18,7 @@ from helpers.dicom_files import axial, write_volume
 from medical_fenlei.config import EarSpec
 from medical_fenlei.ears import build
 from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
-from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore
+from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore, choose_store
 from medical_fenlei.errors import UserError
 from medical_fenlei.phantom.anatomy import Pose, sample_person
 from medical_fenlei.phantom.disease import EarChange
@@ -72,7 +73,7 @@ def test_a_damaged_entry_is_found_and_made_anew(store, dicom, harm):
     assert verify_store(store, MANIFEST, workers=1) == []
 
 
-def test_what_takes_more_room_than_there_is_is_refused_before_anything_is_written(store, dicom, monkeypatch):
+def test_a_cache_larger_than_the_free_space_is_refused_before_anything_is_written(store, dicom, monkeypatch):
     monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=build.SPARE_BYTES + 8 * 4000))
     with pytest.raises(UserError, match=r"8 ears need 0\.07 GB, 0\.07 GB are free"):
         fill(store, dicom)
@@ -106,7 +107,7 @@ def hold(folder, spec, exam, held, release):
         release.wait(30)
 
 
-def test_an_exam_that_another_builder_is_at_is_left_to_it_and_taken_over_when_it_dies(store, dicom):
+def test_an_exam_of_another_builder_is_left_to_it_and_taken_over_when_it_dies(store, dicom):
     store.write_spec()
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()
@@ -128,7 +129,7 @@ def build_slowly(folder, spec, held, release):
         release.wait(30)
 
 
-def test_what_a_killed_builder_left_is_removed_but_never_under_a_builder_at_work(store, dicom):
+def test_files_of_a_killed_builder_are_removed_but_never_those_of_a_running_one(store, dicom):
     store.write_spec()
     remains = store.folder / ".001_left.npy.0123abcd.part"
     remains.write_bytes(b"half")
@@ -148,7 +149,7 @@ def test_what_a_killed_builder_left_is_removed_but_never_under_a_builder_at_work
     assert not remains.exists()
 
 
-def test_time_is_told_by_stage_and_ears_are_counted_where_they_were_made(store, dicom):
+def test_a_build_reports_its_time_by_stage_and_the_ears_that_it_made(store, dicom):
     done = fill(store, dicom, workers=2)
     assert done.made == 8 and set(done.seconds) == {"headers", "decoding and cutting", "writing"}
     assert all(spent > 0 for spent in done.seconds.values())
@@ -177,7 +178,7 @@ def one_ear(tmp_path_factory):
 
 @pytest.mark.parametrize("options", [
     {"crop_mm": 40.0}, {"target_spacing": 2.0, "sampling": "roi", "align": True}, {"extent": "half"}], ids=str)
-def test_an_ear_that_the_scan_does_not_hold_is_told_and_the_other_is_made(tmp_path, one_ear, options):
+def test_an_ear_outside_the_scan_is_reported_and_the_other_is_made(tmp_path, one_ear, options):
     store = EarStore(tmp_path, EarSpec(num_slices=4, image_size=16, **options))
     manifest = pd.DataFrame([{"exam_id": "005", "side": str(side), "series_relpath": "alone"} for side in SIDES])
     for made in (1, 0):                                          # and a build that follows says the same
@@ -201,7 +202,7 @@ def test_builds_that_are_killed_or_share_a_store_give_the_same_bytes():
     assert "killed 10 times" in done.stdout and "3 concurrent builders" in done.stdout
 
 
-def test_a_series_whose_name_is_no_utf8_is_cached_and_its_name_comes_back(store, dicom, tmp_path):
+def test_a_series_whose_name_is_not_utf8_is_cached_and_keeps_its_name(store, dicom, tmp_path):
     name = os.fsdecode("骨窗".encode("gbk"))
     shutil.copytree(dicom / "001", tmp_path / "data" / name)
     manifest = MANIFEST[:2].assign(series_relpath=name)
@@ -210,5 +211,28 @@ def test_a_series_whose_name_is_no_utf8_is_cached_and_its_name_comes_back(store,
     assert len((store.folder / "index.csv").read_text().splitlines()) == 3
 
 
-def test_a_manifest_without_ears_needs_none(store):
+def test_an_empty_manifest_lacks_no_ear(store):
     assert missing_ears(store, MANIFEST[:0]).columns.tolist() == list(MANIFEST)
+
+
+def test_of_several_caches_none_is_chosen_and_all_are_listed(tmp_path):
+    assert choose_store(tmp_path, None).spec == EarSpec()
+    for size in (32, 48):
+        EarStore(tmp_path, EarSpec(image_size=size)).write_spec()
+    with pytest.raises(UserError, match=r"--image-size 32.*--image-size 48"):
+        choose_store(tmp_path, None)
+    spec_json = next(tmp_path.glob("k32_s32*/spec.json"))
+    spec_json.write_text(json.dumps({**json.loads(spec_json.read_text()), "image_size": 99}))
+    with pytest.raises(UserError, match="build it again"):
+        choose_store(tmp_path, None)
+
+
+def test_a_store_refuses_volumes_of_another_shape_and_unsafe_names(tmp_path):
+    store = EarStore(tmp_path, EarSpec(num_slices=2, image_size=8))
+    store.write("1", Side.LEFT, np.zeros((2, 8, 9), np.int16), {})
+    with pytest.raises(UserError, match=r"got int16 \(2, 8, 9\), expected int16 \(2, 8, 8\)"):
+        store.read("1", Side.LEFT)
+    for exam_id in ("../x", "", ".hidden", "a/b"):
+        with pytest.raises(UserError):
+            store.write(exam_id, SIDES[0], np.zeros((2, 8, 8), np.int16), {})
+    assert store.write_index() == 1

@@ -1,4 +1,4 @@
-"""The midsagittal plane, on soft blobs scattered about a plane that is known."""
+"""The midsagittal plane is found on soft blobs scattered about a known plane."""
 import itertools
 
 import numpy as np
@@ -151,7 +151,7 @@ def test_the_head_is_its_largest_piece_without_a_rest_that_a_thin_bridge_holds()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (5, 31, 30)], ids=str)
-def test_masks_and_planes_of_any_shape(shape):
+def test_masks_and_planes_are_defined_for_volumes_of_any_shape(shape):
     for hu in (np.full(shape, -1000), np.full(shape, 1500)):
         assert head_mask(hu).shape == shape
     if min(shape) > 1:

@@ -1,11 +1,11 @@
-"""Few-shot learning on embeddings: chance is chance, perfect is perfect, and nothing of validation helps to choose."""
+"""Few-shot learning on embeddings: chance is chance, perfect is perfect, and the choice of settings never uses validation."""
 import hashlib
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from helpers.commands import run
+from helpers.small_embeddings import draw, joined, with_changes
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import pairwise_distances, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -16,26 +16,12 @@ from sklearn.preprocessing import StandardScaler
 from medical_fenlei import tables
 from medical_fenlei.embeddings.classifiers import METHODS
 from medical_fenlei.embeddings.fewshot import few_shot
-from medical_fenlei.embeddings.neighbors import find_neighbors
-from medical_fenlei.embeddings.vectors import Embeddings, standardised
+from medical_fenlei.embeddings.vectors import standardised
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.bootstrap import canonical_patients
 from medical_fenlei.tasks import find_task
 
 TASK = find_task("normal_vs_cholesterol_granuloma")
-
-
-def draw(seed, patients, positive, *, signal=0.0, size=24, name="p"):
-    """Two ears a patient, the first of `positive` of them with code 4, the others normal; each patient has an own offset."""
-    rng = np.random.default_rng(seed)
-    code = np.full(2 * patients, 5)
-    code[2 * rng.permutation(patients)[:positive]] = 4
-    own = rng.normal(0, 0.7, (patients, size)).repeat(2, 0)
-    x = own + rng.normal(0, 1, own.shape) + signal * (code == 4)[:, None] * np.linspace(1, 0, size)
-    number = np.arange(2 * patients)
-    return Embeddings(embedding=x.astype(np.float32), exam_id=np.array([f"{name}{i // 2:04d}" for i in number]),
-                      side=np.where(number % 2, "right", "left"),
-                      patient_key=np.array([f"key_{name}{i // 2}" for i in number]), label_code=code.astype(np.int8))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -58,7 +44,7 @@ def test_a_perfect_embedding_has_auroc_one(method):
     assert area.low == pytest.approx(0.025 ** (1 / 9)) and found.values["auprc"].estimate == 1       # nine patients, all right
 
 
-def test_scores_are_those_of_slow_formulas():
+def test_scores_equal_slow_formulas():
     train, val = draw(2, 30, 8, signal=1), draw(3, 20, 6, signal=1, name="q")
     y = (train.label_code == 4).astype(int)
     x, query = standardised(train.embedding, val.embedding)
@@ -87,10 +73,6 @@ def test_nothing_of_validation_changes_what_is_chosen():
     chosen = [few_shot(train, draw([7, seed], 20, 5, signal=seed, name="q"), TASK, n_resamples=20).chosen for seed in range(3)]
     assert chosen[0] == chosen[1] == chosen[2]
     assert all(0 <= area <= 1 for method in chosen[0].values() for area in method["cross_validated_auroc"].values())
-
-
-def with_changes(ears, **arrays):
-    return Embeddings(**{**vars(ears), **arrays})
 
 
 def shuffled(ears, seed):
@@ -124,14 +106,14 @@ def test_neither_the_order_of_ears_nor_the_name_of_a_patient_changes_a_figure(de
         assert near.drop(columns="distance").equals(again.drop(columns="distance"))
 
 
-def test_ears_that_look_the_same_have_the_same_score():
+def test_ears_with_the_same_embedding_have_the_same_score():
     val = draw(24, 40, 9, signal=0.8, name="q")
     twins = with_changes(val, embedding=val.embedding[np.arange(80) // 2])
     scores = few_shot(draw(23, 40, 9, signal=0.8), twins, TASK, n_resamples=5).scores.filter(like="score_").to_numpy()
     assert (scores[::2] == scores[1::2]).all()                   # a tie, not a difference in the last bit
 
 
-def test_cross_validated_figures_are_those_of_a_pipeline_fitted_without_the_patients_it_is_asked_about():
+def test_cross_validated_figures_equal_a_pipeline_fitted_without_the_patients_of_the_fold():
     train = draw(20, 40, 12, signal=0.6, size=12)
     train = with_changes(train, embedding=train.embedding * np.float32(10) ** np.arange(-6, 6, dtype=np.float32))
     found = few_shot(train, draw(21, 10, 3, size=12, name="q"), TASK, n_resamples=5).chosen["logistic"]
@@ -151,7 +133,7 @@ def test_cross_validated_figures_are_those_of_a_pipeline_fitted_without_the_pati
     assert found["folds"] == 5 and found["auroc"] == max(found["cross_validated_auroc"].values())
 
 
-def test_the_setting_of_the_best_cross_validated_figure_is_chosen_and_the_most_careful_of_equals():
+def test_the_setting_with_the_best_cross_validated_figure_is_chosen_and_the_first_of_equals():
     taken = set()
     for seed in range(4):
         found = few_shot(draw([22, seed], 40, 12, signal=0.6), draw(21, 10, 3, name="q"), TASK, n_resamples=5)
@@ -162,7 +144,7 @@ def test_the_setting_of_the_best_cross_validated_figure_is_chosen_and_the_most_c
     assert len(taken) > len(METHODS)                             # else the first would do
 
 
-def test_neither_scale_nor_origin_of_a_number_changes_a_score():
+def test_neither_scale_nor_origin_of_a_dimension_changes_a_score():
     train, val = draw(36, 30, 9, signal=1), draw(37, 24, 8, signal=1, name="q")
     scale = np.exp2(np.resize([-40, -3, 0, 30], 24))
 
@@ -174,7 +156,7 @@ def test_neither_scale_nor_origin_of_a_number_changes_a_score():
     np.testing.assert_allclose(more, plain, rtol=1e-4, atol=1e-4)                    # float32 holds the sum to 1e-7
 
 
-def test_a_number_that_is_the_same_in_all_training_ears_says_nothing():
+def test_a_dimension_that_is_constant_in_training_has_no_influence():
     train, val = draw(34, 30, 9, signal=1), draw(35, 24, 8, signal=1, name="q")
 
     def wider(ears, more):
@@ -198,47 +180,7 @@ def test_a_flipped_label_in_validation_changes_the_figures_and_nothing_else():
     assert all(one.intervals[m].values["auroc"] != two.intervals[m].values["auroc"] for m in METHODS)
 
 
-def test_the_nearest_cases_are_the_nearest_of_other_patients():
-    train = draw(10, 12, 4)
-    twin = train[np.arange(10)]                                  # the same ears again: nearest to themselves, and not allowed
-    near = find_neighbors(train, twin)
-    patient = dict(zip(train.exam_id.tolist(), train.patient_key.tolist(), strict=True))
-    assert (near.exam_id.map(patient) != near.neighbor_exam_id.map(patient)).all()
-    x, query = standardised(train.embedding, twin.embedding)
-    far = pairwise_distances(query, x, metric="cosine")
-    for v in range(len(twin)):
-        others = sorted((far[v, t], train.exam_id[t], train.side[t]) for t in range(len(train))
-                        if train.patient_key[t] != twin.patient_key[v])[:5]
-        own = near[(near.exam_id == twin.exam_id[v]) & (near.side == twin.side[v])]
-        assert list(own["rank"]) == [1, 2, 3, 4, 5]
-        assert [*zip(own.neighbor_exam_id, own.neighbor_side, strict=True)] == [o[1:] for o in others]
-        np.testing.assert_allclose(own.distance, [o[0] for o in others], atol=1e-9)
-
-
-def test_neighbors_found_in_chunks_are_those_found_at_once_and_fewer_where_there_are_fewer(monkeypatch):
-    train = draw(27, 300, 9)
-    at_once = find_neighbors(train, train)
-    monkeypatch.setattr("medical_fenlei.embeddings.neighbors.CHUNK_MIB", 0.1)
-    pd.testing.assert_frame_equal(find_neighbors(train, train), at_once, rtol=1e-9)      # last bits follow the chunk
-    few = find_neighbors(train[np.arange(4)], train[np.arange(3)])   # two patients of two ears: two of another patient for each
-    assert len(few) == 6 and few["rank"].tolist() == [1, 2] * 3
-    alone = find_neighbors(train[np.arange(2)], train[np.arange(2)])
-    assert len(alone) == 0 and list(alone.columns) == list(tables.NEIGHBORS.columns)
-
-
-def test_equally_near_cases_stand_in_the_order_of_their_exams():
-    train = draw(29, 8, 3)[np.array([12, 3, 8, 1, 14, 5])]
-    same = with_changes(train, embedding=np.repeat(train.embedding[[0, 1]], 3, axis=0))
-    near = find_neighbors(same, draw(30, 6, 2, name="q"))
-    for _, own in near.groupby(["exam_id", "side"]):
-        assert own.neighbor_exam_id.iloc[:3].is_monotonic_increasing and own.distance.is_monotonic_increasing
-
-
-def joined(*files):
-    return Embeddings(**{name: np.concatenate([getattr(ears, name) for ears in files]) for name in vars(files[0])})
-
-
-def test_training_ears_of_a_validated_patient_are_left_out_and_said():
+def test_training_ears_of_a_validation_patient_are_left_out_with_a_warning():
     train, val = draw(11, 20, 6), draw(12, 20, 6, name="q")
     found = few_shot(joined(train, val[np.arange(4)]), val, TASK, n_resamples=20)
     alone = few_shot(train, val, TASK, n_resamples=20)
@@ -277,7 +219,7 @@ def test_one_positive_patient_still_gives_scores_and_no_positive_is_an_error():
     assert any("auroc: undefined" in text for text in only_normal.warnings)
 
 
-def test_the_command_writes_what_it_says(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_scores_neighbors_figures_and_a_plot(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     draw(15, 30, 8, signal=2).write(tmp_path / "artifacts/emb_train.npz")
     draw(16, 24, 6, signal=2, name="q").write(tmp_path / "artifacts/emb_val.npz")
@@ -298,60 +240,6 @@ def test_the_command_writes_what_it_says(tmp_path, monkeypatch, capsys):
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert run("fewshot_code4", "--label-task", TASK.name, "--resamples", 50) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
-
-
-def test_what_is_written_is_read_again(tmp_path):
-    ears = draw(17, 5, 2)
-    loose = {name: getattr(ears, name).astype(object) for name in ("exam_id", "side", "patient_key")}    # as pandas has them
-    with_changes(ears, embedding=ears.embedding.astype(float), **loose).write(tmp_path / "some.npz")
-    again = Embeddings.read(tmp_path / "some.npz")
-    for name, array in vars(ears).items():
-        assert getattr(again, name).dtype.kind == array.dtype.kind and (getattr(again, name) == array).all()
-    assert again.embedding.dtype == np.float32 and again.label_code.dtype == np.int8
-
-
-def spoilt(tmp_path, **arrays):
-    ears = draw(0, 4, 2)
-    content = {name: np.asarray(getattr(ears, name)) for name in vars(ears)} | arrays
-    np.savez(tmp_path / "bad.npz", **{name: value for name, value in content.items() if value is not None})
-
-
-@pytest.mark.parametrize(("arrays", "says"), [
-    ({"patient_key": None}, "has no 'patient_key'"),
-    ({"embedding": np.zeros((8, 3))}, "expected float32 (N, D)"),
-    ({"embedding": np.full((8, 3), np.nan, np.float32)}, "not finite"),
-    ({"embedding": np.zeros((8, 0), np.float32)}, "expected float32 (N, D)"),
-    ({"label_code": np.zeros(7, np.int8)}, "label_code: got (7,)"),
-    ({"label_code": np.int8(4)}, "label_code: got ()"),
-    ({"label_code": np.full(8, 4.0)}, "label_code: got float64"),
-    ({"patient_key": np.array([""] * 8)}, "patient_key: must not be empty"),
-    ({"side": np.array(["left", "middle"] * 4)}, "left or right"),
-    ({"label_code": np.full(8, 9, np.int8)}, "0 to 6"),
-    ({"side": np.array(["left"] * 8)}, "holds an ear twice"),
-    ({"exam_id": np.arange(8)}, "expected text"),
-    ({"exam_id": np.array([{"pickled": True}] * 8, dtype=object)}, "is not a file of embeddings"),
-])
-def test_a_file_that_is_not_embeddings_is_refused_in_one_line(tmp_path, capsys, arrays, says):
-    spoilt(tmp_path, **arrays)
-    draw(1, 4, 2).write(tmp_path / "good.npz")
-    assert run("fewshot_code4", "--train-npz", tmp_path / "bad.npz", "--val-npz", tmp_path / "good.npz") == 2
-    said = capsys.readouterr().err
-    assert says in said and len(said.splitlines()) == 1
-
-
-def test_a_damaged_file_is_refused_or_read_and_never_a_fault_of_the_program(tmp_path):
-    path = tmp_path / "some.npz"
-    draw(1, 4, 2).write(path)
-    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
-    for _ in range(600):
-        damaged = bytearray(whole)
-        damaged[rng.integers(len(whole))] = rng.integers(256)
-        path.write_bytes(damaged)
-        try:
-            Embeddings.read(path)
-        except UserError:
-            refused += 1
-    assert refused > 300
 
 
 def test_other_bad_input_is_refused_in_one_line(tmp_path, capsys):

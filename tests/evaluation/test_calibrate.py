@@ -1,4 +1,4 @@
-"""A run's temperature and operating points: where they come from, whom they may be applied to, what they do."""
+"""Calibration of a run uses the tune set alone, is applied as fitted, and is refused on exams that were used before."""
 import json
 import shutil
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_evaluation_applies_what_was_fitted_and_says_so(here, capsys):
     pd.testing.assert_frame_equal(tables.PREDICTIONS.read(REPORTS / "predictions_val.csv"), plain)
 
 
-def test_what_was_fitted_on_a_set_is_not_reported_on_it(here, capfd):
+def test_a_calibration_is_not_reported_on_the_set_that_it_was_fitted_on(here, capfd):
     assert calibrate() == 0
     capfd.readouterr()
     assert evaluate("--split", "tune") == 2
@@ -142,7 +142,7 @@ def test_a_calibration_that_was_edited_into_nonsense_is_refused_in_one_line(here
 
 
 @pytest.mark.parametrize("lacking", [{"tasks": {}}, {"tasks": []}, {"exams": []}, {"patients": []}])
-def test_a_calibration_without_what_guards_it_is_refused(here, capfd, lacking):
+def test_a_calibration_without_tasks_exams_or_patients_is_refused(here, capfd, lacking):
     assert calibrate() == 0
     STORED.write_text(json.dumps(json.loads(STORED.read_text()) | lacking))
     assert evaluate() == 2 and "calibrate_ear2d writes it anew" in capfd.readouterr().err
@@ -151,7 +151,7 @@ def test_a_calibration_without_what_guards_it_is_refused(here, capfd, lacking):
 @pytest.mark.parametrize(("words", "says"), [
     (("--point", "best"), "expected one of half"), (("--sensitivity", "0"), "--sensitivity"),
     (("--sensitivity", "1.5"), "--sensitivity")])
-def test_what_cannot_be_asked_for_is_refused_in_one_line(here, capfd, words, says):
+def test_an_invalid_point_or_sensitivity_is_refused_in_one_line(here, capfd, words, says):
     capfd.readouterr()
     assert calibrate(*words) == 2
     said = capfd.readouterr().err
@@ -182,7 +182,7 @@ def test_without_a_tune_set_there_is_nothing_to_fit_on(here, capfd):
     assert calibrate() == 2 and "no tune set" in capfd.readouterr().err
 
 
-def test_a_split_that_was_made_anew_does_not_report_on_what_was_trained_on(here, capfd):
+def test_a_new_split_does_not_report_on_exams_of_the_training_set(here, capfd):
     folder = Path(SPLITS, "100pct")
     for one, other in (("train", "spare"), ("val", "train"), ("spare", "val")):
         (folder / f"{one}.csv").rename(folder / f"{other}.csv")
@@ -205,8 +205,8 @@ def test_a_split_that_was_made_anew_does_not_report_on_what_was_trained_on(here,
     ("tune", "val", ("eval_ear2d", "--uncalibrated"), "--split val: the network's epoch was chosen on 8 of its exams"),
     ("tune", "val", ("calibrate_ear2d",), "tune.csv: the run's own split reports on 6 of its exams"),
 ])
-def test_another_split_cannot_make_an_exam_be_used_twice(here, capfd, one, other, words, says):
-    """As of a split with two sets exchanged, beside that of the run."""
+def test_no_exam_is_used_twice_with_another_split(here, capfd, one, other, words, says):
+    """The other split is that of the run with two sets exchanged."""
     shutil.copytree(SPLITS, "swapped")
     folder = Path("swapped/100pct")
     for source, target in ((one, "spare"), (other, one), ("spare", other)):
@@ -225,4 +225,4 @@ def test_of_another_manifest_only_new_patients_are_evaluated(here, capfd):
     assert "34 ears of patients that the network was fitted on are left out" in capfd.readouterr().err
     shutil.rmtree(SPLITS)
     assert evaluate("--split", "manifest", "--uncalibrated") == 2
-    assert "cannot be told" in capfd.readouterr().err
+    assert "are not known" in capfd.readouterr().err

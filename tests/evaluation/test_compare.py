@@ -1,4 +1,4 @@
-"""Two networks on the same ears."""
+"""Two networks on the same ears: differences equal those of the measures, with intervals that have their stated level."""
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,7 +37,7 @@ def test_the_differences_are_those_of_the_measures_whatever_the_order_of_the_row
     assert table.low["auroc"] > 0 and table.p["auroc"] < 0.01 and "variance" in table.note["auroc"]
 
 
-def test_the_intervals_drawn_and_in_closed_form_are_alike():
+def test_bootstrap_and_analytic_intervals_are_alike():
     one, other = predictions(0.6, 1), predictions(0.9, 2)
     exact = compare(one, other, TASK, n_resamples=10).table.set_index("metric").loc["auroc"]
     drawn = differences_of(one, other, TASK, n_resamples=3000).values["auroc"]
@@ -59,13 +59,13 @@ def test_a_network_against_itself_differs_by_nothing():
     assert (table.difference.dropna() == 0).all() and table.p.isna().all()
 
 
-def test_ears_that_one_lacks_are_left_out_and_counted():
+def test_ears_that_one_network_lacks_are_left_out_and_counted():
     one, other = predictions(0.8, 1), predictions(0.8, 2)
     found = compare(one[10:], other[:-20], TASK, n_resamples=20)
     assert (found.ears, found.left_out) == (270, 30)
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_predictions_that_cannot_be_compared_are_refused():
     one, other = predictions(0.8, 1), predictions(0.8, 2)
     with pytest.raises(UserError, match="no ear in common"):
         compare(one[:10], other[20:], TASK, n_resamples=5)
@@ -76,7 +76,7 @@ def test_what_cannot_be_compared_is_refused():
 
 
 @pytest.mark.parametrize(("cell", "says"), [("1.7", "it must be 0 to 1"), ("", "expected a number"), ("nan", "a number")])
-def test_a_probability_that_is_none_is_refused_in_one_line(tmp_path, monkeypatch, capfd, cell, says):
+def test_an_invalid_probability_is_refused_in_one_line(tmp_path, monkeypatch, capfd, cell, says):
     monkeypatch.chdir(tmp_path)
     tables.PREDICTIONS.write(tmp_path / "good.csv", predictions(0.6, 1))
     text = pd.read_csv("good.csv", dtype=str)

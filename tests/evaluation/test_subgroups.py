@@ -1,4 +1,4 @@
-"""Figures of parts of a set."""
+"""Figures of subgroups are those of their own ears, and every grouping has each ear once."""
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,7 +36,7 @@ def study():
     return predictions.sample(frac=1, random_state=0).reset_index(drop=True), manifest
 
 
-def test_each_part_has_the_figures_of_its_ears(study):
+def test_each_subgroup_has_the_figures_of_its_ears(study):
     predictions, manifest = study
     found = subgroups_of(predictions, manifest, TASK, n_resamples=50)
     both = predictions.merge(manifest[["exam_id", "side", "manufacturer"]], on=["exam_id", "side"])
@@ -49,7 +49,7 @@ def test_each_part_has_the_figures_of_its_ears(study):
     assert found.iloc[0]["by"] == "all" and found.ears.iloc[0] == 160
 
 
-def test_every_way_parts_all_ears_once_and_small_parts_stand_together(study):
+def test_every_grouping_has_each_ear_once_and_merges_small_groups(study):
     found = subgroups_of(*study, TASK, n_resamples=20)
     counts = found[found.metric == "auroc"].groupby("by").ears.sum()
     assert (counts == 160).all()
@@ -59,7 +59,7 @@ def test_every_way_parts_all_ears_once_and_small_parts_stand_together(study):
     assert "unknown" in set(found[found.by == "age"].value)
 
 
-def test_a_way_with_one_value_is_left_out_and_few_ears_are_said(study):
+def test_a_grouping_with_one_value_is_left_out_and_few_ears_cause_a_note(study):
     predictions, manifest = study
     alike = tables.MANIFEST.frame(manifest.assign(sex="F", manufacturer="SIEMENS"))
     found = subgroups_of(predictions, alike, TASK, n_resamples=20)
@@ -67,7 +67,7 @@ def test_a_way_with_one_value_is_left_out_and_few_ears_are_said(study):
     assert (found[found.patients < 50].note != "").all()
 
 
-def test_a_part_of_one_class_has_no_auroc_and_a_reason(study):
+def test_a_subgroup_of_one_class_has_no_auroc_and_a_reason(study):
     predictions, manifest = study
     sex = np.where(manifest.label_code == 5, "F", "M")
     found = subgroups_of(predictions, tables.MANIFEST.frame(manifest.assign(sex=sex)), TASK, n_resamples=20)

@@ -1,4 +1,4 @@
-"""A study can be killed at any moment, shows what it will do, and sums up what it did."""
+"""A study can be killed at any moment and continued, shows its command lines, and sums up its runs."""
 import json
 import os
 import random
@@ -103,7 +103,7 @@ def test_the_command_lines_of_a_dry_run_give_the_runs_and_start_none(here, capsy
         assert Job(here, config).command(DUAL_ROUTE)[2:-2] == words[2:-2]
 
 
-def test_epochs_fall_with_the_amount_of_data(here, capsys):
+def test_more_data_means_fewer_epochs(here, capsys):
     assert run("run_experiments_dual", "--models", "dual_unet_3d", "--dry-run") == 0
     configs = [parse(shlex.split(line)[2:]) for line in capsys.readouterr().out.splitlines()]
     assert [(c.data.pct, c.training.epochs) for c in configs] == [(1, 200), (20, 80), (100, 40)]
@@ -176,7 +176,7 @@ def test_a_study_of_several_tasks_sums_up_each_of_them(here):
     (("--models", "dual_unet_3d", "--num-slices", 30), "takes multiples of 16"),
     (("--label-task", "normal_vs_anything"), "--label-task"),
 ])
-def test_a_matrix_that_cannot_be_is_refused_in_one_line(here, capfd, words, says):
+def test_an_invalid_matrix_is_refused_in_one_line(here, capfd, words, says):
     assert run("run_experiments_dual", *words) == cli.BAD_INPUT
     said = capfd.readouterr().err
     assert says in said and len(said.splitlines()) == 1 and not (here / "outputs").exists()

@@ -1,4 +1,4 @@
-"""A map is that of the formula, brightest on the slices that matter, for the class that was asked for."""
+"""A map equals its formula, is brightest on the slices that matter, and belongs to the requested class."""
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ SHARP = Affine(np.diag([1e3, 1e3, 1e3, 1]))
 
 
 def explained(known, volume, task=None, method="gradcam", affine=SHARP, top=6, **options):
-    """By one method; of a network with one task, that."""
+    """Return the explanation by one method; task: by default the first of the network."""
     task = task or known.tasks[0]
     return explain(known, volume, affine, task, ExplanationRequest(methods=(method,), top=top, **options))
 
@@ -71,7 +71,7 @@ def test_backbones_that_convolve_and_that_attend_give_a_map_of_the_volume(backbo
 @pytest.mark.parametrize(("task", "target"), [
     ("normal_vs_abnormal", "abnormal"), ("normal_vs_abnormal", "normal"), ("six_class", "otitis media with effusion")])
 @pytest.mark.parametrize("method", ["gradcam", "hirescam"])
-def test_class_activation_is_that_of_the_formula(task, target, method):
+def test_class_activation_equals_the_formula(task, target, method):
     """Selvaraju 2017 (arXiv:1610.02391), equations 1 and 2, and Draelos 2020 (arXiv:2011.08891), equation 3, by hand."""
     known, volume = trained(task), ear()
     found = explained(known, volume, target=target, method=method)
@@ -115,7 +115,7 @@ def test_the_shares_of_both_classes_differ_by_what_the_logit_gains_from_air_to_t
     assert not (each[0] * each[1]).any()
 
 
-def test_integrated_gradients_are_seen_under_a_gaussian_of_some_millimetres():
+def test_integrated_gradients_are_smoothed_by_a_gaussian_of_some_millimetres():
     from scipy.ndimage import gaussian_filter
 
     known = trained(pooling="mean")
@@ -202,7 +202,7 @@ def test_of_several_tasks_each_is_explained_as_by_a_network_that_has_it_alone(na
 
 
 @pytest.mark.parametrize("method", ["gradcam", INTEGRATED])
-def test_looking_leaves_the_network_as_it_was(method):
+def test_explaining_leaves_the_network_unchanged(method):
     known = trained()
     before = {name: tensor.clone() for name, tensor in known.model.state_dict().items()}
     one, two = explained(known, ear(), method=method), explained(known, ear(), method=method)

@@ -1,4 +1,4 @@
-"""Pointing is what a slow count says, and earns nothing where a map does not follow the ear."""
+"""Pointing measures equal a slow count, and reward no map that does not follow the ear."""
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,7 +102,7 @@ def test_a_random_twin_has_other_weights_in_every_layer_and_disturbs_nothing():
             assert not torch.equal(one[name], tensor) and not torch.equal(one[name], other[name]), name
 
 
-def test_the_interval_of_a_ratio_of_few_hits_ends_at_none_or_is_missing():
+def test_the_interval_of_a_ratio_of_few_hits_is_missing_with_a_reason():
     rng = np.random.default_rng(1)
     lesion = rng.random((60, 2, 8, 8)) < 0.02
     lesion[:, 0, 0, 0] = True

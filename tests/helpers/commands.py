@@ -1,4 +1,4 @@
-"""Run a script as its command line would, in this process."""
+"""Scripts run as from the command line, in this process."""
 import contextlib
 import functools
 import importlib.util
@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def script(name: str) -> ModuleType:
+    """Return the module of `scripts/<name>.py`."""
     spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -24,7 +25,7 @@ def script(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """Commands work in this folder, with a configuration folder of their own in it."""
+    """Run commands in this folder, with a configuration folder of its own; yields a MonkeyPatch that ends with it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
@@ -32,7 +33,7 @@ def working_in(folder: Path) -> Iterator[pytest.MonkeyPatch]:
 
 
 def run(name: str, *words: object) -> int:
-    """The exit status of `python scripts/<name>.py <words>`."""
+    """Run `python scripts/<name>.py <words>`; return its exit status."""
     def main() -> int:
         try:
             return script(name).main([str(word) for word in words])

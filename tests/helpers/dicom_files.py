@@ -1,4 +1,4 @@
-"""Small CT series written for a test: any HU, any orientation, any stored-value form. Independent of the phantom's writer."""
+"""Small CT series written as DICOM: any HU, orientation and pixel encoding. Independent of the phantom's writer."""
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,26 +10,38 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittle
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """How HU become stored values."""
+class SeriesFormat:
+    """The pixel encoding of a series, and further attributes of its headers."""
 
     bits: int = 16
+    """BitsStored."""
+
     signed: bool = True
+    """Whether stored values are signed."""
+
     intercept: float = 0.0
+    """RescaleIntercept."""
+
     slope: float = 1.0
+    """RescaleSlope."""
+
     padding: int | None = None
+    """PixelPaddingValue."""
+
     syntax: str = ExplicitVRLittleEndian
-    more: dict[str, object] = field(default_factory=dict)
-    """Further attributes, by keyword."""
+    """UID of the transfer syntax."""
+
+    attributes: dict[str, object] = field(default_factory=dict)
+    """Further attributes by keyword."""
 
 
-PLAIN = Form()
+PLAIN = SeriesFormat()
 
 
 def write_volume(
-    folder: Path, stored: np.ndarray, affine: np.ndarray, form: Form = PLAIN, *, reverse: bool = False
+    folder: Path, stored: np.ndarray, affine: np.ndarray, series_format: SeriesFormat = PLAIN, *, reverse: bool = False
 ) -> list[Path]:
-    """One file a slice, in the order of k or the reverse.
+    """Write one file per slice, in the order of k or the reverse; return the files.
 
     stored (K, rows, columns): stored values, written as they are; affine (4, 4): (k, row, column, 1) to LPS mm.
     """
@@ -47,33 +59,33 @@ def write_volume(
         ds.Manufacturer, ds.ManufacturerModelName, ds.ConvolutionKernel = "SIEMENS", "Sensation 64", "U75u"
         ds.Rows, ds.Columns = stored.shape[1:]
         ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, form.bits, form.bits - 1
-        ds.PixelRepresentation = int(form.signed)
-        ds.RescaleIntercept, ds.RescaleSlope = form.intercept, form.slope
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, series_format.bits, series_format.bits - 1
+        ds.PixelRepresentation = int(series_format.signed)
+        ds.RescaleIntercept, ds.RescaleSlope = series_format.intercept, series_format.slope
         ds.PixelSpacing = [repr(float(round(s, 8))) for s in spacing]
         ds.SliceThickness = "1"
         ds.ImageOrientationPatient = [f"{v:.8f}" for v in (*column_step / spacing[1], *row_step / spacing[0])]
         ds.ImagePositionPatient = [f"{v:.6f}" for v in affine[:3, 3] + k * affine[:3, 0]]
-        if form.padding is not None:
-            ds.add_new("PixelPaddingValue", "SS" if form.signed else "US", form.padding)
-        for keyword, value in form.more.items():
+        if series_format.padding is not None:
+            ds.add_new("PixelPaddingValue", "SS" if series_format.signed else "US", series_format.padding)
+        for keyword, value in series_format.attributes.items():
             setattr(ds, keyword, value)
-        ds.PixelData = stored[k].astype("<i2" if form.signed else "<u2").tobytes()
+        ds.PixelData = stored[k].astype("<i2" if series_format.signed else "<u2").tobytes()
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        if form.syntax != ExplicitVRLittleEndian:
+        if series_format.syntax != ExplicitVRLittleEndian:
             ds["PixelData"].VR = "OW"
-            if pydicom.uid.UID(form.syntax).is_compressed and not pydicom.uid.UID(form.syntax).is_deflated:
-                ds.compress(form.syntax, generate_instance_uid=False)
+            if pydicom.uid.UID(series_format.syntax).is_compressed and not pydicom.uid.UID(series_format.syntax).is_deflated:
+                ds.compress(series_format.syntax, generate_instance_uid=False)
             else:
-                ds.file_meta.TransferSyntaxUID = form.syntax
+                ds.file_meta.TransferSyntaxUID = series_format.syntax
         files.append(folder / f"IM{number:04d}")
         ds.save_as(files[-1], enforce_file_format=True)
     return files
 
 
 def axial(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1.0, 0.5, 0.5)) -> np.ndarray:
-    """The affine (4, 4) of an upright axial volume (k up, rows to the back, columns to the left) centred on the origin."""
+    """Return the affine (4, 4) of an axial volume (k up, rows to the back, columns to the left) centred on the origin."""
     affine = np.zeros((4, 4))
     affine[3, 3] = 1
     affine[[2, 1, 0], [0, 1, 2]] = spacing
@@ -83,12 +95,16 @@ def axial(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1.
 
 def write_enhanced(path: Path, stored: np.ndarray, affine: np.ndarray, *, order: Sequence[int] | None = None,
                    syntax: str = ExplicitVRLittleEndian) -> None:
-    """One enhanced CT file, a frame a slice. stored (K, rows, columns): int16, HU + 1024; order: of the frames."""
+    """Write one enhanced CT file with a frame per slice.
+
+    stored (K, rows, columns): HU + 1024, int16; order: the slices in the order of the frames.
+    """
     row_step, column_step = affine[:3, 1], affine[:3, 2]
     spacing = np.linalg.norm(row_step), np.linalg.norm(column_step)
     order = range(len(stored)) if order is None else order
 
     def group(**values: object) -> Sequence[Dataset]:
+        """Return a functional group: a sequence of one item."""
         item = Dataset()
         for keyword, value in values.items():
             setattr(item, keyword, value)

@@ -1,6 +1,6 @@
-"""Imported once by the process from which those of `apart` are forked: what each of them would else load and draw anew.
+"""Imports and plots that the processes of `helpers.processes` inherit from the server from which they are forked.
 
-Nothing here computes with tensors, which would start threads, and threads do not survive a fork.
+Nothing here computes with tensors: that would start threads, and threads do not survive a fork.
 """
 import tempfile
 import threading
@@ -23,4 +23,4 @@ with tempfile.TemporaryDirectory() as folder:
         table.write(Path(folder) / "table.csv", table.empty())
         table.read(Path(folder) / "table.csv")
 
-tqdm.set_lock(threading.RLock())                                 # its own is one of the system, which a kill would leave there
+tqdm.set_lock(threading.RLock())                                 # its own is a semaphore, which a killed process leaves behind

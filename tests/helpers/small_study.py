@@ -1,4 +1,4 @@
-"""A study without DICOM: a cache of small ear volumes with the manifest and the splits of the commands."""
+"""A small study without DICOM: a cache of small ear volumes, with the manifest and the splits that the commands read."""
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,27 +12,27 @@ from medical_fenlei.ears.store import EarStore
 from medical_fenlei.vocabulary import SIDES, UNLABELLED
 
 Codes = Mapping[str, tuple[int | None, int | None]]
-"""Of each exam the codes of its left and right ear: 0 without a label, None for an ear that is not there."""
+"""Codes of the left and right ear by exam: 0 for an ear without a label, None for an absent ear."""
 
 SPEC = EarSpec(num_slices=16, image_size=32, extent="half")
 SPLITS, MANIFEST, CACHE = "artifacts/splits_dual", "artifacts/manifest_ears.csv", "cache/dual_volumes"
-"""Where the dual route looks for them below the working folder."""
+"""Paths below the working folder, the defaults of the dual route."""
 
 
 def codes_in_turn(names: str, seed: int = 0) -> dict[str, tuple[int, int]]:
-    """An exam for each letter, its ears of the six codes, each of them about equally often."""
+    """Return the codes of one exam per letter; each of the six codes occurs about equally often."""
     order = np.random.default_rng(seed).permutation(np.resize(np.arange(1, 7), 2 * len(names)))
     return {f"exam_{name}": (int(left), int(right)) for name, (left, right) in zip(names, order.reshape(-1, 2), strict=True)}
 
 
 def sets_in_turn(**sizes: int) -> dict[str, dict[str, tuple[int, int]]]:
-    """Sets of so many exams, with the codes of `codes_in_turn`."""
+    """Return sets of these numbers of exams, with the codes of `codes_in_turn`."""
     codes = iter(codes_in_turn("abcdefghijklmnopqrstuvwxyz"[: sum(sizes.values())]).items())
     return {name: dict(itertools.islice(codes, size)) for name, size in sizes.items()}
 
 
 def write_manifest(path: Path, codes: Codes) -> None:
-    """A row an ear that is there."""
+    """Write a manifest with one row per ear that is present; each exam is a patient of its own."""
     rows = [{"exam_id": exam, "side": str(side), "label_code": code} for exam, both in codes.items()
             for side, code in zip(SIDES, both, strict=True) if code is not None]
     frame = pd.DataFrame(rows).assign(
@@ -44,7 +44,7 @@ def write_manifest(path: Path, codes: Codes) -> None:
 
 
 def write_splits(folder: Path, sets: Mapping[str, Codes]) -> None:
-    """`100pct/<set>.csv` of each set."""
+    """Write `100pct/<set>.csv` for each set."""
     for name, codes in sets.items():
         rows = [{"exam_id": exam, "date": "2020-01-01", "label_date": "2020-01-01", "date_match": True,
                  "ambiguous_match": False, "exam_relpath": exam, "series_relpath": f"{exam}/bone", "n_instances": 9,
@@ -54,7 +54,7 @@ def write_splits(folder: Path, sets: Mapping[str, Codes]) -> None:
 
 
 def write_volumes(store: EarStore, codes: Codes) -> None:
-    """Both ears of every exam, also of those that are not there: noise, on it a block that grows with the code."""
+    """Write both ears of every exam, absent ones too: noise with a bright block that grows with the code."""
     store.write_spec()
     for number, (exam, both) in enumerate(codes.items()):
         for e, (side, code) in enumerate(zip(SIDES, both, strict=True)):
@@ -65,7 +65,7 @@ def write_volumes(store: EarStore, codes: Codes) -> None:
 
 
 def write_study(folder: Path, sets: Mapping[str, Codes], spec: EarSpec = SPEC) -> EarStore:
-    """All of it below a folder, where train_dual and train_ear2d can be run."""
+    """Write volumes, manifest and splits below a folder, where train_dual and train_ear2d can run; return the cache."""
     everything = {exam: both for codes in sets.values() for exam, both in codes.items()}
     store = EarStore(folder / CACHE, spec)
     write_volumes(store, everything)

@@ -1,10 +1,10 @@
-"""Exams in a folder of any layout: what belongs together, what it is called, and that nobody is named."""
+"""Exams in a folder of any layout: which files belong together, how the exam is named, and that no patient is."""
 import shutil
 
 import numpy as np
 import pydicom
 import pytest
-from helpers.dicom_files import Form, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_volume
 
 from medical_fenlei.dicom.header import Identity
 from medical_fenlei.errors import UserError
@@ -20,7 +20,7 @@ def write(folder, study, patient="P123", **more):
     header = {"StudyInstanceUID": f"1.2.{study}", "SeriesInstanceUID": f"1.2.{study}.{more.pop('series', 1)}",
               "PatientID": patient, "PatientName": f"Somebody^{patient}", "PatientBirthDate": "19340217",
               "StudyDate": "20200102", **more}
-    files = write_volume(folder, np.zeros(SHAPE, int), axial(SHAPE, SPACING), Form(more=header))
+    files = write_volume(folder, np.zeros(SHAPE, int), axial(SHAPE, SPACING), SeriesFormat(attributes=header))
     for path in files:                                           # flat layouts hold files of several exams side by side
         path.rename(path.with_name(f"{study}_{more.get('ConvolutionKernel', '')}_{path.name}"))
 
@@ -87,13 +87,13 @@ def test_two_patients_within_one_series_are_noticed(tmp_path):
         refuse_several_patients(files)
 
 
-def test_without_a_study_s_name_folders_tell_exams_apart(tmp_path):
+def test_without_a_study_uid_folders_separate_exams(tmp_path):
     for folder in ("a/s1", "a/s2", "b/s1"):
         write(tmp_path / folder, 1, StudyInstanceUID="", SeriesInstanceUID=f"1.2.{folder[-1]}{ord(folder[0])}")
     assert list(found(tmp_path)[0]) == ["a", "b"]
 
 
-def test_a_series_that_goes_on_in_another_folder_is_told(tmp_path):
+def test_a_series_that_continues_in_another_folder_is_reported(tmp_path):
     write(tmp_path / "e/one", 1)
     (tmp_path / "e/two").mkdir()
     for path in sorted((tmp_path / "e/one").iterdir())[5:]:
@@ -104,7 +104,7 @@ def test_a_series_that_goes_on_in_another_folder_is_told(tmp_path):
     assert found(tmp_path)[0]["e"].problems == ()
 
 
-def test_what_is_no_image_is_told_with_the_exam_it_lies_in(tmp_path):
+def test_a_file_that_is_not_an_image_is_reported_with_its_exam(tmp_path):
     write(tmp_path / "e", 1)
     (tmp_path / "e/notes.txt").write_text("x")
     (tmp_path / "README").write_text("x")
@@ -124,7 +124,7 @@ def test_a_folder_that_names_its_patient_or_a_day_does_not_name_the_exam(tmp_pat
         assert word not in told.lower()
 
 
-def test_a_short_name_is_hidden_by_itself_and_not_within_words():
+def test_a_short_name_is_redacted_by_itself_and_not_within_words():
     redactor = Redactor([Identity("", "", "Li^Wu", "")])
     assert redactor.hide("li/slices_of_li, wuhan") == "…/slices_of_…, wuhan" and "Li" not in repr(redactor)
     assert Redactor([Identity("", "", "金丝雀^李", "")]).hide("x金丝雀y") == "x…y"

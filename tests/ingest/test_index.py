@@ -1,4 +1,4 @@
-"""What of the sheet and of the disk finds together, and what the account says of the rest."""
+"""The label sheet is matched with the folders on disk, and every row and folder without a match is accounted for."""
 import re
 
 import numpy as np
@@ -34,7 +34,7 @@ def test_a_folder_is_named_by_its_id_however_it_is_typed(tmp_path):
 
 
 def index_of(base, ids):
-    """Of a sheet with these exams, each labelled 5 and 1 on the first of February."""
+    """Return the index of a sheet with these exams, each labelled 5 and 1 on the first of February."""
     labels = pd.DataFrame([(exam_id, "2024-02-01", 5, 1) for exam_id in ids],
                           columns=["exam_id", "label_date", "left_code", "right_code"])
     return build_index(LabelSheet(labels, len(labels), [], ""), find_exams(base), base=base, workers=1,
@@ -51,20 +51,20 @@ def bone(folder, slices=40):
     ("2024年2月1日", "2024-02-01"), ("2024-13-45", "2024-13-45"), ("export/20240210/2024-02-01", "2024-02-01"),
     ("2024-02-01/2024-02-02", "2024-02-02"),
 ])
-def test_a_date_folder_is_known_however_it_is_spelt_and_the_innermost_counts(tmp_path, name, date):
+def test_a_date_folder_is_recognised_in_any_notation_and_the_innermost_counts(tmp_path, name, date):
     (tmp_path / name / "20200105").mkdir(parents=True)           # an id like a date
     exam, = find_exams(tmp_path).exams
     assert (exam.exam_id, exam.date, exam.relpath) == ("20200105", date, f"{name}/20200105")
 
 
 @pytest.mark.parametrize("name", ["01.02.2024", "2024-02-01_a", "20241301", "18000101", "2024.2-1"])
-def test_what_is_no_date_or_can_be_read_in_two_ways_is_no_date_folder(tmp_path, name):
+def test_a_name_that_is_not_one_definite_date_is_not_a_date_folder(tmp_path, name):
     (tmp_path / name / "001").mkdir(parents=True)
     with pytest.raises(UserError, match=f"found there: {re.escape(name)}"):
         find_exams(tmp_path)
 
 
-def test_a_base_that_is_a_date_folder_itself_is_told_so(tmp_path):
+def test_a_base_that_is_a_date_folder_itself_is_reported(tmp_path):
     (tmp_path / "2024-02-01" / "001").mkdir(parents=True)
     with pytest.raises(UserError, match="is a date folder itself: name the folder above it"):
         find_exams(tmp_path / "2024-02-01")
@@ -92,7 +92,7 @@ def test_a_missing_exam_is_listed_with_the_places_that_have_a_similar_name(tmp_p
     assert index.counts["of these, elsewhere under a similar name"] == 6
 
 
-def test_counts_that_stand_one_deeper_add_up_to_the_one_above(tmp_path):
+def test_indented_counts_add_up_to_the_one_above(tmp_path):
     base = tmp_path / "data"
     for number, slices in enumerate((40, 40, 40, 20)):
         bone(base / "2024-02-01" / f"{number:03d}" / "SE1", slices)
@@ -127,7 +127,7 @@ def test_of_an_exam_in_two_folders_one_is_chosen_and_the_other_has_a_reason(tmp_
     assert index.faults == 0 and index.counts["files of chosen series"] == index.counts["files of other series"] == 40
 
 
-def test_why_an_exam_has_no_series_is_said_in_one_row(tmp_path):
+def test_one_row_states_why_an_exam_has_no_series(tmp_path):
     base = tmp_path / "data"
     folder = base / "2024-02-01"
     bone(folder / "001" / "SE1", 5)
@@ -144,7 +144,7 @@ def test_why_an_exam_has_no_series_is_said_in_one_row(tmp_path):
     assert set(index.rejects.detail[index.rejects.reason == "not_dicom"]) == {"the file is empty: copy it again"}
 
 
-def test_an_exam_that_cannot_be_read_at_all_is_no_missing_one(tmp_path, monkeypatch):
+def test_an_unreadable_exam_does_not_count_as_missing(tmp_path, monkeypatch):
     base = tmp_path / "data"
     bone(base / "2024-02-01" / "001" / "SE1")
     monkeypatch.setattr("medical_fenlei.ingest.scan.read_stacks", lambda folder: 1 / 0)

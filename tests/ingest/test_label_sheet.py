@@ -1,4 +1,4 @@
-"""What a cell of the label sheet means, what happens to one that means nothing, and in how many ways a sheet may be written."""
+"""A label sheet is read in every common notation, and every unusable cell is reported."""
 import datetime
 import io
 import re
@@ -63,7 +63,7 @@ def test_a_label_is_read_in_every_form_it_is_written(cell, code):
     "7：其他", "0", "正常？", "5：中耳胆脂瘤", "51", "左", 7, 0, 5.5, True, "#N/A", "1,2", "1：慢性化脓性中耳炎 2：中耳胆脂瘤",
     "5：正常？", "5：中耳胆脂瘤术后", "-5", "5级", datetime.datetime(2024, 5, 1), "2: normal",
 ])
-def test_a_label_that_is_none_or_contradicts_itself_is_refused(cell):
+def test_an_invalid_or_contradictory_label_is_refused(cell):
     with pytest.raises(ValueError):
         parse_code(cell)
 
@@ -103,12 +103,12 @@ def test_dates_in_every_form_they_are_written(cell, date):
     "2023-13-01", "2023-02-30", "soon", "05.01.2020", "1/5/2020", "20-1-5", 12, 1e9, datetime.time(8, 30), "#VALUE!",
     "0023-01-05", "99999",
 ])
-def test_a_date_that_is_none_or_can_be_read_in_two_ways_is_refused(cell):
+def test_an_invalid_or_ambiguous_date_is_refused(cell):
     with pytest.raises(ValueError):
         parse_date(cell)
 
 
-def test_numbers_count_days_from_where_the_file_says():
+def test_numbers_count_days_in_the_date_system_of_the_file():
     assert parse_date(43591, datetime.date(1904, 1, 1)) == "2023-05-07"
 
 
@@ -191,7 +191,7 @@ def test_a_header_of_two_rows_and_hidden_rows_and_columns_are_read(tmp_path):
     assert codes(read) == {"1": (5, 1), "2": (5, 2)} and not read.rejects
 
 
-def test_rows_that_say_nothing_of_an_exam_are_no_fault(tmp_path):
+def test_rows_without_an_exam_are_not_faults(tmp_path):
     rows = [["1", "", 5, 5], [], COLUMNS, ["2", "", 5, 5], ["", "", "", "", "合计 2"]]
     sheet = read_label_sheet(write_sheet(tmp_path / "a.xlsx", rows))
     assert list(codes(sheet)) == ["1", "2"] and not sheet.rejects and sheet.rows == 2
@@ -247,7 +247,7 @@ def test_the_value_of_a_formula_is_what_excel_computed(tmp_path):
     assert codes(read_label_sheet(path)) == {"1": (5, 5)}
 
 
-def test_strings_that_multiply_when_they_are_read_are_refused(tmp_path):
+def test_xml_entities_are_refused(tmp_path):
     path = write_sheet(tmp_path / "a.xlsx", [["1", "", 5, 5]])
     path.write_bytes(changed(path, rb"^", b'<!DOCTYPE s [<!ENTITY a "lol"><!ENTITY b "&a;&a;">]>'))
     with pytest.raises(UserError, match=r"cannot be read as a label sheet \(EntitiesForbidden\)"):
@@ -273,7 +273,7 @@ def test_a_file_that_cannot_be_read_is_one_line_that_says_what_to_do(tmp_path, n
     assert name in str(caught.value) and len(str(caught.value).splitlines()) == 1 and "张三" not in str(caught.value)
 
 
-def test_a_workbook_that_swells_when_unpacked_is_refused(tmp_path, monkeypatch):
+def test_a_workbook_that_expands_too_far_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("medical_fenlei.ingest.spreadsheet.LARGEST", 1000)
     with pytest.raises(UserError, match="unpacked"):
         read_label_sheet(write_sheet(tmp_path / "a.xlsx", []))
@@ -291,7 +291,7 @@ def test_a_missing_sheet_or_column_is_one_line(tmp_path):
         only_sheet(tmp_path / "none")
 
 
-def test_a_cell_is_quoted_but_for_words_that_no_diagnosis_has(tmp_path):
+def test_a_cell_is_quoted_without_words_that_no_diagnosis_has(tmp_path):
     cells = ["7：未知", "5：中耳胆脂瘤？", "张三", "2 or 3", "5：normal?"]
     sheet = read_label_sheet(write_sheet(tmp_path / "labels.csv", [[str(n), "", cell, ""] for n, cell in enumerate(cells)]))
     quoted = [reject["detail"].partition("got ")[2].partition(", ")[0] for reject in sheet.rejects]
@@ -300,11 +300,11 @@ def test_a_cell_is_quoted_but_for_words_that_no_diagnosis_has(tmp_path):
 
 @pytest.mark.parametrize("cell", ["4：胆脂瘤", "1：分泌性", "2：胆固醇", "3：化脓性中耳炎", "5：异常", "5：不正常",
                                   "5 : abnormal", "1：慢性化脓性中耳炎并胆脂瘤"])
-def test_words_that_tell_another_diagnosis_than_the_code_are_refused(cell):
+def test_words_of_another_diagnosis_than_the_code_are_refused(cell):
     with pytest.raises(ValueError, match="disagree"):
         parse_code(cell)
 
 
 @pytest.mark.parametrize(("cell", "code"), [("2：胆脂瘤", 2), ("3：分泌性", 3), ("6：其他（胆脂瘤术后）", 6), ("5：正常", 5)])
-def test_words_that_tell_the_code_itself_are_taken(cell, code):
+def test_words_of_the_diagnosis_of_the_code_are_accepted(cell, code):
     assert parse_code(cell) == code

@@ -1,9 +1,9 @@
-"""What the manifest says of an exam beside its ears: patient, study, subgroup, scanner."""
+"""Facts of an exam in the manifest: patient, study, subgroups and scanner."""
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from helpers.dicom_files import Form, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_volume
 
 from medical_fenlei import tables
 from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, doubtful_patients
@@ -13,11 +13,12 @@ SHAPE = (4, 16, 16)
 
 
 def manifest_of(base, headers):
-    """Of an exam for each header, in turn."""
+    """Return the manifest of one exam per header."""
     rows = []
     for number, header in enumerate(headers):
         exam = f"{number:04d}"
-        write_volume(base / exam, np.random.default_rng(number).integers(-1000, 2000, SHAPE), axial(SHAPE), Form(more=header))
+        hu = np.random.default_rng(number).integers(-1000, 2000, SHAPE)
+        write_volume(base / exam, hu, axial(SHAPE), SeriesFormat(attributes=header))
         rows.append({"exam_id": exam, "date": "2020-01-01", "label_date": "2020-01-01", "date_match": True,
                      "ambiguous_match": False, "exam_relpath": exam, "series_relpath": exam, "n_instances": 4,
                      "left_code": 5, "right_code": 1, "series_reason": ""})
@@ -57,7 +58,8 @@ def exam_of(base, series):
     """Manifest and rejects of one exam whose series, by folder, have such headers: of a list its halves, lower and upper."""
     for folder, header in series.items():
         whole = np.random.default_rng(0).integers(-1000, 2000, SHAPE)
-        files = write_volume(base / "1" / folder, whole, axial(SHAPE), Form(more=header if isinstance(header, dict) else {}))
+        of_all = SeriesFormat(attributes=header if isinstance(header, dict) else {})
+        files = write_volume(base / "1" / folder, whole, axial(SHAPE), of_all)
         for number, more in enumerate(header if isinstance(header, list) else []):
             for path in files[2 * number:2 * number + 2]:
                 dataset = pydicom.dcmread(path)

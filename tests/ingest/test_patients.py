@@ -1,4 +1,4 @@
-"""Who is the same person, without saying who."""
+"""Exams of one patient share a keyed hash that does not identify the patient."""
 import hashlib
 import stat
 

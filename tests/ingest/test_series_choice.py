@@ -1,4 +1,4 @@
-"""The trap collection: real files in every way that exports go wrong, and for each the verdict and the reason expected."""
+"""A collection of faulty exports, written as real files: the right series is chosen, every other has the expected reason."""
 import json
 import os
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from helpers.dicom_files import Form, axial, write_enhanced, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_enhanced, write_volume
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,
@@ -44,7 +44,7 @@ def series(folder, shape=SHAPE, spacing=(1.0, 6.0, 6.0), *, x=0.0, turn=(0, 1, 2
     affine = axial(shape, spacing)
     affine[0, 3] += x
     hu = np.resize(HU, shape)
-    return write_volume(folder, hu, affine[list(turn)], Form(more=more))
+    return write_volume(folder, hu, affine[list(turn)], SeriesFormat(attributes=more))
 
 
 SOFT = {"ConvolutionKernel": "H30s"}
@@ -55,12 +55,12 @@ SCOUT = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
 
 @dataclass
 class Trap:
-    """What `make` writes below an exam's folder, which series of it is right, and what is said of the others."""
+    """An exam that `make` writes: which of its series is right, and the expected reasons for the others."""
 
     make: object
     right: str | None = "bone"
     verdicts: dict[str, str] = field(default_factory=dict)
-    """By folder: reason code of its series."""
+    """Reason code of a series by folder."""
 
     rejects: dict[str, int] = field(default_factory=dict)
     """Further reason codes, of files and folders, and how often."""
@@ -215,7 +215,7 @@ def junk_among_the_slices(exam):
 
 
 def bomb(exam):
-    path = write_volume(exam / "deflated", HU[:1], WHOLE, Form(syntax=DeflatedExplicitVRLittleEndian))[0]
+    path = write_volume(exam / "deflated", HU[:1], WHOLE, SeriesFormat(syntax=DeflatedExplicitVRLittleEndian))[0]
     whole = path.read_bytes()
     shutil.rmtree(exam / "deflated")
     start = 144 + int.from_bytes(whole[140:144], "little")
@@ -293,7 +293,7 @@ def another_image_at_the_same_place(exam):
 def a_tilted_gantry(exam):
     affine = WHOLE.copy()
     affine[1, 0] = np.tan(np.radians(15))
-    write_volume(exam / "a", HU, affine, Form(more={"GantryDetectorTilt": "0"}))
+    write_volume(exam / "a", HU, affine, SeriesFormat(attributes={"GantryDetectorTilt": "0"}))
     series(exam / "b", **SOFT)
 
 
@@ -328,7 +328,7 @@ def wide_reconstructions_of_one_ear(exam):
 def rows_columns_and_slices_stored_the_other_way_round(exam):
     affine = WHOLE * [-1, -1, -1, 1]
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2)
-    write_volume(exam / "bone", HU[::-1, ::-1, ::-1], affine, Form(more={"PatientPosition": "FFP"}), reverse=True)
+    write_volume(exam / "bone", HU[::-1, ::-1, ::-1], affine, SeriesFormat(attributes={"PatientPosition": "FFP"}), reverse=True)
 
 
 @trap(right="all")
@@ -391,7 +391,7 @@ def collection(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", TRAPS)
-def test_the_right_series_is_chosen_and_a_reason_stands_for_each_other(collection, name):
+def test_the_right_series_is_chosen_and_every_other_has_a_reason(collection, name):
     base, index, _ = collection
     made, row = TRAPS[name], index.table.set_index("exam_id").loc[name]
     folder = f"2024-02-01/{name}"
@@ -413,7 +413,7 @@ def test_the_right_series_is_chosen_and_a_reason_stands_for_each_other(collectio
         assert opened.shape[0] == found.slices[got] and opened.slice(3).dtype == np.int16
 
 
-def test_what_is_no_dicom_is_told_by_what_it_is(collection):
+def test_a_file_that_is_not_dicom_is_reported_by_its_kind(collection):
     _, index, _ = collection
     said = index.rejects[index.rejects.exam_id == "archives_and_an_empty_file"].set_index("file").detail
     assert {file.rpartition("/")[2]: detail for file, detail in said.items()} == {
@@ -423,7 +423,7 @@ def test_what_is_no_dicom_is_told_by_what_it_is(collection):
     assert "got SOP class Secondary Capture Image Storage" in set(kinds)
 
 
-def test_lines_of_a_kept_scan_that_are_no_scans_are_passed_over(collection, tmp_path):
+def test_lines_of_a_stored_scan_that_are_not_scans_are_skipped(collection, tmp_path):
     base, index, kept = collection
     scan = tmp_path / "scan.jsonl"
     scan.write_bytes(b'[1]\n{"version": 2}\n{"version": 2, "exam": 3}\nrubbish\n' + kept.read_bytes())
@@ -449,7 +449,7 @@ def test_the_manifest_has_for_each_ear_the_facts_of_its_own_series(collection):
     assert resampled.slice_increment_mm.tolist() == [1, 1] and resampled.n_instances.tolist() == [39, 39]
 
 
-def test_the_tables_can_be_written_and_read_whatever_folders_are_called(collection, tmp_path):
+def test_the_tables_can_be_written_and_read_whatever_the_names_of_folders(collection, tmp_path):
     _, index, _ = collection
     for table, frame in ((tables.INDEX, index.table), (tables.SERIES, index.series), (tables.REJECTS, index.rejects)):
         table.write(tmp_path / "t.csv", frame)
@@ -552,7 +552,7 @@ def test_a_scan_that_was_cut_short_goes_on_and_torn_lines_are_read_again(collect
     assert len(read) == len(set(read)) == len(TRAPS) - 5         # an empty line first: five of six were whole
 
 
-def test_what_cannot_be_listed_has_a_row(collection, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_listed_has_a_row(collection, tmp_path, monkeypatch):
     base = collection[0]
     scandir, opened = os.scandir, os.open
 
@@ -576,13 +576,13 @@ def test_what_cannot_be_listed_has_a_row(collection, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("outer", ["20240601", "2024.06.01", "2024-06-01"])
-def test_a_wrapper_called_like_a_date_is_a_wrapper(tmp_path, outer):
+def test_a_wrapper_named_like_a_date_is_not_the_date_of_its_exams(tmp_path, outer):
     for below in ("hospital A/2024-02-01/E1", "2024-02-01/E2"):
         (tmp_path / outer / below / "s").mkdir(parents=True)
     assert [(exam.exam_id, exam.date) for exam in find_exams(tmp_path).exams] == [("E1", "2024-02-01"), ("E2", "2024-02-01")]
 
 
-def test_what_a_disk_refused_once_is_tried_again(tmp_path, monkeypatch):
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     exam = tmp_path / "2024-02-01/e"
     series(exam / "bone")
     scan, real, refused = tmp_path / "scan.jsonl", scan_module.read_stacks, []
@@ -599,7 +599,7 @@ def test_what_a_disk_refused_once_is_tried_again(tmp_path, monkeypatch):
         assert len(outcome.value.series) == series_found
 
 
-def test_lines_of_a_scan_that_make_no_sense_are_passed_over(tmp_path):
+def test_lines_of_a_stored_scan_with_invalid_fields_are_skipped(tmp_path):
     series(tmp_path / "2024-02-01/e/bone")
     scan = tmp_path / "scan.jsonl"
     (first, listing), = scan_exams(tmp_path, ["2024-02-01/e"], scan, workers=1)

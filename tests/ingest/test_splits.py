@@ -1,4 +1,4 @@
-"""Patients stay whole, classes stay proportional, smaller amounts lie inside larger ones."""
+"""Splits keep patients together and classes proportional; smaller amounts of data are subsets of larger ones."""
 import json
 
 import numpy as np
@@ -79,7 +79,7 @@ def test_sizes_are_the_shares_of_patients_asked_for(table):
     assert len(people(splits[20]["train"], patients)) == pytest.approx(0.2 * number["train"], abs=1)
 
 
-def test_no_patient_stands_on_both_sides(table):
+def test_no_patient_is_in_two_sets(table):
     for index, patients in (table, *small_tables()):
         manifest = pd.DataFrame({"exam_id": list(patients), "patient_key": list(patients.values())})
         for folds in (0, 4):
@@ -268,7 +268,7 @@ def test_the_script_writes_folds_that_are_splits_folders_and_the_leakage_check_f
         tables.read_split(root, 20)
 
 
-def test_the_script_says_what_an_earlier_call_left(here, capsys):
+def test_the_script_warns_about_folders_of_an_earlier_call(here, capsys):
     assert split("--out-dir", "s", "--folds", 3) == 0 and "earlier call" not in capsys.readouterr().err
     assert split("--out-dir", "s", "--folds", 2, "--ratios", "0.2,1.0") == 0
     said = capsys.readouterr().err
@@ -300,14 +300,14 @@ def test_the_script_takes_a_validation_set_from_a_split_or_a_table(here, capsys,
     (("--folds", 1), "--folds: got 1"), (("--folds", 1000), "fewer than the 1001 sets"),
     (("--min-per-class", 30), "--min-per-class 30: code 1: "),
 ])
-def test_what_cannot_be_divided_so_is_one_line_with_status_2_and_nothing_is_written(here, capsys, words, says):
+def test_an_impossible_split_is_one_line_with_status_2_and_nothing_is_written(here, capsys, words, says):
     (here / "other.csv").write_text("exam_id\nnone\n")
     assert split("--out-dir", "s", *words) == 2
     said = capsys.readouterr().err
     assert says in said and len(said.splitlines()) == 1 and not (here / "s").exists()
 
 
-def test_a_minimum_that_was_not_asked_for_only_warns(here, capsys):
+def test_a_minimum_that_was_not_requested_only_warns(here, capsys):
     index = tables.INDEX.read(here / "artifacts/dataset_index.csv")
     ears = np.flatnonzero((index.left_code == 4) | (index.right_code == 4))
     tables.INDEX.write(here / "few.csv", index.drop(ears[1:]))

@@ -1,4 +1,4 @@
-"""The same scan under other names: planted copies are found, whatever was done to them, and different ears are not."""
+"""Copies of a scan under other ids are found in any encoding, and different scans are not taken for copies."""
 import re
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pydicom
 import pytest
 from helpers.commands import run
-from helpers.dicom_files import Form, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, write_volume
 from helpers.small_study import SPEC
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 
@@ -47,12 +47,13 @@ def collection(tmp_path_factory):
     here = tmp_path_factory.mktemp("collection")
     base = here / "data/medical_data_2"
     for exam in ("000", "001", "006"):
-        write_volume(base / exam, hu_of(int(exam)), axial(SHAPE, SPACING), Form(more={"PatientID": WHO[exam]}))
+        write_volume(base / exam, hu_of(int(exam)), axial(SHAPE, SPACING), SeriesFormat(attributes={"PatientID": WHO[exam]}))
     sent_again(base / "000", base / "002", WHO["002"])
-    other = Form(more={"PatientID": "B"}, signed=False, intercept=-1024, syntax=JPEGLSLossless)
+    other = SeriesFormat(attributes={"PatientID": "B"}, signed=False, intercept=-1024, syntax=JPEGLSLossless)
     write_volume(base / "003", hu_of(1) + 1024, axial(SHAPE, SPACING), other, reverse=True)
     for exam in ("004", "005"):
-        write_volume(base / exam, np.full(SHAPE, -1000), axial(SHAPE, SPACING), Form(more={"PatientID": WHO[exam]}))
+        empty = SeriesFormat(attributes={"PatientID": WHO[exam]})
+        write_volume(base / exam, np.full(SHAPE, -1000), axial(SHAPE, SPACING), empty)
     index = tables.INDEX.frame([
         {"exam_id": exam, "date": "2020-01-01", "label_date": "2020-01-01", "date_match": True, "ambiguous_match": False,
          "exam_relpath": exam, "series_relpath": exam, "n_instances": SHAPE[0], "left_code": 5, "right_code": 1,
@@ -121,7 +122,7 @@ def test_before_any_split_a_copy_under_another_patient_is_a_leak_and_under_the_s
     assert status == 1 and out.count(COPIES) == 1 and "1 groups of exams hold the same, within" in err
 
 
-def test_a_split_by_exam_is_blamed_for_what_it_parts_only_where_the_patients_differ(split, capsys):
+def test_a_split_by_exam_fails_only_for_copies_under_different_patients(split, capsys):
     split(by_patient=False, train=["000", "001"], val=["003", "006"])
     status, out, err = check(capsys, "--pixels")
     assert status == 1 and COPIES in out                         # in no set together: nothing keeps them so
@@ -130,7 +131,7 @@ def test_a_split_by_exam_is_blamed_for_what_it_parts_only_where_the_patients_dif
     assert status == 0 and "made without --patient-split" in err and "2 groups of exams" in err
 
 
-def test_the_cache_tells_it_without_decoding_anything(split, here, capsys):
+def test_the_cache_suffices_to_find_copies_without_decoding(split, here, capsys):
     split(train=["000", "001", "003"], val=["002", "006"])
     flags = ("--num-slices", 4, "--image-size", 32, "--crop-mm", 40, "--num-workers", 1)
     assert run("build_cache_ears", "--splits-root", "artifacts/splits_dual", *flags) == 0
@@ -161,7 +162,7 @@ def test_one_exam_in_two_sets_is_a_leak_of_any_split(split, capsys):
     assert status == 1 and "LEAKAGE: 1 exams are in several sets of one split" in out
 
 
-def test_a_series_that_cannot_be_decoded_is_said_and_the_others_are_looked_at(collection, here, capsys):
+def test_a_series_that_cannot_be_decoded_is_reported_and_the_others_are_checked(collection, here, capsys):
     (here / "data").unlink()
     base = here / "data/medical_data_2"
     for exam in ("000", "002", "006"):
@@ -176,7 +177,7 @@ def test_a_series_that_cannot_be_decoded_is_said_and_the_others_are_looked_at(co
     assert check(capsys, "--pixels", "--dicom-base", "nowhere")[0] == 2
 
 
-def test_a_run_is_checked_by_what_it_used(split, here, capsys):
+def test_a_run_is_checked_with_the_splits_that_it_used(split, here, capsys):
     from medical_fenlei import settings
     from medical_fenlei.config import EAR_ROUTE
     from medical_fenlei.files import sha256
@@ -244,7 +245,7 @@ def frame(**sets):
     return Split(folder=Path(), sets={name: pd.DataFrame({"exam_id": exams}) for name, exams in sets.items()}, by_patient=True)
 
 
-def test_exams_that_nobody_knows_any_more_do_not_count():
+def test_exams_missing_from_manifest_and_splits_do_not_count():
     marks = pd.DataFrame({"exam_id": ["1", "gone", "2", "unknown"], "evidence": "e", "mark": ["x", "x", "y", "y"]})
     manifest = pd.DataFrame({"exam_id": ["1", "2"], "patient_key": ["p", "q"]})
     assert shared_marks(marks, manifest, []).empty
@@ -252,6 +253,6 @@ def test_exams_that_nobody_knows_any_more_do_not_count():
     assert found.exam_ids.tolist() == ["2; unknown"] and found.leak.all() and found.patient_keys.tolist() == ["q; unknown"]
 
 
-def test_nothing_alike_is_an_empty_table():
+def test_without_copies_the_table_is_empty():
     manifest = pd.DataFrame({"exam_id": ["1", "2"], "patient_key": ["p", "q"], "study_key": ["s", "t"]})
     assert shared_marks(study_marks(manifest), manifest, []).empty and shared_exams([frame(train=["1"], val=["2"])]).empty

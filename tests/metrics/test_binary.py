@@ -1,4 +1,4 @@
-"""Measures of two classes, against scikit-learn and slow loops."""
+"""Measures of two classes equal scikit-learn and slow loops."""
 import numpy as np
 import pytest
 from sklearn.metrics import (

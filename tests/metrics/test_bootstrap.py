@@ -1,4 +1,4 @@
-"""Intervals by patient, against a bootstrap that copies rows and against known true values."""
+"""Intervals that resample patients equal a bootstrap that copies rows, and have their nominal coverage."""
 import math
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Temperature and operating points."""
+"""Temperatures are recovered, and operating points do what their names say."""
 import numpy as np
 import pytest
 from scipy.special import expit, softmax

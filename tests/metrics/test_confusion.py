@@ -1,4 +1,4 @@
-"""Confusion matrices and measures of each class, against scikit-learn."""
+"""Confusion matrices and measures of each class equal scikit-learn."""
 import warnings
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The analytic variance of an AUROC, against a published example, a slow double loop, and a jackknife of patients."""
+"""The analytic variance of an AUROC equals a published example, a slow double loop, and a jackknife of patients."""
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Measures of six classes, against scikit-learn."""
+"""Measures of six classes equal scikit-learn."""
 import numpy as np
 import pytest
 from sklearn.metrics import (

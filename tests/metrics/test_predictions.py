@@ -1,4 +1,4 @@
-"""Measures and intervals of the predictions of one or several tasks."""
+"""Measures and intervals of the predictions of one or several tasks equal those of each task by itself."""
 import math
 import warnings
 

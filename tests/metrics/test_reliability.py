@@ -1,4 +1,4 @@
-"""Calibration measures, against scikit-learn and slow loops."""
+"""Calibration measures equal scikit-learn and slow loops."""
 import itertools
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Pooling over slices, the network of an ear, and the weights it starts from."""
+"""Pooling over slices, the 2D network of an ear, and the weights that it starts from."""
 import numpy as np
 import pytest
 import timm
@@ -49,13 +49,13 @@ def test_pooling_gives_one_vector_an_ear_and_attention_that_sums_to_one(name, sl
         torch.testing.assert_close(attention.sum(1), torch.ones(N))
 
 
-def test_mean_and_max_are_those_of_numpy(slices):
+def test_mean_and_max_equal_numpy(slices):
     np.testing.assert_allclose(POOLINGS["mean"](D)(slices)[0], slices.numpy().mean(1), atol=1e-6)
     np.testing.assert_array_equal(POOLINGS["max"](D)(slices)[0], slices.numpy().max(1))
 
 
 @pytest.mark.parametrize("name", ["attention", "gated_attention"])
-def test_attention_is_the_formula_of_the_paper(name, slices):
+def test_attention_equals_the_formula_of_the_paper(name, slices):
     pooling = POOLINGS[name](D)
     given = {key: value.double().numpy() for key, value in pooling.state_dict().items()}
     h = slices.double().numpy()

@@ -1,4 +1,4 @@
-"""Answers for new exams, through the script: those of the main route, or a refusal that says why."""
+"""New exams get the predictions of the main route, or a refusal with its reason."""
 import json
 import re
 import shutil
@@ -94,7 +94,7 @@ def of_class(found, name):
     return found[found["class"] == name].set_index(["exam_id", "side"]).probability
 
 
-def test_the_answers_are_those_of_the_main_route(here):
+def test_predictions_are_those_of_the_main_route(here):
     bring(here, validation())
     assert predict("--top-k", 0) == 0
     known = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv").set_index(["exam_id", "side"])
@@ -122,7 +122,7 @@ def test_every_class_of_several_has_its_probability(here):
         assert set(own.decision) == {task.class_names[row.y_pred]} and own.threshold.isna().all()
 
 
-def test_a_network_of_several_tasks_answers_each_or_those_asked_for(here):
+def test_a_network_of_several_tasks_predicts_each_or_those_requested(here):
     bring(here, validation()[:1])
     assert predict(checkpoint=TWO) == 0
     found = answers(here)
@@ -132,7 +132,7 @@ def test_a_network_of_several_tasks_answers_each_or_those_asked_for(here):
     assert set(answers(here).task) == {"cholesteatoma_vs_csoma"} and predict("--label-task", "six_class", checkpoint=TWO) == 2
 
 
-def test_calibration_moves_probabilities_and_thresholds_as_it_says(here):
+def test_calibration_changes_probabilities_and_thresholds_by_its_own_values(here):
     bring(here, validation()[:2])
     assert predict("--top-k", 0) == 0
     before = of_class(answers(here), "abnormal")
@@ -150,7 +150,7 @@ def test_calibration_moves_probabilities_and_thresholds_as_it_says(here):
     assert predict("--point", "none") == 2
 
 
-def test_what_was_answered_before_is_not_done_again(here, capsys):
+def test_an_exam_that_was_predicted_before_is_not_predicted_again(here, capsys):
     bring(here, validation()[:2])
     assert predict() == 0 and "0 of them answered before" in capsys.readouterr().out
     written = {name: (here / "answers" / name).read_bytes() for name in ("predictions.csv", "predictions.json", "page.html")}
@@ -163,7 +163,7 @@ def test_what_was_answered_before_is_not_done_again(here, capsys):
     assert predict(checkpoint=SIX) == 0 and "0 of them answered before" in capsys.readouterr().out
 
 
-def test_a_network_that_cannot_be_explained_answers_without_pictures_and_only_once(here, capsys, monkeypatch):
+def test_a_network_that_cannot_be_explained_predicts_without_pictures_and_only_once(here, capsys, monkeypatch):
     def refuse(*given):
         raise UserError("this backbone does not name its stages")
 
@@ -175,7 +175,7 @@ def test_a_network_that_cannot_be_explained_answers_without_pictures_and_only_on
     assert (answers(here).decision != "").all() and (answers(here).picture == "").all()
 
 
-def test_one_ear_cut_off_leaves_the_other_answered(here):
+def test_one_ear_cut_off_leaves_the_other_predicted(here):
     row = validation().iloc[0]
     bring(here, validation()[:1])
     whole = pydicom.dcmread(next((here / DATA / row.series_relpath).iterdir()))
@@ -196,7 +196,7 @@ def test_one_ear_cut_off_leaves_the_other_answered(here):
     assert (rejects.reason == "ear_not_in_scan").sum() == 1 and (found.exam_id != "half").sum() == 4
 
 
-def test_two_series_that_show_an_ear_each_answer_for_both(here):
+def test_two_series_with_one_ear_each_give_predictions_for_both_ears(here):
     row = validation().iloc[0]
 
     def part(first, uid):
@@ -250,7 +250,7 @@ def soft(ds):
     (scaled("PixelSpacing", 0.6), "pixel_out_of_range"), (scaled("SliceThickness", 3), "thickness_out_of_range"),
     (scaled("ImagePositionPatient", 0.5), "slice_spacing_out_of_range"), (soft, "no_bone_kernel"),
 ])
-def test_a_scan_unlike_all_it_was_trained_on_is_refused_and_force_marks_the_answer(here, change, reason):
+def test_a_scan_unlike_the_training_set_is_refused_and_force_marks_the_prediction(here, change, reason):
     alter(here, validation().iloc[0], "odd", change)
     assert predict("--top-k", 0) == 3
     found = answers(here)
@@ -261,7 +261,7 @@ def test_a_scan_unlike_all_it_was_trained_on_is_refused_and_force_marks_the_answ
     assert (forced.decision != "").any() and reason not in set(forced.refused)
 
 
-def test_a_checkpoint_of_before_takes_its_limits_from_the_manifest_or_says_that_it_has_none(here, capsys):
+def test_an_earlier_checkpoint_takes_its_limits_from_the_manifest_or_warns_that_it_has_none(here, capsys):
     alter(here, validation().iloc[0], "odd", soft)
     write_checkpoint(here / BEST, replace(read_checkpoint(here / BEST, kind="ear2d"), trained_on=None))
     assert predict("--top-k", 0) == 3 and set(answers(here).refused) == {"no_bone_kernel"}
@@ -270,7 +270,7 @@ def test_a_checkpoint_of_before_takes_its_limits_from_the_manifest_or_says_that_
     assert answers(here).quality_flags.str.contains("scope_unknown").all() and "cannot be checked" in capsys.readouterr().err
 
 
-def test_an_exam_of_thick_soft_slices_alone_is_refused_and_others_go_on(here):
+def test_an_exam_of_thick_soft_slices_alone_is_refused_and_the_others_are_predicted(here):
     bring(here, validation()[:1])
 
     def thick(ds):
@@ -348,7 +348,7 @@ def test_the_page_shows_every_exam_in_a_browser(here, tool):
     assert all(exam in text for exam in validation().exam_id[:2]) and "Right ear" in text and "Research use only" in text
 
 
-def test_the_json_holds_all_that_a_machine_needs(here):
+def test_the_json_has_model_probabilities_slices_and_positions(here):
     bring(here, validation()[:1])
     assert predict() == 0
     said = json.loads((here / "answers/predictions.json").read_text())

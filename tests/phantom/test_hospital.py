@@ -1,4 +1,4 @@
-"""The synthetic hospital on disk, read by independent tools."""
+"""The synthetic hospital on disk is conformant DICOM: independent tools read the same HU in the same places."""
 import datetime
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Ears with one small mass each, to test where a network looks: nothing else differs, and the masses seldom overlap."""
+"""Ears with one small mass each differ in nothing else, and the masses seldom overlap."""
 import itertools
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The population: shares of the codes, second exams, and the irregularities of the sheet."""
+"""The population has the stated shares of codes, second exams, and irregularities of its label sheet."""
 from collections import Counter, defaultdict
 
 import numpy as np

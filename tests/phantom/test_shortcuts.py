@@ -1,4 +1,4 @@
-"""No shortcut: features other than anatomy hardly predict the diagnosis."""
+"""Features other than the anatomy hardly predict the diagnosis in the phantom."""
 import numpy as np
 import pandas as pd
 import pytest

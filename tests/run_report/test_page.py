@@ -1,4 +1,4 @@
-"""The page of a run: the figures of its files, in one file, and in a real browser."""
+"""The page of a run has the figures of its files, needs no other file, and works in a browser."""
 import json
 import re
 import shutil
@@ -12,7 +12,6 @@ from PIL import Image
 
 from medical_fenlei import tables
 from medical_fenlei.config import EarSpec
-from medical_fenlei.pages.html import measure_name
 from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 
@@ -66,19 +65,12 @@ def test_the_page_needs_no_other_file_and_holds_the_figures_of_the_reports(here,
     assert told["audits"]["set"] == "val" and told["audits"]["audits"] and told["settings"]["training"]["epochs"] == 2
 
 
-@pytest.mark.parametrize(("name", "shown_as"), [
-    ("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy"), ("macro_f1", "macro F1"),
-    ("sensitivity_at_95_specificity", "sensitivity at 95 % specificity"), ("ppv_4", "PPV 4")])
-def test_a_measure_has_the_name_that_a_reader_knows(name, shown_as):
-    assert measure_name(name) == shown_as
-
-
 def test_no_patient_key_stands_in_the_page(here):
     for name in ("report.html", "report.json"):
         assert "patient_of_" not in (here / "outputs/a/reports" / name).read_text(encoding="utf-8")
 
 
-def test_what_the_run_lacks_is_left_out_or_said(here, tmp_path, monkeypatch):
+def test_missing_parts_of_a_run_are_left_out_or_named(here, tmp_path, monkeypatch):
     folder = tmp_path / "b"
     shutil.copytree(here / "outputs/a", folder)
     for path in folder.glob("reports/*"):
@@ -89,7 +81,7 @@ def test_what_the_run_lacks_is_left_out_or_said(here, tmp_path, monkeypatch):
     assert "Not evaluated yet" in text and "cannot be read from here" in text
 
 
-def test_figures_and_audits_of_different_networks_are_said_to_be(here, tmp_path, monkeypatch):
+def test_figures_and_audits_of_another_network_are_marked(here, tmp_path, monkeypatch):
     folder = tmp_path / "b"
     shutil.copytree(here / "outputs/a", folder)
     monkeypatch.chdir(here)

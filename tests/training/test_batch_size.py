@@ -1,4 +1,4 @@
-"""The largest batch that fits: found in few tries, without a trace, and written down."""
+"""The largest batch that fits is found in few tries, leaves no trace, and is recorded."""
 import json
 import math
 
@@ -105,7 +105,7 @@ def test_the_search_leaves_network_mode_and_random_state_as_they_were(as_on_a_gp
     assert_untouched(network, before, training)
 
 
-def test_gradients_that_were_there_are_there_afterwards():
+def test_existing_gradients_are_kept():
     network = used(Network())
     network(torch.randn(2, 4, 1, 16, 16)).logits.sum().backward()
     before = {name: p.grad.clone() for name, p in network.named_parameters()}
@@ -113,7 +113,7 @@ def test_gradients_that_were_there_are_there_afterwards():
     assert all(p.grad is not None and torch.equal(p.grad, before[name]) for name, p in network.named_parameters())
 
 
-def test_a_part_that_was_held_in_evaluation_mode_is_held_there_afterwards():
+def test_a_module_in_evaluation_mode_stays_in_it():
     network = used(Network())
     network.frozen.eval()
     largest_batch(network, SHAPE, CPU, samples=40)
@@ -163,11 +163,11 @@ def test_the_search_finds_the_largest_size_in_few_tries_none_of_them_far_beyond(
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
 ], ids=lambda error: str(error)[:40] or type(error).__name__)
-def test_running_out_of_memory_is_known_by_any_of_its_wordings(error):
+def test_running_out_of_memory_is_recognised_by_any_of_its_messages(error):
     assert is_out_of_memory(error)
 
 
-def test_what_torch_says_here_when_memory_runs_out_is_known():
+def test_the_message_of_the_installed_torch_is_recognised_as_out_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.int8)
     assert is_out_of_memory(caught.value)
@@ -180,7 +180,7 @@ def test_what_torch_says_here_when_memory_runs_out_is_known():
     ValueError("Expected more than 1 value per channel when training"),
     KeyboardInterrupt(), OSError(28, "No space left on device"),
 ], ids=lambda error: str(error)[:40] or type(error).__name__)
-def test_another_error_is_not_taken_for_it(error):
+def test_another_error_is_not_taken_for_out_of_memory(error):
     assert not is_out_of_memory(error)
 
 
@@ -201,13 +201,13 @@ def test_a_batch_leaves_four_steps_an_epoch(monkeypatch, samples, bound):
 
 @pytest.mark.parametrize("larger", [(4, 4, 1, 16, 16), (2, 8, 1, 16, 16), (2, 4, 1, 32, 16), (2, 4, 1, 16, 32)],
                          ids=["ears", "slices", "rows", "columns"])
-def test_a_sample_of_twice_the_volume_is_weighed_about_twice(larger):
+def test_a_sample_of_twice_the_volume_counts_about_twice(larger):
     network = used(Network())
     one, two = (batch_size._bytes_per_sample(network, shape, CPU) for shape in (SHAPE, larger))
     assert two == pytest.approx(2 * one, rel=0.1)
 
 
-def test_a_sample_is_weighed_at_what_its_activations_take_at_least():
+def test_a_sample_counts_at_least_the_memory_of_its_activations():
     """Input, both convolutions and both normalisations are kept for the backward pass, in float32."""
     voxels = math.prod(SHAPE)
     assert batch_size._bytes_per_sample(used(Network()), SHAPE, CPU) >= 4 * voxels * (1 + 4 + 4 + 8 + 8)

@@ -1,4 +1,4 @@
-"""Checkpoints come back whole, or are refused in one line."""
+"""Checkpoints come back as they were written, or are refused in one line."""
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-"""Two processes learn what one learns, and stay together whatever befalls either."""
+"""Two processes learn what one learns, and stop together when either fails."""
 import json
 import subprocess
 import sys
@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import ROOT, run
-from helpers.process_group import in_company, said_by, side_by_side
-from helpers.rank_tasks import first_statistics, leave, nothing_but_nan, refuse, steps, talk
-from helpers.small_net import EARS, Net, data
+from helpers.process_group import run_process_group, run_processes, stderr_file
+from helpers.rank_tasks import (
+    exchange,
+    exit_on_second,
+    refuse_on_first,
+    statistics_after_one_step,
+    steps_with_nan_on_second,
+    three_steps,
+)
+from helpers.small_net import EARS, Net, random_batch
 from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
 from medical_fenlei.data.batching import split_into_batches, training_order
@@ -47,7 +54,7 @@ def test_two_ranks_have_the_loss_curve_of_one_and_only_the_first_writes(study, r
         said = torchrun(2, f"{route}.py", *words, "--output-dir", "outputs/two")
         assert said.returncode == 0 and said.stdout.count("epoch 2/3") == 1 and "2 processes" in said.stdout, said.stderr
     else:
-        assert side_by_side(run, route, *words, "--output-dir", "outputs/two") == [0, 0]
+        assert run_processes(run, route, *words, "--output-dir", "outputs/two") == [0, 0]
     one, two = lines_of(study / "outputs/one"), lines_of(study / "outputs/two")
     assert [line["epoch"] for line in two] == [1, 2, 3]
     for name in ("train_loss", "tune_loss", "tune_accuracy", "lr"):
@@ -75,65 +82,66 @@ def test_each_sample_is_seen_once_an_epoch_over_all_ranks(world, size):
 
 
 def test_a_batch_with_fewer_samples_than_processes_is_refused_by_all(study):
-    assert side_by_side(run, "train_ear2d", *TRAIN, "--batch-size", 1, "--output-dir", "outputs/run") == [2, 2]
-    said = "".join((study / said_by(rank)).read_text() for rank in (0, 1))
+    assert run_processes(run, "train_ear2d", *TRAIN, "--batch-size", 1, "--output-dir", "outputs/run") == [2, 2]
+    said = "".join((study / stderr_file(rank)).read_text() for rank in (0, 1))
     assert "--batch-size: a batch of 1 among 2 processes" in said and "Traceback" not in said
 
 
-def test_what_cannot_begin_is_said_once_and_leaves_no_folder(study):
-    assert side_by_side(run, "train_ear2d", *TRAIN, "--pct", 1, "--output-dir", "outputs/run") == [2, 2]
-    said = "".join((study / said_by(rank)).read_text() for rank in (0, 1))
+def test_a_run_that_cannot_begin_is_reported_once_and_leaves_no_folder(study):
+    assert run_processes(run, "train_ear2d", *TRAIN, "--pct", 1, "--output-dir", "outputs/run") == [2, 2]
+    said = "".join((study / stderr_file(rank)).read_text() for rank in (0, 1))
     assert said.count("1pct") == 1 and "Traceback" not in said
     assert not (study / "outputs/run").exists()
 
 
-def test_what_ranks_tell_one_another_is_known_to_all():
-    one, two = in_company(talk)
+def test_messages_of_each_rank_reach_all_ranks():
+    one, two = run_process_group(exchange)
     assert one == two == {"sum": [[[3.0] * 3] * 2, 10.0], "any": [True, False], "gather": ["of 0", "of 1"],
                           "first": "by 0", "weights": [[7.0] * 2] * 2}
 
 
-def test_a_process_by_itself_says_the_same_of_itself():
-    assert talk(Ranks()) == {"sum": [[[1.0] * 3] * 2, 0.0], "any": [False, False], "gather": ["of 0"], "first": "by 0",
+def test_a_single_process_exchanges_messages_with_itself():
+    assert exchange(Ranks()) == {"sum": [[[1.0] * 3] * 2, 0.0], "any": [False, False], "gather": ["of 0"], "first": "by 0",
                              "weights": [[7.0] * 2] * 2}
 
 
-def test_what_the_first_cannot_do_ends_all_and_only_the_first_says_why():
-    one, two = in_company(refuse)
+def test_an_error_of_the_first_process_ends_all_and_only_the_first_reports_it():
+    one, two = run_process_group(refuse_on_first)
     assert isinstance(one, UserError) and str(one) == "refused by 0"
     assert isinstance(two, SystemExit) and two.code == 2
 
 
-def test_a_process_that_is_gone_is_one_line_to_the_other():
-    one, _ = in_company(leave)
+def test_a_lost_process_is_reported_in_one_line_by_the_other():
+    one, _ = run_process_group(exit_on_second)
     assert isinstance(one, CheckFailed) and "another process of the run is gone" in str(one) and "\n" not in str(one)
 
 
-@pytest.mark.parametrize("harm", [None, "memory", "nan"])
-def test_a_step_of_two_is_the_step_of_one_on_all_their_ears(harm):
-    one = steps(Ranks(), False, harm)
-    first, second = in_company(steps, False, harm)
+@pytest.mark.parametrize("fault", [None, "memory", "nan"])
+def test_a_step_of_two_processes_equals_that_of_one_on_all_their_ears(fault):
+    one = three_steps(Ranks(), False, fault)
+    first, second = run_process_group(three_steps, False, fault)
     np.testing.assert_allclose(first[0], one[0], rtol=1e-5)
-    assert np.array_equal(first[0], second[0], equal_nan=True) and np.isnan(first[0][1]) == (harm == "nan")
-    assert first[3] == second[3] == (2 if harm == "memory" else 1)
+    assert np.array_equal(first[0], second[0], equal_nan=True) and np.isnan(first[0][1]) == (fault == "nan")
+    assert first[3] == second[3] == (2 if fault == "memory" else 1)
     for place in (1, 2):
         for name, value in one[place].items():
             torch.testing.assert_close(first[place][name], value, rtol=1e-4, atol=1e-6)
             assert torch.equal(first[place][name], second[place][name])
 
 
-def test_statistics_of_batchnorm_are_the_mean_over_the_ranks_and_all_hold_them():
-    first, second = in_company(steps, True, None)
+def test_statistics_of_batchnorm_are_the_mean_over_the_ranks_and_equal_on_all():
+    first, second = run_process_group(three_steps, True, None)
     for name, value in first[1].items():
         assert torch.equal(value, second[1][name]), name
     torch.manual_seed(0)
     net, expected = Net(True), 0
     halves = np.array_split(np.arange(EARS), 2)
-    convolved = [net.body[0](data(0)[0][half]).detach() for half in halves]
+    convolved = [net.body[0](random_batch(0)[0][half]).detach() for half in halves]
     expected = np.mean([0.1 * image.mean((0, 2, 3)).numpy() for image in convolved], axis=0)
-    one = in_company(first_statistics, world=2)
+    one = run_process_group(statistics_after_one_step, world=2)
     np.testing.assert_allclose(one[0], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_loss_that_is_never_finite_in_one_of_them_ends_both_alike():
-    assert [(type(error), "--lr" in str(error)) for error in in_company(nothing_but_nan)] == [(CheckFailed, True)] * 2
+def test_a_loss_that_is_never_finite_in_one_process_ends_both_alike():
+    errors = run_process_group(steps_with_nan_on_second)
+    assert [(type(error), "--lr" in str(error)) for error in errors] == [(CheckFailed, True)] * 2

@@ -1,4 +1,4 @@
-"""What a network answered to each training ear, epoch by epoch."""
+"""Training dynamics: the logits of each training ear, epoch by epoch."""
 import numpy as np
 import pytest
 import torch
@@ -27,7 +27,7 @@ def study(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_training_ear_has_an_answer_in_every_epoch_and_both_routes_keep_them(study):
+def test_every_training_ear_has_logits_in_every_epoch_on_both_routes(study):
     assert run(*EAR2D, "--label-task", "six_class", "--output-dir", "outputs/ear") == 0
     assert run("train_dual", *WORDS, "--model", "dual_slice_attention", "--output-dir", "outputs/dual") == 0
     for name in ("ear", "dual"):
@@ -40,8 +40,8 @@ def test_every_training_ear_has_an_answer_in_every_epoch_and_both_routes_keep_th
             ["exam_id", "side"]).to_numpy().tolist()
 
 
-def test_an_answer_belongs_to_the_ear_that_it_stands_beside(study):
-    """Of a network that does not move, sees ears as they are and has no BatchNorm, it is what the network says of that ear."""
+def test_logits_belong_to_the_ear_of_their_row(study):
+    """Without learning, augmentation and BatchNorm they equal the prediction of that ear."""
     still = [word for name in ("jitter-level", "jitter-width", "rotate-deg", "shift", "scale", "noise", "blur", "dropout",
                                "weight-decay") for word in (f"--{name}", 0)]
     assert run("train_ear2d", *WORDS, "--backbone", "test_convnext", *still, "--lr", 1e-12, "--precision", "fp32",
@@ -53,7 +53,7 @@ def test_an_answer_belongs_to_the_ear_that_it_stands_beside(study):
     np.testing.assert_allclose(answers[0], said, atol=1e-6)
 
 
-def test_ears_that_come_twice_have_the_mean_and_those_that_do_not_come_have_none(tmp_path):
+def test_ears_seen_twice_have_the_mean_and_unseen_ears_have_none(tmp_path):
     run_ = Run(tmp_path)
     ears = tables.TRAINING_EARS.frame([{"exam_id": f"e{n}", "side": "left", "label_code": 5} for n in range(4)])
     kept = TrainingDynamics()
@@ -68,7 +68,7 @@ def test_ears_that_come_twice_have_the_mean_and_those_that_do_not_come_have_none
     np.testing.assert_array_equal(answers[:, :, 0], [[2.0, -1.0, 2.0, np.nan], [np.nan, np.nan, np.nan, 7.0]])
 
 
-def test_a_run_that_goes_on_between_epochs_keeps_the_same_answers(study, monkeypatch):
+def test_a_run_that_is_resumed_between_epochs_keeps_the_same_logits(study, monkeypatch):
     assert run(*EAR2D, "--output-dir", "outputs/whole") == 0
     save = Trainer._save
 
@@ -85,7 +85,7 @@ def test_a_run_that_goes_on_between_epochs_keeps_the_same_answers(study, monkeyp
     np.testing.assert_array_equal(whole, stopped)
 
 
-def test_a_run_without_answers_or_with_others_is_told(tmp_path):
+def test_training_dynamics_that_are_missing_or_invalid_are_refused(tmp_path):
     with pytest.raises(UserError, match="no training dynamics"):
         read_training_dynamics(Run(tmp_path))
     kept, frame = TrainingDynamics(), tables.TRAINING_EARS.frame([{"exam_id": "a", "side": "left", "label_code": 5}])

@@ -1,4 +1,4 @@
-"""What an epoch draws for each ear it sees, and which epoch is kept."""
+"""A repeated ear is augmented anew within an epoch, and the epoch with the best measure is kept."""
 import math
 from collections import Counter
 from pathlib import Path
@@ -38,7 +38,7 @@ def study(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", [("train_ear2d", "--batch-size", 2),
                                      ("train_dual", "--batch-size", 2, "--model", "dual_slice_attention",
                                       "--label-task", "normal_vs_abnormal")], ids=lambda command: command[0])
-def test_an_ear_that_comes_again_in_an_epoch_is_drawn_anew(study, monkeypatch, command):
+def test_an_ear_that_is_repeated_in_an_epoch_is_augmented_anew(study, monkeypatch, command):
     drawn = []
 
     def noting(config, **names):
@@ -127,7 +127,7 @@ def test_the_epoch_of_the_best_measure_is_kept(study, monkeypatch, measures, kep
 
 
 @pytest.mark.parametrize("metric", ["loss", "val_loss"])
-def test_of_a_loss_less_is_better(study, monkeypatch, metric):
+def test_a_lower_loss_is_better(study, monkeypatch, metric):
     values = [3.0, 4.0, 2.0, 2.0, 2.5, 1.0]
     saved, _, progress = kept_of(study, monkeypatch, [(value, value) for value in values], metric=metric)
     assert saved == [1, 3, 6] and progress.best_value == 1.0
@@ -150,7 +150,7 @@ def test_patience_counts_epochs_since_the_best_one(study, monkeypatch, patience,
     assert len(lines) == progress.epoch == epochs
 
 
-def test_a_network_that_says_what_is_no_number_of_the_tune_set_ends_in_one_line(study, monkeypatch, capfd):
+def test_predictions_of_the_tune_set_that_are_not_finite_end_the_run_in_one_line(study, monkeypatch, capfd):
     forward = Net.forward
 
     def overflown(self, volume):

@@ -1,4 +1,4 @@
-"""What a run says while it trains is in its log, its figures and TensorBoard alike, and names no patient."""
+"""The log, the metrics and TensorBoard agree on what a run reports, and none of them identifies a patient."""
 import io
 import json
 import logging
@@ -35,7 +35,7 @@ def logger_of(folder, *, active=True, **view):
 
 
 def shown_on(board):
-    """What TensorBoard itself reads in a folder, all of it."""
+    """Return everything that TensorBoard itself reads in a folder."""
     events = EventAccumulator(str(board), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     return events
@@ -109,14 +109,14 @@ def test_an_epoch_is_a_line_of_the_log_with_speed_share_of_waiting_memory_and_ra
     assert said.count(" ears/s") == 5
 
 
-def test_without_a_tune_set_the_line_speaks_of_training_alone(tmp_path, said):
+def test_without_a_tune_set_the_line_reports_training_alone(tmp_path, said):
     line = {name: value for name, value in LINE.items() if not name.startswith("tune")} | {"best_epoch": 3}
     with logger_of(tmp_path) as logger:
         logger.log_epoch(line)
     assert said == ["epoch 1/30: loss 0.703; lr 0.00025, 34.5 ears/s, 3% of the time waiting for data, 1.3 GB"]
 
 
-def test_at_the_beginning_it_says_how_many_ears_each_task_has_of_each_class(tmp_path, said):
+def test_the_log_begins_with_the_ears_of_each_class_by_task(tmp_path, said):
     exams = {"exam_a": (5, 1), "exam_b": (2, 2), "exam_c": (0, 3)}
     store = write_study(tmp_path, {"train": exams}, replace(SPEC, num_slices=1))
     ears = EarDataset(store, tables.MANIFEST.read(tmp_path / MANIFEST))
@@ -131,7 +131,7 @@ def seen_by(logger, epoch, image, attention=None):
     logger.show_input(epoch, torch.from_numpy(image), attention)
 
 
-def test_the_picture_is_of_what_was_seen_first_and_of_each_slice_not_of_its_neighbors(tmp_path):
+def test_the_picture_shows_the_first_ears_and_each_slice_without_its_neighbors(tmp_path):
     rng = np.random.default_rng(0)
     first, later = rng.uniform(-1, 1, (2, 3, 5, 6, 8, 8)).astype(np.float32)      # of 6 channels those of the slice are 2 and 3
     with logger_of(tmp_path, slice_context=1, windows=("soft", "bone")) as logger:
@@ -145,7 +145,7 @@ def test_the_picture_is_of_what_was_seen_first_and_of_each_slice_not_of_its_neig
         np.testing.assert_array_equal(picture(event), expected)
 
 
-def test_a_run_that_goes_on_shows_each_epoch_once_as_it_was_at_last(tmp_path):
+def test_a_resumed_run_shows_each_epoch_once_with_its_latest_figures(tmp_path):
     for first, value in ((1, 0.5), (3, 0.25)):                   # stopped after the fourth, saved after the second
         with logger_of(tmp_path) as logger:
             for epoch in range(first, first + 4):
@@ -168,7 +168,7 @@ def test_a_process_that_is_not_the_first_writes_nothing_at_all(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_which_nothing_was_seen_leaves_no_file(tmp_path):
+def test_a_run_that_logged_nothing_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError), logger_of(tmp_path / "run"):
         raise RuntimeError
     assert not (tmp_path / "run").exists()
@@ -212,26 +212,26 @@ def test_every_ear_and_slice_has_its_place_with_its_attention_below(ears, slices
 
 
 def strips(attention, *, width=40):
-    """How long the white strip below each slice is, (ears, slices shown)."""
+    """Return the length of the white strip below each slice, (ears, slices shown)."""
     image = torch.full((*attention.shape, 3, width), -1.0)
     found = montage(image, attention)[0].reshape(len(attention), 3 + BAR + 2, -1, width + 2)[:, 3:3 + BAR]
     assert (found == found[:, :1]).all()                         # each of its rows is the same
     return (found[:, 0] == 255).sum(-1)
 
 
-def test_a_strip_is_as_long_as_its_attention_is_of_the_highest():
+def test_the_length_of_a_strip_is_the_attention_relative_to_the_highest():
     assert strips(torch.tensor([[0.4, 0.1, 0.2, 0.0, 0.3], [0.2, 0.2, 0.2, 0.2, 0.2]])).tolist() == [
         [40, 10, 20, 0, 30], [40] * 5]
 
 
-def test_the_highest_may_be_a_slice_that_is_not_shown():
+def test_the_highest_attention_may_be_that_of_a_slice_that_is_not_shown():
     attention = torch.full((1, 16), 0.02)
     attention[0, 1] = 0.5                                        # of 16 slices 0, 2, 4, 6, 9, 11, 13 and 15 are shown
     assert strips(attention).tolist() == [[2] * 8]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_attention_of_few_bits_and_with_a_gradient_is_shown_as_any(dtype):
+def test_attention_in_half_precision_or_with_a_gradient_can_be_shown(dtype):
     attention = torch.tensor([[0.5, 0.25, 0.125, 0.125]], requires_grad=True)
     image = torch.rand(1, 4, 3, 40)
     assert np.array_equal(montage(image.to(dtype), attention.to(dtype)), montage(image.to(dtype).float(), attention))

@@ -1,4 +1,4 @@
-"""The losses against scikit-learn, torchvision and a slow version of each; what masks, weights, shifts and dropping do."""
+"""Losses equal scikit-learn, torchvision and slow versions; masks, weights, priors and dropping do what they state."""
 import argparse
 import math
 
@@ -56,7 +56,7 @@ def test_the_loss_of_six_classes_equals_scikit_learn(codes):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.05, 0.3])
 @pytest.mark.parametrize("name", ["six_class", "normal_vs_abnormal", "normal_vs_ome"])
-def test_smoothing_equals_that_of_torch_which_spreads_it_over_all_classes(name, smoothing, codes):
+def test_smoothing_equals_that_of_torch(name, smoothing, codes):
     task = find_task(name)
     loss, z = loss_of(task, smoothing=smoothing), logits(task.outputs)
     target, classes = loss.targets(codes)[:, 0], len(task.classes)
@@ -197,7 +197,7 @@ def test_each_loss_has_cross_entropy_as_its_limit(task, codes):
 
 
 @pytest.mark.parametrize("task", [SIX, OME], ids=lambda task: task.name)
-def test_with_classes_alike_in_number_nothing_is_corrected(task):
+def test_with_equally_frequent_classes_nothing_is_corrected(task):
     codes = torch.arange(1, 7).repeat(5)
     z, ce = logits(task.outputs)[:30], planned("ce", task, codes=codes)
     for loss in LONG_TAIL:
@@ -261,7 +261,7 @@ def test_logits_that_minimise_the_adjusted_loss_are_log_posterior_minus_tau_log_
 @pytest.mark.parametrize("smoothing", [0.05, 0.4])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("task", [SIX, ABNORMAL], ids=lambda task: task.name)
-def test_however_rare_a_class_smoothing_never_gives_it_the_sure_ears_of_another(task, loss, smoothing):
+def test_however_rare_a_class_smoothing_never_gives_it_the_confident_ears_of_another(task, loss, smoothing):
     codes = torch.arange(1, 7).repeat_interleave(torch.tensor([4, 2, 3, 2, 400, 1]))
     found, target = planned(loss, task, codes=codes, smoothing=smoothing), task.targets(codes.numpy())
     table = torch.zeros(len(task.classes), task.outputs, dtype=torch.float64, requires_grad=True)       # logits of each class
@@ -282,7 +282,7 @@ def test_gradients_are_those_of_finite_differences(loss, drop, codes):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("loss", "more"), [*((loss, {}) for loss in LOSSES), ("focal", {"focal_gamma": 0.1})])
 @pytest.mark.parametrize("size", [100, -100])
-def test_far_logits_give_the_same_in_float32_as_in_float64_and_a_finite_gradient(size, loss, more, smoothing, codes):
+def test_large_logits_give_the_same_loss_in_float32_as_in_float64_and_a_finite_gradient(size, loss, more, smoothing, codes):
     found = planned(loss, SIX, ABNORMAL, codes=codes, smoothing=smoothing, **more)
     z = torch.full((N, 7), -float(size))
     z[:, [2, 6]] = float(size)
@@ -346,7 +346,7 @@ def test_of_n_valid_ears_the_share_rounded_down_is_dropped_and_never_all(n, shar
     assert kept.all() or losses[:n][kept].max() <= losses[:n][~kept].min()
 
 
-def test_losses_that_are_not_finite_are_not_hidden_and_equal_ones_go_by_place():
+def test_losses_that_are_not_finite_are_not_dropped_and_ties_are_broken_by_position():
     losses = torch.tensor([1.0, torch.nan, 3, torch.inf, 2])
     assert small_losses(losses, torch.ones(5, dtype=torch.bool), 0.4).tolist() == [True, True, False, True, False]
     assert small_losses(torch.ones(5), torch.ones(5, dtype=torch.bool), 0.4).tolist() == [False, False, True, True, True]
@@ -357,7 +357,7 @@ def test_losses_that_are_not_finite_are_not_hidden_and_equal_ones_go_by_place():
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("task", [SIX, ABNORMAL], ids=lambda task: task.name)
-def test_what_is_kept_are_the_ears_whose_label_is_likeliest_whatever_the_loss(loss, task, codes):
+def test_the_ears_that_are_kept_have_the_most_likely_labels_whatever_the_loss(loss, task, codes):
     found, z = planned(loss, task, codes=codes, smoothing=0.1), logits(task.outputs)
     target = found.targets(codes)
     valid = np.flatnonzero(target[:, 0] != OUTSIDE)
@@ -385,7 +385,7 @@ def test_an_ear_is_dropped_from_all_its_tasks_by_its_mean_nll():
 
 @pytest.mark.parametrize("loss", LONG_TAIL)
 @pytest.mark.parametrize("balance", ["sampler", "loss"])
-def test_correcting_twice_is_refused_by_the_names_of_both_flags(loss, balance):
+def test_correcting_twice_is_refused_with_both_flags_named(loss, balance):
     with pytest.raises(ValueError, match=rf"^loss: {loss} and --balance {balance} .* --balance none .* --loss ce"):
         TrainConfig(loss=loss, balance=balance)
     parser = argparse.ArgumentParser()
@@ -428,7 +428,7 @@ def test_balance_loss_weighs_by_frequency(loss, codes):
 @pytest.mark.parametrize("value", [{"focal_gamma": -1}, {"balanced_beta": 1}, {"balanced_beta": -0.1}, {"adjust_tau": -1},
                                    {"drop_high_loss": 0.5}, {"drop_high_loss": -0.1}, {"drop_high_loss": math.nan},
                                    {"drop_warmup_epochs": -1}], ids=str)
-def test_a_value_without_sense_is_refused_by_its_flag(value):
+def test_an_invalid_value_is_refused_by_its_flag(value):
     with pytest.raises(ValueError, match=f"^{next(iter(value)).replace('_', '-')}: got"):
         TrainConfig(**value)
 
@@ -474,7 +474,7 @@ def test_a_small_network_learns_with_each_loss(task, loss):
     assert recall(net, task, *toy([200] * 6, seed=1)[:2]) > 0.9
 
 
-def test_on_a_long_tail_the_two_losses_for_it_recall_more_of_all_classes_alike():
+def test_on_a_long_tail_the_two_losses_for_it_have_a_higher_mean_recall():
     x, codes, _ = toy([600, 300, 100, 30, 10, 6], seed=0)
     x = x * 0.5                                                                               # corners that overlap
     x += torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * 0.5
@@ -484,7 +484,7 @@ def test_on_a_long_tail_the_two_losses_for_it_recall_more_of_all_classes_alike()
     assert found["class_balanced"] > found["ce"] + 0.05 and found["logit_adjusted"] > found["ce"] + 0.05, found
 
 
-def test_with_wrong_labels_dropping_leaves_mostly_those_out():
+def test_dropping_high_losses_leaves_out_mostly_wrong_labels():
     x, true, given = toy([60] * 6, seed=0, wrong=0.3)
     plan = TrainConfig(drop_high_loss=0.2)
     net = learn(plan, SIX, x, given)

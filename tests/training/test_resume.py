@@ -1,4 +1,4 @@
-"""A run that is stopped, or whose checkpoint is damaged, ends as one that was never disturbed, with all that it may keep."""
+"""A run that was stopped, or whose checkpoint is damaged, ends with the same bits, whatever checkpoints it keeps."""
 import io
 import json
 import random
@@ -39,7 +39,7 @@ def same(one, other, name="last"):
 
 
 @pytest.mark.parametrize("kept", KEPT)
-def test_a_run_that_is_stopped_ends_with_the_same_bits_whatever_it_keeps(study, monkeypatch, kept):
+def test_a_stopped_run_ends_with_the_same_bits_whatever_checkpoints_it_keeps(study, monkeypatch, kept):
     assert run(*TRAIN, *KEPT[kept], "--output-dir", "outputs/whole") == 0
     save = Trainer._save
 
@@ -104,7 +104,7 @@ def test_as_many_checkpoints_are_kept_as_were_asked_for_each_of_its_own_epoch(st
     assert [checkpoint(study / "outputs/run", name)["epoch"] for name in ("last", "last-1", "last-2")] == [5, 4, 3]
 
 
-def test_where_all_checkpoints_are_damaged_the_run_is_not_begun_anew_in_silence(study, capfd):
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(study, capfd):
     assert run(*TRAIN, "--epochs", 2, "--output-dir", "outputs/run") == 0
     for name in ("last", "last-1"):
         (study / f"outputs/run/checkpoints/{name}.pt").unlink()
@@ -113,7 +113,7 @@ def test_where_all_checkpoints_are_damaged_the_run_is_not_begun_anew_in_silence(
     assert "is not a checkpoint" in capfd.readouterr().err
 
 
-def test_a_frozen_backbone_stays_as_it_came_with_its_statistics_and_then_learns(study, monkeypatch):
+def test_a_frozen_backbone_keeps_its_weights_and_statistics_and_then_learns(study, monkeypatch):
     seen = {}
     save = Trainer._save
 
@@ -147,7 +147,7 @@ def test_the_network_that_is_measured_and_kept_is_the_running_mean(study):
     assert not torch.equal(best["weights"]["head.weight"], last["weights"]["head.weight"])
 
 
-def test_memory_that_runs_out_in_a_run_splits_its_steps_and_it_goes_on(study, monkeypatch):
+def test_running_out_of_memory_splits_the_steps_of_a_run_and_it_continues(study, monkeypatch):
     from medical_fenlei.models.ear2d import Ear2d
 
     forward, sizes = Ear2d.forward, []
@@ -167,7 +167,7 @@ def test_memory_that_runs_out_in_a_run_splits_its_steps_and_it_goes_on(study, mo
     assert len(losses) == 3 and np.isfinite(losses).all()
 
 
-def test_an_error_in_mid_run_leaves_a_run_that_can_be_resumed(study, monkeypatch):
+def test_an_error_during_a_run_leaves_it_resumable(study, monkeypatch):
     from medical_fenlei.errors import UserError
 
     save = Trainer._save

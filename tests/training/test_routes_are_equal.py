@@ -1,4 +1,4 @@
-"""The two routes are one: on the same ears, with the same network, they learn the same."""
+"""Both routes learn the same on the same ears with the same network."""
 import numpy as np
 import pytest
 from helpers.commands import run

@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a run, and the share of ears that its epochs drop."""
+"""The learning rate of each step, and the share of ears that each epoch drops."""
 import numpy as np
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_the_shortest_runs_have_a_positive_rate(steps, warmup):
 
 
 @pytest.mark.parametrize(("epochs", "steps", "warmup"), [(5, 7, 1), (3, 1, 0), (4, 10, 1.5), (2, 3, 2)])
-def test_over_epochs_the_rate_of_each_step_is_that_of_its_place_in_the_whole_run(epochs, steps, warmup):
+def test_the_rate_of_a_step_follows_from_its_position_in_the_whole_run(epochs, steps, warmup):
     plan = TrainConfig(epochs=epochs, warmup_epochs=warmup, lr=0.02)
     found = [learning_rate(plan, epoch, step, steps) for epoch in range(1, epochs + 1) for step in range(steps)]
     np.testing.assert_allclose(found, rates(steps=epochs * steps, warmup=warmup * steps, peak=0.02), rtol=1e-12)

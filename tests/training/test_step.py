@@ -1,11 +1,11 @@
-"""A step is the same however it is cut up, and leaves nothing behind where it fails."""
+"""A step is the same in any parts, and a step that fails leaves no trace."""
 import copy
 import io
 
 import numpy as np
 import pytest
 import torch
-from helpers.small_net import EARS, Net, data, sums_of
+from helpers.small_net import EARS, Net, loss_sums, random_batch
 from torch import nn
 
 from medical_fenlei.errors import CheckFailed
@@ -22,25 +22,26 @@ def setting(norm=False, dropout=0.0, parts=1, decay=0.0, seed=0, scale=None):
 
 
 def take(net, stepper, steps=3, **kwargs):
-    losses = [float(stepper(EARS, sums_of(net, *data(n), **kwargs), seed=n, describe=lambda: "some")) for n in range(steps)]
+    losses = [float(stepper(EARS, loss_sums(net, *random_batch(n), **kwargs), seed=n, describe=lambda: "some"))
+              for n in range(steps)]
     return losses, [p.detach().clone() for p in net.parameters()]
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 12])
-def test_a_step_in_parts_is_the_step_as_a_whole(parts):
+def test_a_step_in_parts_equals_the_whole_step(parts):
     whole, part = take(*setting()), take(*setting(parts=parts))
     np.testing.assert_allclose(part[0], whole[0], rtol=1e-5)
     for a, b in zip(part[1], whole[1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_a_whole_step_is_that_of_plain_torch():
+def test_a_whole_step_equals_that_of_plain_torch():
     net, stepper = setting()
     plain = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2)
     losses, weights = take(net, stepper)
     for n, own in enumerate(losses):
-        x, y, known = data(n)
+        x, y, known = random_batch(n)
         loss = nn.functional.binary_cross_entropy_with_logits(plain(x)[known], y[known])
         optimizer.zero_grad()
         loss.backward()
@@ -69,7 +70,7 @@ def test_running_out_of_memory_halves_the_parts_and_the_run_goes_on_as_with_that
     same, halves = setting(norm=True)
     for n in range(5):
         halves.micro_batches = 1 if n < when else 2
-        halves(EARS, sums_of(same, *data(n)), seed=0, describe=lambda: "some")
+        halves(EARS, loss_sums(same, *random_batch(n)), seed=0, describe=lambda: "some")
     for a, b in zip(net.state_dict().values(), same.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -110,38 +111,38 @@ def test_a_loss_that_is_not_finite_changes_neither_weights_nor_statistics_nor_th
     net, stepper = setting(norm=True, decay=0.9)
     take(net, stepper, steps=2)
     before, averaged = copy.deepcopy(net.state_dict()), copy.deepcopy(stepper.ema.state_dict())
-    x, y, known = data(7)
+    x, y, known = random_batch(7)
     x[3] = bad
     known[3] = True
     for n in range(MAX_SKIPPED):
         if n == MAX_SKIPPED - 1:
             with pytest.raises(CheckFailed, match="--lr"):
-                stepper(EARS, sums_of(net, x, y, known), seed=0, describe=lambda: "rows 3, 4")
+                stepper(EARS, loss_sums(net, x, y, known), seed=0, describe=lambda: "rows 3, 4")
         else:
-            assert not np.isfinite(float(stepper(EARS, sums_of(net, x, y, known), seed=0, describe=lambda: "rows 3, 4")))
+            assert not np.isfinite(float(stepper(EARS, loss_sums(net, x, y, known), seed=0, describe=lambda: "rows 3, 4")))
     assert "rows 3, 4" in caplog.text
     for own, kept in ((net.state_dict(), before), (stepper.ema.state_dict(), averaged)):
         for a, b in zip(own.values(), kept.values(), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_a_finite_step_between_starts_the_count_anew():
+def test_a_finite_step_in_between_resets_the_count():
     net, stepper = setting()
-    x, y, known = data(1)
+    x, y, known = random_batch(1)
     known[0] = True
     bad = x.clone()
     bad[0] = float("nan")
     for _ in range(3):
         for _ in range(MAX_SKIPPED - 1):
-            stepper(EARS, sums_of(net, bad, y, known), seed=0, describe=lambda: "some")
-        stepper(EARS, sums_of(net, x, y, known), seed=0, describe=lambda: "some")
+            stepper(EARS, loss_sums(net, bad, y, known), seed=0, describe=lambda: "some")
+        stepper(EARS, loss_sums(net, x, y, known), seed=0, describe=lambda: "some")
 
 
-def test_the_running_mean_is_that_of_its_formula():
+def test_the_moving_average_equals_its_formula():
     net, stepper = setting(norm=True, decay=0.8)
     expected = None
     for n in range(4):
-        stepper(EARS, sums_of(net, *data(n)), seed=0, describe=lambda: "some")
+        stepper(EARS, loss_sums(net, *random_batch(n)), seed=0, describe=lambda: "some")
         now = [p.detach().clone() for p in net.parameters()]
         keep = min(0.8, (1 + n) / (10 + n))                      # step n replaces the rest
         expected = now if expected is None else [keep * a + (1 - keep) * b for a, b in zip(expected, now, strict=True)]
@@ -151,8 +152,8 @@ def test_the_running_mean_is_that_of_its_formula():
 
 def test_a_step_without_any_target_is_a_step_of_zero_loss():
     net, stepper = setting()
-    x, y, _ = data(0)
-    assert float(stepper(EARS, sums_of(net, x, y, torch.zeros(EARS, dtype=torch.bool)), seed=0, describe=lambda: "some")) == 0
+    x, y, _ = random_batch(0)
+    assert float(stepper(EARS, loss_sums(net, x, y, torch.zeros(EARS, dtype=torch.bool)), seed=0, describe=lambda: "some")) == 0
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -163,10 +164,10 @@ def test_a_step_with_scaled_gradients_is_the_step_without(parts):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_that_overflow_halve_the_scale_take_no_step_and_are_no_reason_to_end():
+def test_gradients_that_overflow_halve_the_scale_take_no_step_and_do_not_end_the_run():
     net, stepper = setting(norm=True, decay=0.9, scale=2.0**127)
     before, averaged = copy.deepcopy(net.state_dict()), copy.deepcopy(stepper.ema.state_dict())
-    sums = sums_of(net, *data())
+    sums = loss_sums(net, *random_batch())
 
     def steep(part):
         loss, count = sums(part)
@@ -180,7 +181,7 @@ def test_gradients_that_overflow_halve_the_scale_take_no_step_and_are_no_reason_
     assert not stepper.optimizer.state
 
 
-def test_a_scale_that_is_as_small_as_one_is_no_excuse_any_more():
+def test_gradients_that_overflow_at_a_scale_of_one_count_as_not_finite():
     net, stepper = setting(scale=2.0)
 
     def sums(part):
@@ -196,7 +197,7 @@ def test_a_scale_that_is_as_small_as_one_is_no_excuse_any_more():
 
 
 @pytest.mark.parametrize("options", [{}, {"decay": 0.8, "norm": True, "dropout": 0.4, "parts": 2}, {"scale": 2.0**10}], ids=str)
-def test_steps_that_go_on_from_what_was_saved_are_those_of_one_that_was_never_stopped(options):
+def test_steps_resumed_from_a_saved_state_equal_those_without_a_stop(options):
     whole, stopped = setting(**options), setting(**options)
     take(*whole, steps=5)
     take(*stopped, steps=3)
@@ -208,7 +209,7 @@ def test_steps_that_go_on_from_what_was_saved_are_those_of_one_that_was_never_st
     net.load_state_dict(saved["net"])
     stepper.load_state_dict(saved["step"])
     for n in (3, 4):
-        stepper(EARS, sums_of(net, *data(n)), seed=n, describe=lambda: "some")
+        stepper(EARS, loss_sums(net, *random_batch(n)), seed=n, describe=lambda: "some")
     for a, b in zip(net.state_dict().values(), whole[0].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     torch.testing.assert_close(stepper.state_dict(), whole[1].state_dict(), rtol=0, atol=0)

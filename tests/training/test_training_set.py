@@ -1,4 +1,4 @@
-"""What a network was trained on goes with its checkpoint, and says what lies beyond it."""
+"""The summary of the training set is stored with the checkpoint, and shows which ears are outside its range."""
 import json
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ EARS = pd.DataFrame({
 """Without the column of the pixel spacing, as none of a thickness."""
 
 
-def test_it_holds_the_ends_of_what_is_known_and_counts_of_the_rest():
+def test_a_summary_has_the_range_of_numbers_and_counts_of_categories():
     found = TrainingSetSummary.from_ears(EARS)
     assert (found.ears, found.exams) == (4, 3)
     assert found.ranges == {"slice_increment_mm": (0.4, 1.0), "age_years": (30, 61)}
@@ -31,16 +31,16 @@ def test_it_holds_the_ends_of_what_is_known_and_counts_of_the_rest():
 
 @pytest.mark.parametrize(("value", "outside"), [
     (0.4, False), (0.361, False), (0.359, True), (1.099, False), (1.101, True), (float("nan"), False)])
-def test_a_tenth_beyond_the_ends_is_still_inside(value, outside):
+def test_a_tenth_beyond_the_range_is_still_inside(value, outside):
     assert TrainingSetSummary.from_ears(EARS).is_outside("slice_increment_mm", value) is outside
 
 
-def test_what_is_not_known_of_the_ears_excludes_nothing():
+def test_unknown_facts_exclude_nothing():
     found = TrainingSetSummary.from_ears(EARS[["exam_id", "label_code"]])
     assert found.ranges == {} and found.kernels == {} and not found.is_outside("pixel_spacing_mm", 1e6)
 
 
-def test_a_checkpoint_carries_it_and_one_of_before_is_read_without(tmp_path):
+def test_a_checkpoint_carries_the_summary_and_an_earlier_one_is_read_without(tmp_path):
     before = Checkpoint(kind=EAR2D, config=RunConfig(), weights={"w": torch.ones(2)}, epoch=1, metric="", value=0.0)
     write_checkpoint(tmp_path / "now.pt", replace(before, trained_on=TrainingSetSummary.from_ears(EARS).to_dict()))
     plain = read_checkpoint(tmp_path / "now.pt", kind=EAR2D).trained_on

@@ -97,8 +97,8 @@ def audit_robustness(
     plain = binary_view(network.predict(dataset, batch_size=batch_size)[task.name], task)
     paired = _Paired.from_ears(plain, n_resamples=n_resamples)
     audits, rows = [], [paired.row("as they are", paired.plain_auroc)]
-    for name, change in tqdm(perturbations().items(), desc="perturbed scans", unit="", disable=None, leave=False):
-        perturbed = binary_view(network.predict(dataset, batch_size=batch_size, change=change)[task.name], task)
+    for name, perturb in tqdm(perturbations().items(), desc="perturbed scans", unit="", disable=None, leave=False):
+        perturbed = binary_view(network.predict(dataset, batch_size=batch_size, perturb=perturb)[task.name], task)
         audit, auroc = paired.compare(name, perturbed.score.to_numpy())
         audits.append(audit)
         rows.append(paired.row(name, auroc))

@@ -77,9 +77,9 @@ def _open_sets(network: TrainedNetwork, data: DataConfig, set_name: str, task: T
     """The training set, if it has ears, and the audited set."""
     sets = network.open_sets(data, ("train", set_name), (task,))
     if set_name not in sets:
-        raise UserError(f"--split {set_name}: {data.splits_root} --pct {data.pct} has no ears there for {task.name}")
+        raise UserError(f"--split {set_name}: this set of {data.splits_root} --pct {data.pct} has no ears of {task.name}")
     if set_name != "train":
-        network.refuse_trained_on(sets[set_name].ears.exam_id, f"--split {set_name}")
+        network.refuse_if_trained_on(sets[set_name].ears.exam_id, f"--split {set_name}")
     return sets
 
 

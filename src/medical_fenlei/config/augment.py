@@ -25,7 +25,7 @@ class AugmentConfig:
     """Windows of the same voxels, one channel each: bone (--wl, --ww), soft, wide."""
 
     slice_context: int = 0
-    """Neighboring slices on either side of each slice that are added as its channels (slice_attention)."""
+    """Neighboring slices on either side of each slice that are added as its channels (not for 3D networks)."""
 
     model_slices: int | None = None
     """If given, the network sees only this many consecutive slices at once: a random block in training, afterwards the blocks
@@ -50,7 +50,7 @@ class AugmentConfig:
     """Largest standard deviation of added noise, in units of half the bone window (the same HU in every window)."""
 
     blur: float = 0.5
-    """Largest share of the image that is replaced by its 3 × 3 binomial blur."""
+    """Largest weight with which a copy blurred by a 3 × 3 binomial filter is blended in."""
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "ww")

@@ -37,13 +37,13 @@ class DataConfig:
 
     data_on: Literal["auto", "device", "memory", "disk"] = "auto"
     """Where the ears are stored during the run: on the accelerator, in host memory, or on disk; auto takes the first of these
-    in which all sets of the run fit and leave room for the network. On a CPU, device is memory without a prefetch thread."""
+    in which all sets of the run fit and leave room for the network. On a CPU, device means host memory without prefetching."""
 
     read_workers: int = 4
     """Threads that read ears from disk."""
 
     limit: int | None = None
-    """Maximum number of exams (of each set), to try things out."""
+    """Use only the first exams of each set, this many, to try things out."""
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "read_workers")

@@ -14,7 +14,7 @@ Sampling = Literal["even", "air_block", "roi"]
 
 @dataclass(frozen=True, kw_only=True)
 class EarSpec:
-    """Every option that decides the voxels of a cached ear; each field is part of the cache key."""
+    """How the ears are cut out of the scan: every option that decides the cached voxels. Each is part of the cache key."""
 
     num_slices: int = 32
     """Slices K of the volume, from inferior to superior."""
@@ -39,8 +39,8 @@ class EarSpec:
     """Height of the block around the tympanic cavity that --sampling roi takes, in mm."""
 
     target_spacing: float | None = None
-    """Edge of a voxel in mm, averaged where the scan is finer; replaces --crop-size and --roi-mm, excludes --crop-mm. With
-    --sampling even, slices are this thick instead of this far apart."""
+    """Edge of a voxel in mm, averaged where the scan is finer; replaces --crop-size and --roi-mm, cannot be combined with
+    --crop-mm. With --sampling even, it sets the thickness of the slices, not their spacing."""
 
     align: bool = False
     """Rotate each volume upright: columns along the normal of the midsagittal plane, slices perpendicular to it."""

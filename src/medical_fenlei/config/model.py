@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 SLICE_ATTENTION = ("slice_attention", "dual_slice_attention")
-"""Names of the slice encoder with attention, on the ear route and on the dual route."""
+"""Names of the slice encoder with attention, on the main route and on the dual route."""
 SIZE_STEP = {"dual_unet_3d": (16, 16), "dual_vit_3d": (4, 16)}
 """(slices, edge) that must divide the volume, for networks with strides or patches."""
 
@@ -24,10 +24,10 @@ class ModelConfig:
     """File with the weights of a 3D network (.safetensors or .pt; MedicalNet's names are understood)."""
 
     backbone: str = "resnet18"
-    """Slice encoder, any timm name (slice_attention)."""
+    """Slice encoder, any timm name (not for 3D networks)."""
 
     pooling: Literal["mean", "max", "attention", "gated_attention", "transformer"] = "attention"
-    """How the slices of an ear become one vector (slice_attention)."""
+    """How the slices of an ear become one vector (not for 3D networks)."""
 
     pretrained: bool = False
     """Download the published weights of the backbone (needs internet)."""

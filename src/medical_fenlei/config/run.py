@@ -71,7 +71,7 @@ DUAL_ROUTE = RunConfig(
     model=ModelConfig(model="dual_resnet10_3d"),
     training=TrainConfig(batch_size=4, early_stop_metric="macro_f1"),
 )
-"""Presets of the ear route and the dual route; the routes differ in nothing else."""
+"""Presets of the main route and the dual route; the routes differ in nothing else."""
 
 
 def decisive_settings(config: RunConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ class TrainConfig:
     """Maximum number of epochs."""
 
     batch_size: int = 16
-    """Samples per step, over all processes: ears, exams on the dual route."""
+    """Samples per step, over all processes: ears; on the dual route, exams."""
 
     auto_batch: bool = False
     """Find the largest batch that fits (and leaves a few steps per epoch) by trial, instead of --batch-size."""
@@ -45,8 +45,8 @@ class TrainConfig:
     """Epochs in which only pooling and head are trained, then everything is. For few ears and pretrained weights."""
 
     save_minutes: float = 10.0
-    """Minutes of work that a kill can lose at most: besides after each epoch, a checkpoint is written when the last is this
-    old."""
+    """Write a checkpoint after each epoch, and within one whenever the last is this many minutes old: a kill loses no more work
+    than that."""
 
     keep_last: int = 2
     """Number of last checkpoints kept: last.pt, last-1.pt, … A damaged one is skipped on --resume."""
@@ -55,8 +55,9 @@ class TrainConfig:
     """Label smoothing: how far targets are moved from 0 and 1."""
 
     balance: Literal["auto", "sampler", "loss", "none"] = "auto"
-    """Against unequal classes: sample them equally often, or weight the loss (by 1 / frequency); auto is sampler, none where
-    --loss corrects for the classes itself, and loss for several tasks, which no sampler can balance at once."""
+    """Against class imbalance: sample the classes equally often (sampler), or weight the loss by 1 / frequency (loss). auto is
+    sampler, but none if --loss corrects for the imbalance itself, and loss for several tasks, which no sampler can balance at
+    once."""
 
     loss: Literal["ce", "focal", "class_balanced", "logit_adjusted"] = "ce"
     """ce: (binary) cross entropy; focal: weights hard ears more. For a long tail: class_balanced weights classes by their

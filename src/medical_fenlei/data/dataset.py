@@ -17,7 +17,7 @@ ABSENT = -1
 
 
 class Batch(NamedTuple):
-    """B samples of E ears, N of which are present. E is 1 on the ear route, where each ear is a sample of its own."""
+    """B samples of E ears, N of which are present. E is 1 on the main route, where each ear is a sample of its own."""
 
     ears: torch.Tensor
     """int16 HU (N, K, H, W): the ears that are present, sample after sample, on the device; other fields are on the host."""

@@ -2,10 +2,10 @@
 
 Assumptions, each with its anatomical reason:
 - The skull base is symmetric about the midsagittal plane (`symmetry`), so both ears lie at nearly the same height and depth.
-  The landmarks (`landmarks`) of both sides count together: one ear alone may be operated, filled or malformed.
-- Heads nod in the scanner by up to some 20 degrees, which symmetry does not show: several nods are tried. Rotation and tilt
-  come from the plane; where a scan holds one ear only, and no symmetry, rotations are tried too.
-- The lateral side of a head opens to air: this decides which ear a scan of one ear holds.
+  The landmarks (`landmarks`) of both sides count together: one ear alone may be operated on, opacified or malformed.
+- Heads are pitched (chin up or down) by up to some 20 degrees, which symmetry does not show: several pitches are tried.
+  Rotation and tilt come from the plane; where a scan holds one ear only, and no symmetry, rotations are tried too.
+- Lateral to the ear lies the air beside the head: this decides which ear a scan of one ear holds.
 """
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -18,15 +18,15 @@ from medical_fenlei.ears.symmetry import BONE_HU, TISSUE_HU, MidsagittalPlane, f
 from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import AIR, SIDES, Side
 
-NOD_DEG = (-16.0, -8.0, 0.0, 8.0, 16.0)
-NOD_COST = 0.01 / 16**2
-"""Cost in landmarks of a square degree of nod, or of rotation where it is tried: heads are taken to lie straight."""
+PITCH_DEG = (-16.0, -8.0, 0.0, 8.0, 16.0)
+ANGLE_PENALTY = 0.01 / 16**2
+"""Penalty, as a share of the landmarks, per squared degree of pitch, or of rotation if tried: most heads lie straight."""
 
 SAME_SCALE = 0.05
-"""Difference of scale that moves no landmark by more than about half a voxel."""
+"""Largest difference of scale that moves no landmark by more than about half a voxel."""
 
 CENTRE_MM = 41.0
-"""Plane to tympanic centre in an adult."""
+"""Distance from the midsagittal plane to the centre of the tympanic cavity in an adult."""
 
 REACH_MM, WIDE_REACH_MM = (24.0, 56.0), (14.0, 70.0)
 """Distances from the plane at which a tympanic centre is sought: infant to large adult; and where the plane is a guess."""
@@ -37,15 +37,15 @@ ONE_EAR_SCALE = 0.95
 ONE_EAR_MM = 165.0
 """Field of view below which a scan that cuts through the head may hold one ear only."""
 
-MATCH, SEEN = 0.9, 0.53
-"""A narrow scan holds both ears where bone mirrors better than MATCH and both sides show a larger share of landmarks than
-SEEN."""
+MIN_MATCH, MIN_SHARE = 0.9, 0.53
+"""A narrow scan holds both ears if the symmetry of bone (`MidsagittalPlane.match`) exceeds MIN_MATCH and the share of landmarks
+exceeds MIN_SHARE on both sides."""
 
-LOW_MM = 16.0
+LOW_COVERAGE_MM = 16.0
 """z-coverage below which a scan holds hardly more than the cavity: too little of its surroundings."""
 
-CONFIDENT, CHANCE = 0.65, 0.45
-"""Share of the landmarks at a certain ear, and at a position that is no better than chance."""
+CERTAIN_SHARE, CHANCE_SHARE = 0.65, 0.45
+"""Share of the landmarks at an ear that is certain, and at a position that is no better than chance."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class EarLocation:
     """What lowers the confidence."""
 
     method: Literal["landmarks", "mirrored", "geometric"] = "landmarks"
-    """By its own landmarks, from the other side, or where bone is deepest."""
+    """By its own landmarks, mirrored from the other side, or where bone is thickest."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class _Candidate(NamedTuple):
     """The best position of one ear."""
 
     centre: np.ndarray
-    """(3,) head coordinates (u, v, w), mm."""
+    """(3,) head coordinates (u, v, w), mm: left, back and up."""
 
     share: float
     """Share of the landmarks that show there."""
@@ -99,25 +99,28 @@ class _Candidate(NamedTuple):
 def locate(hu: np.ndarray, affine: Affine) -> Localization:
     """Find the midsagittal plane and the ears in a coarse copy of a scan.
 
-    hu (K, rows, columns): HU in the canonical order, some 2 mm apart; affine: its voxel index to LPS mm.
+    hu (K, rows, columns): HU in the canonical order, voxels of some 2 mm; affine: from its voxel index to LPS mm.
     """
     hu = np.where(head_mask(hu), hu, AIR).astype(np.float32)    # without head rest and pillow
     both, share = _both_ears(hu, affine)
     narrow = hu.shape[2] * float(affine.spacing[2]) < ONE_EAR_MM and min(_open_sides(hu, affine).values()) < 0.3
-    if not narrow or (both.plane.match > MATCH and share > SEEN):
+    if not narrow or (both.plane.match > MIN_MATCH and share > MIN_SHARE):
         return both
     one, share = _one_ear(hu, affine)
-    return one if share > SEEN else both                         # nothing is certain: no ear is dropped
+    return one if share > MIN_SHARE else both                    # nothing is certain: no ear is dropped
 
 
 def _low_coverage(hu: np.ndarray, affine: Affine) -> list[str]:
     """Return the reason for doubt that a small z-coverage gives, if it does."""
     height = len(hu) * float(affine.spacing[0])
-    return [f"only {height:.1f} mm of height are seen"] if height < LOW_MM else []
+    return [f"z-coverage of only {height:.1f} mm"] if height < LOW_COVERAGE_MM else []
 
 
 def _open_sides(hu: np.ndarray, affine: Affine) -> dict[Side, float]:
-    """Return the share of air in a strip along either side of the field of view, at mid-depth, where the circle is widest."""
+    """Return the share of air in a strip along either side of the field of view.
+
+    At mid-depth, where the reconstruction circle is widest.
+    """
     mm = float(affine.spacing[2])
     front = hu.shape[1] * 3 // 8
     air = hu[:, front:hu.shape[1] - front] <= TISSUE_HU
@@ -138,9 +141,9 @@ def _both_ears(hu: np.ndarray, affine: Affine) -> tuple[Localization, float]:
     (_, back, up), (_, other_back, other_up) = (ear.centre for ear in found.values())
     doubts = _low_coverage(hu, affine)
     if plane.match < 0.85:
-        doubts.append(f"bone mirrors by {plane.match:.2f} only")
+        doubts.append(f"low symmetry of bone ({plane.match:.2f})")
     if np.hypot(back - other_back, up - other_up) > 8:
-        doubts.append("the two ears lie differently")
+        doubts.append("the two ears differ in height or depth")
     ears = {side: _location(grid, side, found, scale, doubts) for side in SIDES}
     return Localization(plane, ears), min(ear.share for ear in found.values())
 
@@ -156,7 +159,7 @@ def _one_ear(hu: np.ndarray, affine: Affine) -> tuple[Localization, float]:
     normal = np.array([1.0, 0.0, 0.0])
     plane = MidsagittalPlane(middle - normal * side.sign * CENTRE_MM, normal, 0.0)
     grid, scale = HeadGrid(hu, affine, plane), ONE_EAR_SCALE
-    found = _search(grid, (side,), scale, reach=WIDE_REACH_MM, rotations=NOD_DEG)
+    found = _search(grid, (side,), scale, reach=WIDE_REACH_MM, rotations=PITCH_DEG)
     doubts = [*_low_coverage(hu, affine), "one ear in the scan: the midsagittal plane is a guess"]
     ear = _location(grid, side, found, scale, doubts)
     plane = replace(plane, point=ear.centre - normal * side.sign * CENTRE_MM * scale)
@@ -177,15 +180,15 @@ def _search(
     cost = (0.05 * ((u[rough[0]] - CENTRE_MM * scale) / 12)[:, None, None] ** 2
             + 0.05 * ((v[rough[1]] - grid.middle) / 30)[:, None] ** 2)
     highest, pose, start = -np.inf, (0.0, 0.0), [0, 0, 0]
-    for nod in NOD_DEG:
+    for pitch in PITCH_DEG:
         for rotation in rotations:
-            seen = [ndimage.maximum_filter(landmark_share(grid, side, scale, nod, rotation, rough), 3) for side in sides]
+            seen = [ndimage.maximum_filter(landmark_share(grid, side, scale, pitch, rotation, rough), 3) for side in sides]
             total = sum(seen) / len(seen) - cost
             best = int(total.argmax())
-            value = float(total.flat[best]) - NOD_COST * (nod**2 + rotation**2)
+            value = float(total.flat[best]) - ANGLE_PENALTY * (pitch**2 + rotation**2)
             if value > highest:
                 at = np.unravel_index(best, total.shape)
-                highest, pose = value, (nod, rotation)
+                highest, pose = value, (pitch, rotation)
                 start = [part.start + part.step * int(i) for part, i in zip(rough, at, strict=True)]
     near = tuple(slice(max(0, i - 4), min(len(axis), i + 5), 1) for i, axis in zip(start, grid.axes, strict=True))
     lines = np.meshgrid(*(axis[part] for axis, part in zip(grid.axes, near, strict=True)), indexing="ij")
@@ -199,21 +202,21 @@ def _search(
 
 
 def _location(grid: HeadGrid, side: Side, found: dict[Side, _Candidate], scale: float, doubts: list[str]) -> EarLocation:
-    """Return an ear with its confidence; where hardly any landmark shows, guess it from the other side, or from bone."""
+    """Return an ear with its confidence; where hardly any landmark shows, guess it from the other side or from bone."""
     ear, to_lps = found[side], grid.plane.to_lps
     doubt = 0.6 ** len(doubts)
-    if ear.share >= CHANCE:
-        few = [f"few landmarks ({ear.share:.2f})"] if ear.share < (CHANCE + CONFIDENT) / 2 else []
-        confidence = doubt * float(ramp(np.array(ear.share), CHANCE, CONFIDENT))
+    if ear.share >= CHANCE_SHARE:
+        few = [f"few landmarks ({ear.share:.2f})"] if ear.share < (CHANCE_SHARE + CERTAIN_SHARE) / 2 else []
+        confidence = doubt * float(ramp(np.array(ear.share), CHANCE_SHARE, CERTAIN_SHARE))
         return EarLocation(to_lps(ear.centre), confidence, (*doubts, *few))
     missing = f"no landmarks of an ear ({ear.share:.2f})"
     other = found.get(side.other)
-    if other is not None and other.share >= (CHANCE + CONFIDENT) / 2:
+    if other is not None and other.share >= (CHANCE_SHARE + CERTAIN_SHARE) / 2:
         centre = to_lps(other.centre * [-1, 1, 1])
-        return EarLocation(centre, 0.3 * doubt, (*doubts, f"{missing}: as on the other side"), "mirrored")
+        return EarLocation(centre, 0.3 * doubt, (*doubts, f"{missing}: mirrored from the other side"), "mirrored")
     u, v, w = grid.axes
     deep = (u * side.sign > 24 * scale) & (u * side.sign < 56 * scale)
     mass = ramp(grid.hu[deep], *BONE_HU).sum(axis=0) * np.exp(-0.5 * ((v - grid.middle) / 25) ** 2)[:, None]
     back, up = np.unravel_index(int(ndimage.gaussian_filter(mass, 6 / GRID_MM, mode="nearest").argmax()), mass.shape)
     centre = to_lps(np.array([side.sign * CENTRE_MM * scale, v[back], w[up]]))
-    return EarLocation(centre, 0.0, (*doubts, f"{missing}: where bone is deepest"), "geometric")
+    return EarLocation(centre, 0.0, (*doubts, f"{missing}: taken where bone is thickest"), "geometric")

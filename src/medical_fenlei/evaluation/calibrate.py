@@ -52,7 +52,7 @@ def _refuse_reported(network: TrainedNetwork, data: DataConfig, tune: pd.DataFra
                             "patients: nothing may be fitted on what is reported; make_splits_dual --patient-split keeps "
                             "them apart")
     tune_csv = f"--splits-root {data.splits_root}, {FITTED_ON}.csv"
-    network.refuse_trained_on(tune.exam_id, tune_csv)
+    network.refuse_if_trained_on(tune.exam_id, tune_csv)
     if reported := network.split_exams(*REPORTING) & set(tune.exam_id):
         raise UserError(f"{tune_csv}: the run's own split reports on {len(reported)} of its exams (for example "
                         f"{min(reported)}); nothing may be fitted on them")

@@ -28,13 +28,13 @@ class Evaluation:
     """The task that was evaluated."""
 
     set_name: str
-    """train, tune, val, test or manifest, followed by the `--limit` if there was one."""
+    """train, tune, val, test or manifest, with `_first<n>` appended for `--limit` n."""
 
     label: str
-    """Ending of the file names: the set and, for a network with several tasks, the task."""
+    """Suffix of the file names: the set and, for a network with several tasks, the task."""
 
     checkpoint_epoch: int
-    """Epoch of the network."""
+    """Epoch in which the checkpoint was saved."""
 
     predictions: pd.DataFrame
     """`tables.PREDICTIONS` of the ears within the task, calibrated."""
@@ -80,8 +80,8 @@ def evaluate(
 
     set_name: a set of the split, or WHOLE_MANIFEST without the patients that the network was trained on. calibrated: apply the
     network's calibration if there is one. point: the operating point that decides, instead of the calibration's choice. Raises
-    UserError if the network lacks a task, the set is missing or has no ear, or the network or its calibration was fitted or
-    chosen on some of the set.
+    UserError if the network lacks a task, the set is missing or has no ear, or some of its ears served to train the network, to
+    choose its epoch or to fit its calibration.
     """
     tasks = network.select_tasks(data)
     ears = network.open_set(data, set_name, tasks)
@@ -105,24 +105,24 @@ def evaluate(
 
 
 def _refuse_seen(network: TrainedNetwork, ears: pd.DataFrame, set_name: str, *, calibrated: bool) -> None:
-    """Raise UserError if the network or its calibration was fitted or chosen on some of these ears.
+    """Raise UserError if some of these ears served to train the network, to choose its epoch or to fit its calibration.
 
-    The figures of the train and tune sets may be asked for by name; they have a warning.
+    The train and tune sets can be evaluated if they are named; their figures then carry a warning.
     """
     if calibrated and network.calibration is not None:
-        network.calibration.refuse_fitted_on(ears)
+        network.calibration.refuse_if_fitted_on(ears)
     if set_name != "train":
-        network.refuse_trained_on(ears.exam_id, f"--split {set_name}")
+        network.refuse_if_trained_on(ears.exam_id, f"--split {set_name}")
     if set_name != "tune":
-        network.refuse_chosen_on(ears.exam_id, f"--split {set_name}")
+        network.refuse_if_epoch_chosen_on(ears.exam_id, f"--split {set_name}")
 
 
 def _set_warnings(set_name: str, data: DataConfig) -> list[str]:
     """Warnings about figures of this set, whatever the network."""
     warnings = {"train": ["the network was fitted on this set: these figures say nothing about new patients"],
-                "tune": ["the epoch was chosen on this set: these figures are too good"]}.get(set_name, [])
+                "tune": ["the epoch was chosen on this set: these figures are optimistic"]}.get(set_name, [])
     if data.limit is not None:
-        warnings.append(f"only the first {data.limit}: not the figures of the set")
+        warnings.append(f"only the first {data.limit} exams: not the figures of the whole set")
     return warnings
 
 

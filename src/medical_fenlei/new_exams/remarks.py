@@ -64,7 +64,7 @@ def scan_flags(exam: LooseExam, series: SeriesScan, ear: EarVolume, rules: Serie
 def _location_flags(ear: EarVolume) -> Iterator[Remark]:
     found = ear.facts["localization"]
     if found["method"] != "landmarks":
-        source = "from the other side" if found["method"] == "mirrored" else "where the bone is deepest"
+        source = "from the other side" if found["method"] == "mirrored" else "where the bone is thickest"
         yield Remark(code="place_guessed", text=f"The ear itself was not recognised; its location was taken {source}.")
     elif found["confidence"] < LOW_CONFIDENCE:
         yield Remark(code="low_confidence", text=f"The ear was found with low confidence ({found['confidence']:.2f} of 1).")

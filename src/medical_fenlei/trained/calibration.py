@@ -135,13 +135,13 @@ class Calibration:
             "exams": sorted(self.exams), "patients": sorted(self.patients), "data": dict(self.data), "versions": versions()})
         return path
 
-    def refuse_fitted_on(self, ears: pd.DataFrame) -> None:
+    def refuse_if_fitted_on(self, ears: pd.DataFrame) -> None:
         """Raise UserError if an ear of these manifest rows belongs to an exam or a patient that it was fitted on."""
         known = ears[ears.exam_id.isin(self.exams) | ears.patient_key.isin(self.patients)]
         if len(known):
             raise UserError(
                 f"temperature and thresholds were fitted on {known.patient_key.nunique()} of these patients (for example "
-                f"exam {known.exam_id.iloc[0]}): figures with them would be too good; --uncalibrated reports without them")
+                f"exam {known.exam_id.iloc[0]}): figures with them would be optimistic; --uncalibrated reports without them")
 
 
 def uncalibrated(tasks: Collection[Task]) -> dict[str, TaskCalibration]:

@@ -41,7 +41,7 @@ class TrainedNetwork:
     """Its tasks, in the order of its outputs."""
 
     model: nn.Module
-    """A network of models/, on the device of `compute`, in eval mode."""
+    """A network of `models`, on the device of `compute`, in eval mode."""
 
     compute: ComputeSettings
     """Device and precision."""
@@ -64,15 +64,15 @@ class TrainedNetwork:
     def calibrations(
         self, tasks: Iterable[Task], *, calibrated: bool = True, point: str | None = None
     ) -> dict[str, TaskCalibration]:
-        """Return temperature and operating points by task name; `uncalibrated` for a task that was not fitted.
+        """Return temperature and operating points by task name; those of `uncalibrated` for a task without a calibration.
 
         calibrated: False ignores the calibration. point: the operating point that decides binary tasks, instead of the
         calibration's choice. Raises UserError if a task has no such point.
         """
-        found = self.calibration if calibrated else None
-        known = uncalibrated(self.tasks) | (found.tasks if found else {})
-        own = {task: known[task.name] for task in tasks}
-        return {task.name: each if point is None or not task.binary else each.at_point(point) for task, each in own.items()}
+        fitted = self.calibration if calibrated else None
+        by_name = uncalibrated(self.tasks) | (fitted.tasks if fitted else {})
+        return {task.name: by_name[task.name].at_point(point) if point is not None and task.binary else by_name[task.name]
+                for task in tasks}
 
     def store(self, data: DataConfig) -> EarStore:
         """Return the cache of these data settings with the network's preprocessing."""
@@ -97,11 +97,11 @@ class TrainedNetwork:
         sources = find_ears(data, store, tasks, names)
         sets = {name: EarSet(name, sources, store, self.compute.device) for name in names if len(sources.ears.get(name, ()))}
         if WHOLE_MANIFEST in sets:
-            own = sets.pop(WHOLE_MANIFEST)
-            known = self._fitted_on(own.ears)
-            if not known.all():
-                note = f"{int(known.sum())} ears of patients that the network was fitted on are left out"
-                sets[WHOLE_MANIFEST] = own.without(known, note)
+            whole = sets.pop(WHOLE_MANIFEST)
+            fitted_on = self._fitted_on(whole.ears)
+            if not fitted_on.all():
+                note = f"{int(fitted_on.sum())} ears of patients that the network was fitted on are left out"
+                sets[WHOLE_MANIFEST] = whole.without(fitted_on, note)
         return sets
 
     def open_set(self, data: DataConfig, name: str, tasks: Sequence[Task] | None) -> EarSet:
@@ -109,7 +109,7 @@ class TrainedNetwork:
         found = self.open_sets(data, (name,), tasks).get(name)
         if found is None:
             what = "labelled ears" if tasks is None else "ears of " + ", ".join(task.name for task in tasks)
-            raise UserError(f"--split {name}: {data.splits_root} --pct {data.pct} has no {what} there")
+            raise UserError(f"--split {name}: this set of {data.splits_root} --pct {data.pct} has no {what}")
         return found
 
     def open_ears(self, data: DataConfig, ears: pd.DataFrame, name: str) -> EarSet:
@@ -136,16 +136,16 @@ class TrainedNetwork:
 
     def training_exams(self) -> frozenset[str]:
         """Return the exams that the network was trained on; none if the run kept no training dynamics."""
-        kept = self.run.training_dynamics / "ears.csv"
-        return frozenset(tables.TRAINING_EARS.read(kept).exam_id) if kept.is_file() else frozenset()
+        path = self.run.training_dynamics / "ears.csv"
+        return frozenset(tables.TRAINING_EARS.read(path).exam_id) if path.is_file() else frozenset()
 
-    def refuse_trained_on(self, exams: Iterable[str], flag: str) -> None:
+    def refuse_if_trained_on(self, exams: Iterable[str], flag: str) -> None:
         """Raise UserError, with `flag` in front, if the network was trained on some of these exams."""
         if seen := self.training_exams() & set(exams):
             raise UserError(f"{flag}: the network was trained on {len(seen)} of its exams (for example {min(seen)}); use the "
-                            "splits of its run, which these are not, or no longer are")
+                            "splits that its run was trained with, unchanged")
 
-    def refuse_chosen_on(self, exams: Iterable[str], flag: str) -> None:
+    def refuse_if_epoch_chosen_on(self, exams: Iterable[str], flag: str) -> None:
         """Raise UserError, with `flag` in front, if the network's epoch was chosen on some of these exams."""
         if chosen := self.split_exams("tune") & set(exams):
             raise UserError(f"{flag}: the network's epoch was chosen on {len(chosen)} of its exams (for example "
@@ -157,7 +157,7 @@ class TrainedNetwork:
         try:
             split, manifest = tables.read_split(own.splits_root, own.pct), tables.MANIFEST.read(own.manifest_csv)
         except UserError as error:
-            raise UserError(f"--split {WHOLE_MANIFEST}: the patients that the network was fitted on cannot be told "
+            raise UserError(f"--split {WHOLE_MANIFEST}: the patients that the network was fitted on are not known "
                             f"({error})") from None
         exams = {*self.training_exams()}
         exams.update(exam for name in ("train", "tune") if name in split.sets for exam in split.sets[name].exam_id)
@@ -182,19 +182,20 @@ class TrainedNetwork:
         return digest.hexdigest()
 
     def infer(self, dataset: EarDataset, *, batch_size: int | None = None,
-              change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> InferenceResult:
+              perturb: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> InferenceResult:
         """Return the network's outputs for every ear. Raises ValueError if there is none.
 
-        batch_size: samples per batch (default: the run's). change: applied to the ears of a batch first, as in `predict.infer`.
+        batch_size: samples per batch (default: the run's). perturb: applied first to the ears of each batch, as in
+        `predict.infer`.
         """
         found = infer(self.model, dataset, augment=self.config.augment, compute=self.compute,
-                      batch_size=batch_size or self.config.training.batch_size, change=change)
-        return InferenceResult.concatenate([found])
+                      batch_size=batch_size or self.config.training.batch_size, perturb=perturb)
+        return InferenceResult.concatenate([found])                  # raises ValueError if there was no batch
 
     def predict(self, dataset: EarDataset, *, batch_size: int | None = None,
-                change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> dict[str, pd.DataFrame]:
-        """Return a `tables.PREDICTIONS` by task name. batch_size and change: as in `infer`."""
-        return prediction_tables(self.infer(dataset, batch_size=batch_size, change=change), dataset.ears_in_order, self.tasks)
+                perturb: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> dict[str, pd.DataFrame]:
+        """Return a `tables.PREDICTIONS` by task name. batch_size and perturb: as in `infer`."""
+        return prediction_tables(self.infer(dataset, batch_size=batch_size, perturb=perturb), dataset.ears_in_order, self.tasks)
 
 
 def open_network(path: Path, *, kind: str, device: str, precision: str | None = None) -> TrainedNetwork:

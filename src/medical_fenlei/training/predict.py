@@ -51,11 +51,11 @@ class InferenceResult(NamedTuple):
 def infer(
     model: nn.Module, dataset: EarDataset, *, augment: AugmentConfig, compute: ComputeSettings, batch_size: int,
     samples: np.ndarray | None = None, until: Callable[[], bool] = lambda: False,
-    change: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears,
+    perturb: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears,
 ) -> InferenceResult | None:
     """Run a network over the samples of a dataset: one row per ear present, in the order of `dataset.ears_in_order`.
 
-    samples: int64 (B,), only these; until: checked after each batch, True ends the run; change: applied first to the ears of
+    samples: int64 (B,), only these; until: checked after each batch, True ends the run; perturb: applied first to the ears of
     each batch, int16 HU (N, K, H, W), to measure its effect on the output. None if no batch was run. Leaves the model in eval
     mode.
     """
@@ -65,7 +65,7 @@ def infer(
     with contextlib.closing(dataset.batches(split_into_batches(samples, batch_size), compute.device)) as batches:
         for batch in batches:
             with compute.autocast():
-                outputs.append(forward_blocks(model, change(batch.ears), augment))
+                outputs.append(forward_blocks(model, perturb(batch.ears), augment))
             if until():
                 break
     if not outputs:

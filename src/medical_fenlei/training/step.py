@@ -35,7 +35,7 @@ class Stepper:
     """Maximum norm of the gradient; 0 does not clip."""
 
     micro_batches: int = 1
-    """Parts in which the ears of a step are computed. Doubled for the rest of the run each time memory runs out."""
+    """Number of parts in which the ears of a step are computed. Doubled for the rest of the run each time memory runs out."""
 
     ema: AveragedModel | None = None
     """The exponential moving average of the weights, if one is kept."""
@@ -54,7 +54,7 @@ class Stepper:
     def __call__(self, ears: int, part_loss: PartLoss, *, seed: int, describe: Callable[[], str]) -> torch.Tensor:
         """Take a step; return the mean loss over the targets of all processes, () float32 on the device.
 
-        ears: their number in this process; seed: seeds everything random in the step; describe: names the samples for the log.
+        ears: number in this process; seed: seeds everything random in the step; describe: names the samples for the log.
         If loss or gradient is not finite, no step is taken. Raises CheckFailed after MAX_SKIPPED such steps in a row.
         """
         with self._rollback() as undo:
@@ -108,15 +108,15 @@ class Stepper:
         ends = [ears * n // parts for n in range(parts + 1)]
         for first, stop in itertools.pairwise(ends):
             loss, targets = part_loss(slice(first, stop))
-            once = [buffer.clone() for buffer in self.model.buffers()] if self.grad_checkpointing else []
+            after_forward = [buffer.clone() for buffer in self.model.buffers()] if self.grad_checkpointing else []
             self.scaler.scale(loss / ears).backward()            # a scale that does not depend on the number of micro-batches
-            for buffer, updated_once in zip(self.model.buffers(), once, strict=False):
-                buffer.copy_(updated_once)
+            for buffer, saved in zip(self.model.buffers(), after_forward, strict=False):
+                buffer.copy_(saved)                              # undoes the second update, by the recomputed activations
             total, count = total + loss.detach(), count + targets
         return total, count
 
     def _mean(self, total: torch.Tensor, count: torch.Tensor, ears: int) -> torch.Tensor:
-        """Return the mean loss over the targets of all processes; turn the gradients into its own.
+        """Return the mean loss over the targets of all processes; rescale the gradients to those of this mean.
 
         BatchNorm's statistics become the mean over the processes.
         """
@@ -128,13 +128,13 @@ class Stepper:
             self.ranks.sum([*gradients, *statistics, total, count])
             for buffer in statistics:
                 buffer.div_(self.ranks.world_size)
-            ears = 1
+            ears = 1                                             # the sums already contain it
         torch._foreach_mul_(gradients, ears / count.clamp(min=1))
         return total / count.clamp(min=1)
 
     def _skip(self, loss: float, norm: float, samples: str) -> None:
         self.skipped += 1
-        LOG.warning("the loss is %s, its gradient %s: no step on %s", loss, norm, samples)
+        LOG.warning("loss %s, norm of the gradient %s: skipped the step on %s", loss, norm, samples)
         if self.skipped >= MAX_SKIPPED:
             raise CheckFailed(f"{MAX_SKIPPED} steps in a row had no finite loss (the last was {loss}); a lower --lr or "
                               "--precision fp32 may help")

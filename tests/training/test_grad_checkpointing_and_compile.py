@@ -1,7 +1,6 @@
-"""How a step is computed decides its time and memory, not what is learned: again in the backward pass, compiled, on a GPU."""
+"""Gradient checkpointing and torch.compile change the time and memory of a step, not what is learned."""
 import json
 import os
-import random
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,14 +18,14 @@ from medical_fenlei.models.build import build_model
 from medical_fenlei.models.ear2d import Ear2d
 from medical_fenlei.trained.network import open_network
 from medical_fenlei.training import batch_size
-from medical_fenlei.training.device import ComputeSettings, compile_errors, peak_memory_gb, seed_everything
+from medical_fenlei.training.device import ComputeSettings
 from medical_fenlei.training.step import Stepper, moving_average
 
 EARS = 6
 NETS = {"resnet10t": ((4, 1, 32, 32), 0.8), "test_convnext": ((4, 1, 32, 32), 0.3), "test_vit": ((4, 1, 32, 32), 0.2),
         "dual_resnet10_3d": ((4, 1, 16, 16), 0.9), "dual_resnet50_3d": ((8, 1, 32, 32), 0.6),
         "dual_unet_3d": ((16, 1, 16, 16), 0.4), "dual_vit_3d": ((4, 1, 32, 32), 0.2)}
-"""What each takes an ear, and the share of what it keeps for the backward pass that is left at most."""
+"""Input shape of an ear, and largest share of activations that recomputation may leave, by network."""
 nets = pytest.mark.parametrize("net", NETS)
 
 
@@ -63,7 +62,7 @@ def after_two_steps(model, net, *, again):
 
 
 @nets
-def test_a_step_that_computes_again_is_the_same_step_to_the_last_bit(net):
+def test_a_step_with_recomputation_is_the_same_step_to_the_last_bit(net):
     plain, again = (after_two_steps(build(net, again=again), net, again=again) for again in (False, True))
     assert plain[0] == again[0] and list(plain[2]) == list(again[2])
     for a, b in zip(plain[1], again[1], strict=True):
@@ -97,7 +96,7 @@ def test_fewer_activations_are_kept_for_the_backward_pass(net):
 
 
 def times_used(model, net):
-    """How often each layer computes in a step."""
+    """Return how often each layer computes in a step."""
     times = Counter()
     for name, module in model.named_modules():
         if not list(module.children()):
@@ -107,13 +106,13 @@ def times_used(model, net):
 
 
 @nets
-def test_nothing_is_computed_a_third_time(net):
+def test_no_layer_is_computed_a_third_time(net):
     plain, again = (times_used(build(net, again=again), net) for again in (False, True))
     assert {again[name] / count for name, count in plain.items()} == {1, 2}
 
 
 @nets
-def test_a_copy_of_a_network_that_computes_again_uses_its_own_weights(net):
+def test_a_copy_of_a_network_with_recomputation_uses_its_own_weights(net):
     """The running mean is such a copy."""
     model = build(net, again=True)
     mean = moving_average(model, 0.5).module
@@ -136,7 +135,7 @@ def test_a_copy_of_a_network_that_computes_again_uses_its_own_weights(net):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_backbone_that_cannot_compute_again_is_refused():
+def test_a_backbone_without_recomputation_is_refused():
     of_timm = build_model(ModelConfig(backbone="cs3darknet_focus_s"), shape=(2, 1, 32, 32), outputs=1).backbone
     for backbone in (nn.Flatten(), of_timm):
         with pytest.raises(UserError, match=r"^--grad-checkpointing: [^\n]+--grad-accum[^\n]*$"):
@@ -163,7 +162,7 @@ def checkpoint(name, which="last"):
 
 
 def lines(name, *but):
-    """Of metrics.jsonl, without what differs from run to run."""
+    """Return the lines of metrics.jsonl without the figures that differ from run to run."""
     but = {"seconds", "ears_per_s", "waited", "memory_gb", *but}
     return [{key: value for key, value in json.loads(line).items() if key not in but}
             for line in (Path("outputs") / name / "metrics.jsonl").read_text().splitlines()]
@@ -178,7 +177,7 @@ def assert_same_bits(one, other):
 
 @pytest.mark.parametrize("command", [(*TRAIN, "--ema", 0.7, "--grad-accum", 2, "--freeze-backbone-epochs", 1), DUAL],
                          ids=lambda command: command[0])
-def test_a_run_that_computes_again_is_the_same_run_and_its_checkpoint_opens_as_any(study, command):
+def test_a_run_with_recomputation_is_the_same_run_and_its_checkpoint_opens_like_any(study, command):
     assert run(*command, "--output-dir", "outputs/plain") == 0
     assert run(*command, "--grad-checkpointing", "--output-dir", "outputs/again") == 0
     assert checkpoint("again")["config"]["training"]["grad_checkpointing"]
@@ -191,13 +190,13 @@ def test_a_run_that_computes_again_is_the_same_run_and_its_checkpoint_opens_as_a
         assert torch.equal(one(ears).logits, other(ears).logits)
 
 
-def test_a_backbone_that_cannot_compute_again_is_one_line_and_leaves_no_folder(study, capfd):
+def test_a_backbone_without_recomputation_is_one_line_and_leaves_no_folder(study, capfd):
     assert run(*TRAIN, "--backbone", "cs3darknet_focus_s", "--grad-checkpointing", "--output-dir", "outputs/run") == 2
     said = capfd.readouterr().err
     assert "--grad-checkpointing: " in said and len(said.splitlines()) == 1 and not (study / "outputs/run").exists()
 
 
-def test_the_batch_that_is_found_is_the_one_that_fits_a_network_that_computes_again(study, monkeypatch):
+def test_the_batch_that_is_found_is_larger_with_recomputation(study, monkeypatch):
     model = build_model(ModelConfig(backbone="test_vit"), shape=(16, 1, 16, 16), outputs=1)
     of_one = batch_size._bytes_per_sample(model, (1, 16, 1, 16, 16), ComputeSettings(torch.device("cpu"), torch.float32))
     monkeypatch.setattr(batch_size, "free_memory", lambda: 1.5 * of_one / batch_size.CPU_SHARE)
@@ -245,7 +244,7 @@ def refuses(model):
 
 
 class CompilerFailed(torch._dynamo.exc.TorchDynamoException):
-    """As torch raises it: the cause behind lines of its own."""
+    """An error of torch's compiler: the cause is behind lines of its own."""
 
     inner_exception = OSError("/nonexistent: no such compiler\nand a second line")
 
@@ -259,7 +258,7 @@ def fails_when_used(model):
 
 @pytest.mark.parametrize(("compile_", "says"), [(refuses, "not supported on Python 3.99"),
                                                 (fails_when_used, "no such compiler")])
-def test_what_cannot_be_compiled_is_one_line_that_names_the_flag_and_leaves_no_folder(
+def test_a_network_that_cannot_be_compiled_is_one_line_with_the_flag_and_leaves_no_folder(
         study, tiny, monkeypatch, capfd, compile_, says):
     monkeypatch.setattr(torch, "compile", compile_)
     assert run(*COMPILE, "--output-dir", "outputs/run") == 2
@@ -268,7 +267,7 @@ def test_what_cannot_be_compiled_is_one_line_that_names_the_flag_and_leaves_no_f
     assert not (study / "outputs/run").exists()
 
 
-def test_without_a_compiler_it_is_one_line_too(study, tiny, monkeypatch, capfd):
+def test_a_missing_compiler_is_one_line_too(study, tiny, monkeypatch, capfd):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(study / "nothing compiled yet"))
     torch._dynamo.reset()
     with torch._inductor.config.patch({"cpp.cxx": (None, "/nonexistent")}):
@@ -277,95 +276,7 @@ def test_without_a_compiler_it_is_one_line_too(study, tiny, monkeypatch, capfd):
     assert "--compile: " in said[-1] and "compiler" in said[-1] and not any("Traceback" in line for line in said)
 
 
-def test_another_error_of_a_compiled_step_passes_through():
-    for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), torch.OutOfMemoryError("out of memory")):
-        with pytest.raises(type(error)) as caught, compile_errors():
-            raise error
-        assert caught.value is error
-
-
-@pytest.fixture
-def two_gpus(monkeypatch):
-    taken = []
-    for name, value in {"is_available": lambda: True, "device_count": lambda: 2, "set_device": taken.append,
-                        "is_bf16_supported": lambda including_emulation: True}.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    return taken
-
-
-@pytest.mark.parametrize(("rank", "number"), [(None, 0), ("0", 0), ("1", 1)])
-@pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_each_process_computes_on_the_gpu_of_its_number(two_gpus, monkeypatch, device, rank, number):
-    if rank:
-        monkeypatch.setenv("LOCAL_RANK", rank)
-    expected = torch.device("cuda", number)
-    assert ComputeSettings.choose(device, "auto") == ComputeSettings(expected, torch.bfloat16) and two_gpus == [expected]
-
-
-def test_a_process_without_a_gpu_of_its_own_is_refused_unless_it_computes_on_the_cpu(two_gpus, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match=r"^--device auto: process 3 .* there are 2; .*--nproc-per-node 2$"):
-        ComputeSettings.choose("auto", "fp32")
-    assert ComputeSettings.choose("cpu", "fp32").device == torch.device("cpu") and not two_gpus
-
-
-@pytest.fixture
-def switches(monkeypatch):
-    """What `seed_everything` turns, put back afterwards; returns how it stands."""
-    cudnn, before = torch.backends.cudnn, {}
-
-    def stand():
-        return {"matmul": torch.get_float32_matmul_precision(), "tf32": cudnn.allow_tf32, "same": cudnn.deterministic,
-                "search": cudnn.benchmark, "only_same": torch.are_deterministic_algorithms_enabled()}
-
-    before, generators = stand(), (random.getstate(), np.random.get_state(), torch.get_rng_state())  # noqa: NPY002
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    yield stand
-    torch.set_float32_matmul_precision(before["matmul"])
-    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before["tf32"], before["same"], before["search"]
-    torch.use_deterministic_algorithms(before["only_same"])
-    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-    random.setstate(generators[0])
-    np.random.set_state(generators[1])  # noqa: NPY002
-    torch.set_rng_state(generators[2])
-
-
-@pytest.mark.parametrize("tf32", [True, False])
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_on_a_gpu_the_switches_stand_as_the_settings_say_whatever_they_were_before(switches, deterministic, tf32):
-    for before in (True, False):
-        seed_everything(1, torch.device("cuda"), deterministic=before, tf32=before)
-        seed_everything(1, torch.device("cuda", 0), deterministic=deterministic, tf32=tf32)
-        assert switches() == {"matmul": "high" if tf32 else "highest", "tf32": tf32, "same": deterministic,
-                              "search": not deterministic, "only_same": deterministic}
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and torch.is_deterministic_algorithms_warn_only_enabled()
-
-
-def test_on_a_cpu_no_switch_is_turned(switches):
-    before = switches()
-    seed_everything(1, torch.device("cpu"), deterministic=True, tf32=False)
-    assert switches() == before and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-
-
-def test_everything_drawn_follows_from_the_seed(switches):
-    def drawn(seed):
-        seed_everything(seed, torch.device("cpu"))
-        return random.random(), np.random.random(), torch.rand(()).item()  # noqa: NPY002
-
-    one, same, other = drawn(3), drawn(3), drawn(4)
-    assert one == same and all(a != b for a, b in zip(one, other, strict=True))
-
-
 def test_a_deterministic_run_gives_the_same_bits_again(study):
     for name in ("one", "other"):
         assert run(*TRAIN, "--deterministic", "--no-tf32", "--output-dir", f"outputs/{name}") == 0
     assert_same_bits("one", "other")
-
-
-def test_memory_is_the_most_that_this_process_had_or_that_tensors_took_of_the_gpu(monkeypatch):
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    most, unit = status["VmHWM"].split()
-    assert peak_memory_gb(torch.device("cpu")) == pytest.approx(1024 * int(most) / 1e9, rel=0.02) and unit == "kB"
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {torch.device("cuda", 1): 3_500_000_000}[device])
-    assert peak_memory_gb(torch.device("cuda", 1)) == 3.5

@@ -1,9 +1,9 @@
-"""An exam of nothing but reconstructions of one ear: from the files to the cache, each ear from its series, on its side."""
+"""An exam that has only reconstructions of one ear each: each ear is cached from its own series, on its own side."""
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.commands import run
-from helpers.dicom_files import Form, write_volume
+from helpers.dicom_files import SeriesFormat, write_volume
 
 from medical_fenlei import tables
 from medical_fenlei.ears.store import choose_store
@@ -14,7 +14,7 @@ from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import SIDES
 
 SHAPE, SPACING = (24, 64, 64), (2.0, 1.5, 1.5)
-"""Of a field of view around one ear, 96 mm wide."""
+"""Shape and spacing in mm of a field of view around one ear, 96 mm wide."""
 
 
 @pytest.mark.parametrize("names", [("SE1", "SE2"), ("SE2", "SE1")])
@@ -29,7 +29,7 @@ def test_each_ear_comes_from_its_own_series_on_its_own_side(tmp_path, monkeypatc
         middle = np.array([side.sign * 48.0, -2.0, marks[f"tympanum_{side}"][2]])
         affine[:3, 3] = middle - affine[:3, :3] @ (np.array(SHAPE) / 2)
         hu = draw_head(person, dict.fromkeys(SIDES, EarChange()), pose, Affine(affine), SHAPE).hu
-        write_volume(tmp_path / "data/medical_data_2/2024-01-01/7" / name, np.rint(hu).astype(int), affine, Form())
+        write_volume(tmp_path / "data/medical_data_2/2024-01-01/7" / name, np.rint(hu).astype(int), affine, SeriesFormat())
     (tmp_path / "metadata").mkdir()
     pd.DataFrame([["7", "2024-01-01", "5", "1"]], columns=["检查号", "检查时间", "左侧诊断-训练", "右侧诊断-训练"]).to_csv(
         tmp_path / "metadata/labels.csv", index=False)

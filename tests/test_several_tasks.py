@@ -1,4 +1,4 @@
-"""Several tasks over one trunk: each has its own outputs, ears, figures and files, and best.pt is chosen by all of them."""
+"""Several tasks share a trunk: each has its own outputs, ears, figures and files, and best.pt is chosen by all of them."""
 import json
 import warnings
 from pathlib import Path
@@ -60,7 +60,7 @@ def written(folder, pattern="*"):
 
 FILES = (("predictions", "csv"), ("metrics", "json"), ("hard_cases", "csv"), ("subgroups", "csv"), ("subgroups", "png"),
          ("curves", "png"))
-"""Of an evaluation: stem and ending."""
+"""Stem and ending of the files of an evaluation."""
 PAGE = {"report.html", "report.json"}
 
 
@@ -153,7 +153,7 @@ def test_the_report_of_an_epoch_has_the_classes_of_each_task(here):
         assert matrix.sum(1).tolist() == np.bincount(known, minlength=len(matrix)).tolist()
 
 
-def test_a_task_without_an_ear_in_a_set_has_no_figures_beside_others_and_is_refused_alone(here, capfd):
+def test_a_task_without_an_ear_in_a_set_has_no_figures_and_is_refused_when_requested_alone(here, capfd):
     assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--split", "test") == 0
     report = json.loads((REPORTS / f"metrics_test_{NARROW}.json").read_text())
     assert report["ears"] == 0 and predictions("test", NARROW).empty
@@ -171,7 +171,7 @@ def test_a_task_without_an_ear_in_a_set_has_no_figures_beside_others_and_is_refu
     assert f"no ears of {NARROW} there" in said and len(said.splitlines()) == 1
 
 
-def test_gradcam_explains_the_task_that_is_asked_and_else_each_in_a_folder_of_its_own(here):
+def test_gradcam_explains_the_requested_task_or_each_in_a_folder_of_its_own(here):
     assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST) == 0
     (exam, side), _ = next(iter(ears_of("val", NARROW).items()))
     words = ("gradcam_ear2d", "--checkpoint", BEST, "--exam-id", exam, "--side", side, "--top-k", 1)
@@ -197,7 +197,7 @@ def test_a_class_of_another_task_is_refused_before_anything_is_written(here, cap
 
 
 @pytest.mark.parametrize("chosen", [TASKS, TASKS[1:]])
-def test_both_ears_of_an_exam_stand_in_a_table_a_task(here, chosen):
+def test_each_task_has_a_table_with_both_ears_of_an_exam(here, chosen):
     val = tables.SPLIT.read(Path(SPLITS) / "100pct/val.csv")
     words = () if chosen == TASKS else ("--label-task", ",".join(chosen))
     assert run("predict_dual", "--checkpoint", "outputs/dual/checkpoints/best.pt", "--index-csv", f"{SPLITS}/100pct/val.csv",
@@ -220,7 +220,7 @@ def test_both_ears_of_an_exam_stand_in_a_table_a_task(here, chosen):
     ("gradcam_ear2d", "--checkpoint", BEST, "--exam-id", "exam_q", "--side", "left"),
     ("predict_dual", "--checkpoint", "outputs/dual/checkpoints/best.pt", "--index-csv", f"{SPLITS}/100pct/val.csv"),
 ], ids=lambda command: command[0])
-def test_a_task_that_the_network_did_not_learn_is_refused_by_those_it_did(here, capfd, command, task):
+def test_a_task_that_the_network_lacks_is_refused_with_those_that_it_has(here, capfd, command, task):
     capfd.readouterr()
     assert run(*command, "--label-task", task) == 2
     said = capfd.readouterr().err

@@ -1,0 +1,52 @@
+"""The ears that a run works on: those of its split and task, at most `--limit` exams of each set, on either route."""
+import numpy as np
+import pytest
+from helpers.small_study import codes_in_turn, write_study
+
+from medical_fenlei.config import DataConfig, EarSpec
+from medical_fenlei.data.sources import find_ears
+from medical_fenlei.tasks import find_task
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Four exams to train on, the second without a left ear, the third with one unlabelled; two to tune."""
+    monkeypatch.chdir(tmp_path)
+    train = {"a": (5, 1), "b": (None, 2), "c": (0, 5), "d": (1, 1)}
+    tune = codes_in_turn("xy")
+    return write_study(tmp_path, {"train": train, "tune": tune}, EarSpec(num_slices=2, image_size=8))
+
+
+def found_ears(store, *, task="six_class", sample="exam", limit=None):
+    data = DataConfig(sample=sample, pct=100, limit=limit)
+    return find_ears(data, store, task and [find_task(task)], ("train", "tune"))
+
+
+@pytest.mark.parametrize(("limit", "exams", "ears"), [
+    (None, "abcd", 6), (1, "a", 2), (2, "ab", 3), (3, "abc", 4), (9, "abcd", 6),
+])
+def test_limit_counts_exams_on_the_dual_route(study, limit, exams, ears):
+    sources = found_ears(study, limit=limit)
+    assert sorted(set(sources.ears["train"].exam_id)) == list(exams) and len(sources.ears["train"]) == ears
+    dataset = sources.dataset(study, "train")
+    assert len(dataset) == len(exams) and dataset.present.sum() == ears
+    assert len(sources.dataset(study, "tune")) == min(limit or 2, 2)
+
+
+def test_limit_counts_exams_on_the_ear_route_too(study):
+    sources = found_ears(study, sample="ear", limit=2)
+    dataset = sources.dataset(study, "train")
+    assert len(dataset) == 3 and dataset.batch(np.arange(3)).volume.shape[:2] == (3, 1)
+    assert sources.ears["train"].exam_id.tolist() == ["a", "a", "b"]
+
+
+def test_limit_counts_exams_that_the_task_concerns(study):
+    sources = found_ears(study, task="cholesteatoma_vs_csoma", limit=2)
+    assert sources.ears["train"].exam_id.tolist() == ["a", "b"]                                  # a: right only, c: not at all
+    dataset = sources.dataset(study, "train")
+    assert dataset.present.tolist() == [[False, True], [False, True]] and dataset.code.tolist() == [[0, 1], [0, 2]]
+
+
+def test_without_a_task_every_labelled_ear_is_found(study):
+    sources = found_ears(study, task=None)
+    assert sources.dataset(study, "train").present.tolist() == [[True, True], [False, True], [False, True], [True, True]]
