@@ -200,7 +200,7 @@ def test_a_manifest_of_another_index_is_refused_and_missing_exams_cause_a_warnin
     tables.MANIFEST.write(path, manifest.assign(exam_id="9" + manifest.exam_id))
     for words in (("check_patient_leakage",), ("build_cache_ears", *splits, *SPEC_FLAGS)):
         assert run(*words) == 2
-        assert "of another index" in capsys.readouterr().err
+        assert "it belongs to another index" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "says"), [

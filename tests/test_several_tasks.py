@@ -168,7 +168,7 @@ def test_a_task_without_an_ear_in_a_set_has_no_figures_and_is_refused_when_reque
     capfd.readouterr()
     assert run("eval_ear2d", "--pictures", 0, "--checkpoint", BEST, "--split", "test", "--label-task", NARROW) == 2
     said = capfd.readouterr().err
-    assert f"no ears of {NARROW} there" in said and len(said.splitlines()) == 1
+    assert f"--split test: this set of {SPLITS} --pct 100 has no ears of {NARROW}" in said and len(said.splitlines()) == 1
 
 
 def test_gradcam_explains_the_requested_task_or_each_in_a_folder_of_its_own(here):

@@ -37,7 +37,7 @@ def _check_index(manifest: pd.DataFrame, splits: Sequence[Split], manifest_csv: 
     """Warn about exams of the splits that the manifest lacks. Raises UserError if it lacks them all."""
     exams = {exam for split in splits for frame in split.sets.values() for exam in frame.exam_id}
     if exams and exams.isdisjoint(manifest.exam_id):
-        raise UserError(f"--manifest-csv {manifest_csv}: holds none of the exams of these splits: it is of another index")
+        raise UserError(f"--manifest-csv {manifest_csv}: holds none of the exams of these splits: it belongs to another index")
     if unknown := sorted(exams - set(manifest.exam_id)):
         LOG.warning("%d exams of these splits are not in %s, so that their patients are unknown: %s%s", len(unknown),
                     manifest_csv, ", ".join(unknown[:5]), ", …" if len(unknown) > 5 else "")
