@@ -60,9 +60,9 @@ def _with_patient(exams: pd.DataFrame, patients: Collection[str], manifest_csv: 
     """Return the exams that the manifest holds, and warn about the others."""
     unknown = exams[~exams.exam_id.isin(list(patients))]
     if len(unknown):
-        LOG.warning("%d exams are left out, since %s does not hold them; %s may say why, else it belongs to another index: %s%s",
-                    len(unknown), manifest_csv, tables.rejects_path(manifest_csv).name, ", ".join(unknown.exam_id[:5]),
-                    ", …" if len(unknown) > 5 else "")
+        LOG.warning("%d exams are left out, since %s does not hold them; %s may say why, else it belongs to another index: "
+                    "%s%s", len(unknown), manifest_csv, tables.rejects_path(manifest_csv).name,
+                    ", ".join(unknown.exam_id[:5]), ", …" if len(unknown) > 5 else "")
     return exams.drop(unknown.index)
 
 
