@@ -29,6 +29,14 @@ def until(what, seconds=30.0):
     return found
 
 
+def without_the_code(folder):
+    """A PYTHONPATH by which the package cannot be imported, even where it is installed."""
+    package = folder / "broken" / "medical_fenlei"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError\n", encoding="utf-8")
+    return package.parent
+
+
 class Cluster:
     """A scheduler and its workers, as one starts them by hand, on the loopback address."""
 
@@ -119,7 +127,7 @@ def test_a_cluster_that_cannot_do_the_work_is_one_line(tmp_path, monkeypatch):
         says("no Dask scheduler answers", "tcp://127.0.0.1:1")
         says("no Dask scheduler answers", "nonsense")
         says("has no workers", empty.address)
-        empty.worker(path="/nowhere")
+        empty.worker(path=without_the_code(tmp_path))
         empty.ready(1)
         says("worker .* cannot import medical_fenlei", empty.address)
         empty.worker("--nthreads", "2")
@@ -134,7 +142,7 @@ def test_a_cluster_that_cannot_do_the_work_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_scheduler_without_the_code_is_one_line(tmp_path):
-    strange = Cluster(tmp_path, "/nowhere")
+    strange = Cluster(tmp_path, without_the_code(tmp_path))
     try:
         says("its scheduler cannot import medical_fenlei", strange.address)
     finally:
