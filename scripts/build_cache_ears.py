@@ -3,8 +3,8 @@
     python scripts/build_cache_ears.py --splits-root artifacts/splits_dual_patient --pct 100 --num-slices 32 \\
         --image-size 224 --crop-size 192 --sampling even --num-workers 16
 
-Cached ears are kept: the command can be interrupted, repeated, and run in two terminals at once, which share the work. --verify
-first reads all of them and rebuilds the damaged ones.
+Cached ears are kept: the command can be interrupted, repeated, and run in two terminals at once, which share the work. Ears
+that were cut from another series than the manifest names are cut anew. --verify first reads all ears and rebuilds damaged ones.
 """
 from medical_fenlei import cli
 from medical_fenlei.commands.build_cache import build_cache_command

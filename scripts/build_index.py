@@ -23,10 +23,11 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.errors import UserError
-    from medical_fenlei.ingest.index import HARMLESS, build_index
+    from medical_fenlei.ingest.index import build_index
     from medical_fenlei.ingest.label_sheet import only_sheet, read_label_sheet
     from medical_fenlei.ingest.series_rules import read_rules
     from medical_fenlei.ingest.tree import find_exams
+    from medical_fenlei.reasons import HARMLESS
 
     path = args.xlsx_path or only_sheet()
     sheet, rules = read_label_sheet(path), read_rules(args.series_rules)

@@ -2,8 +2,9 @@
 
     python scripts/build_manifest_ears.py --index-csv artifacts/dataset_index.csv --out-csv artifacts/manifest_ears.csv
 
-Patients are identified by a keyed hash. The key is created at first use and is never written to an output. An exam with images
-of several patients is left out; <stem>_rejects.csv lists it, like every exam that cannot be used.
+Patients are identified by a keyed hash. The key is created at first use and is never written to an output. Exams of one patient
+are linked by PatientID, or by name and birth date, however these are written; <stem>_linked_patients.csv lists them. An exam
+with images of several patients is left out; <stem>_rejects.csv lists it, like every exam that cannot be used.
 """
 from pathlib import Path
 
@@ -33,9 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     key, made = read_or_make_key(key_file)
     if made:
         cli.say(f"made the key of the patient hashes: {key_file} (keep it, and keep it secret)")
-    manifest, rejects = build_manifest(
+    built = build_manifest(
         index, base=args.dicom_base, scan_file=tables.scan_path(args.index_csv), key=key, workers=cli.workers(args))
+    manifest, rejects = built.table, built.rejects
     tables.MANIFEST.write(args.out_csv, manifest)
+    linked_csv = tables.linked_patients_path(args.out_csv)
+    tables.LINKED_PATIENTS.write(linked_csv, built.patients.table)
     counts, index_counts = count_manifest(manifest, rejects), tables.counts_path(args.index_csv)
     write_json(tables.counts_path(args.out_csv),
                {"index": read_json(index_counts) if index_counts.is_file() else {}, "manifest": counts})
@@ -44,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     cli.say(f"{len(index)} exams: {counts['exams']} in the manifest, {counts['exams left out']} left out")
     cli.say(f"{counts['ears']} ears, {counts['labelled ears']} labelled")
     cli.say(f"{counts['patients']} patients ({identified_by})")
+    cli.say(f"{built.patients.count_links()}; see {linked_csv}")
+    for warning in built.patients.warnings:
+        cli.warn(warning)
     for exams in doubtful_patients(manifest):
         cli.warn(f"{len(exams)} exams share one patient, although they are of both sexes or more than {MANY_EXAMS}: does their "
                  f"PatientID stand for several people? {', '.join(exams[:5])}{', …' if len(exams) > 5 else ''}")

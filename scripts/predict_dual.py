@@ -32,8 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     tasks = network.select_tasks(data)
     exams = tables.EXAMS.read(args.index_csv)[: args.limit]
     manifest = tables.MANIFEST.read(data.manifest_csv) if data.manifest_csv.is_file() else tables.MANIFEST.empty()
-    patient_of = dict(zip(manifest.exam_id, manifest.patient_key, strict=True))
-    ears = network.open_ears(data, ears_of_exams(exams, patient_of), "index")
+    ears = network.open_ears(data, ears_of_exams(exams, manifest), "index")
     if ears.ears.empty:
         raise UserError(f"--index-csv {args.index_csv}: no ear of its {len(exams)} exams could be prepared")
     predictions = network.predict(ears.dataset, batch_size=args.batch_size)

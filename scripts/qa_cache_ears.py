@@ -5,8 +5,8 @@
 
 Writes index.html (self-contained; open it in a browser), qa_ears.csv (the score of each ear and its parts), overview.png, and
 exams/<id>.png for the --worst exams. Without the DICOM, pictures show the cached volumes only. If --cache-dir contains several
-caches, the preprocessing flags choose one. A damaged ear is listed in qa_ears_rejects.csv, with status 3; an ear that is not
-cached is only counted.
+caches, the preprocessing flags choose one. A damaged ear, and one that was cut from another series than the manifest names, is
+listed in qa_ears_rejects.csv, with status 3; an ear that is not cached is only counted.
 """
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
-    from medical_fenlei.cache_qa.outliers import NOT_CACHED, rank, read_ears
+    from medical_fenlei.cache_qa.outliers import NOT_CACHED, STALE, rank, read_ears
     from medical_fenlei.cache_qa.page import write_ear_qa
     from medical_fenlei.ears.store import choose_store
     from medical_fenlei.errors import UserError
@@ -37,8 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         cli.warn(f"--dicom-base {args.dicom_base}: no such folder; pictures show the cached volumes only")
     ears, rejects = read_ears(store, wanted, workers=args.num_workers)
     if not ears:
+        stale, damaged = (rejects.reason == STALE).sum(), (~rejects.reason.isin([NOT_CACHED, STALE])).sum()
         raise UserError(f"--cache-dir {store.folder}: of {len(wanted)} ears of {args.manifest_csv} none can be read "
-                        f"({(rejects.reason != NOT_CACHED).sum()} are damaged); build it with build_cache_ears")
+                        f"({damaged} are damaged, {stale} were cut from other series); build it with build_cache_ears")
     done = write_ear_qa(args.out_dir, store, ears, rank(ears), rejects, dicom_base=args.dicom_base, worst=args.worst,
                         workers=args.num_workers)
     cli.say(f"{len(wanted)} ears wanted: {len(ears)} read, {len(wanted) - len(ears)} could not be read")

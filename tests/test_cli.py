@@ -53,7 +53,8 @@ def test_the_summary_lists_faults_first_then_what_is_harmless_and_names_the_file
     assert cli.report_rejects(rejects, tmp_path / "x.csv", faults=3, harmless={"localizer"}) == 3
     said = capsys.readouterr()
     assert [line.strip() for line in said.out.splitlines()] == [
-        "2 left out: not_dicom (in 1 exams)", "1 left out: no_exam_id", "2 passed over: localizer"]
+        "2 left out: not_dicom (in 1 exams): remove it, or export the image again",
+        "1 left out: no_exam_id: type the id, or clear the labels", "2 passed over: localizer"]
     assert said.err == f"warning: 3 could not be used; {tmp_path / 'x_rejects.csv'} says which and why\n"
     assert cli.report_rejects(rejects[:2], tmp_path / "x.csv", faults=0, harmless={"localizer"}) == 0
     assert f"{tmp_path / 'x_rejects.csv'} says which and why" in capsys.readouterr().out

@@ -1,13 +1,13 @@
 """From faulty DICOM folders to a cache, through the scripts: what is used, what is left out, and what is reported."""
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
 from helpers.commands import run
-from helpers.dicom_files import SeriesFormat, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, head, write_volume
 
 from medical_fenlei import tables
+from medical_fenlei.ears.build import fill_store
 from medical_fenlei.ears.store import choose_store
 from medical_fenlei.vocabulary import Side
 
@@ -22,8 +22,7 @@ def person(number, **more):
 
 def write_exam(base, date, exam_id, number, *, thick=False, shape=SHAPE):
     """A bone series of ten slices, a scout, and a softer series of more slices."""
-    rng = np.random.default_rng(number)
-    hu = rng.integers(-1000, 2000, shape)
+    hu = head(shape, seed=number)
     exam = base / date / exam_id
     write_volume(exam / "bone", hu, axial(shape, (1.0, 2.5, 2.5)), SeriesFormat(attributes=person(number)))
     scout = SeriesFormat(attributes=person(number, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
@@ -201,6 +200,72 @@ def test_a_manifest_of_another_index_is_refused_and_missing_exams_cause_a_warnin
     for words in (("check_patient_leakage",), ("build_cache_ears", *splits, *SPEC_FLAGS)):
         assert run(*words) == 2
         assert "it belongs to another index" in capsys.readouterr().err
+
+
+CACHE = ("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", *SPEC_FLAGS, "--num-workers", 1)
+
+
+def index_again(*words):
+    assert run("build_index", "--num-workers", 1, *words) == 0 and run("build_manifest_ears", "--num-workers", 1) == 0
+
+
+def said_by(capsys, *words):
+    """Status, output and errors of a command."""
+    capsys.readouterr()
+    status = run(*words)
+    return status, *capsys.readouterr()
+
+
+def test_after_other_series_rules_what_reads_the_cache_refuses_it_and_the_builder_cuts_it_anew(here, capsys):
+    to_splits()
+    assert run(*CACHE) == 0
+    (here / "rules.toml").write_text('[refuse]\nkernel = "^U75"\n')
+    index_again("--series-rules", "rules.toml")
+    manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv").set_index(["exam_id", "side"])
+    assert manifest.series_relpath.str.endswith("/soft").all()
+
+    train = ("train_ear2d", "--splits-root", "artifacts/splits_dual_patient", "--pct", 100, "--backbone", "test_resnet",
+             "--device", "cpu")
+    status, _, err = said_by(capsys, *train)
+    assert status == 2 and "ears were not cut from the series that are wanted now" in err and not list(here.glob("outputs/*"))
+    assert err.splitlines()[-1].endswith("scripts/build_cache_ears.py --splits-root artifacts/splits_dual_patient "
+                                         "--num-slices 4 --image-size 32 --crop-mm 40.0")
+    status, _, err = said_by(capsys, "qa_cache_ears")
+    assert status == 2 and "0 are damaged, 22 were cut from other series" in err
+    status, _, err = said_by(capsys, "check_patient_leakage")
+    assert status == 0 and "22 of 22 cached ears" in err         # it stands before the cache in the route: it goes on without
+
+    status, out, _ = said_by(capsys, *CACHE, "--limit", 3, "--verify")
+    assert status == 0 and "0 were damaged" in out and "6 cached ears were not cut from" in out and "6 made" in out
+    status, out, _ = said_by(capsys, "qa_cache_ears")
+    rejects = tables.REJECTS.read(here / "artifacts/qa_ears/qa_ears_rejects.csv")
+    assert status == 3 and (rejects.reason == "stale_entry").sum() == 16 and "/bone, expected" in rejects.detail.iloc[-1]
+    status, out, _ = said_by(capsys, *CACHE)
+    assert status == 0 and "22 ears wanted: 6 were there, 16 made, 0 rejected" in out
+    store = choose_store(here / "cache/ears_hu", None)
+    for ear in tables.CACHE_INDEX.read(store.folder / "index.csv").itertuples():
+        facts, row = store.read_facts(ear.exam_id, Side(ear.side)), manifest.loc[(ear.exam_id, ear.side)]
+        assert (facts["series_relpath"], facts["source"]) == (row.series_relpath, row.series_digest)
+    assert said_by(capsys, *CACHE)[1].startswith("22 ears wanted: 22 were there, 0 made")
+
+
+def test_an_exam_that_is_exported_again_or_moved_is_cut_anew_also_outside_the_split(here, hospital, capsys):
+    (here / "data").unlink()
+    shutil.copytree(hospital / "data", here / "data")
+    base = here / "data/medical_data_2"
+    to_splits()
+    assert run(*CACHE) == 0
+    unlabelled = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv").query("exam_id == '000003'")
+    store = choose_store(here / "cache/ears_hu", None)
+    assert fill_store(store, unlabelled, dicom_base=base, workers=1, label="ears").made == 2
+    write_exam(base, "2023-01-06", "000005", number=55)          # the same names, sizes and UIDs
+    (base / "2023-01-03/000002/bone").rename(base / "2023-01-03/000002/moved")
+    (base / "wrapper/2023-01-04/000003/bone").rename(base / "wrapper/2023-01-04/000003/moved")
+    index_again()
+    status, out, _ = said_by(capsys, *CACHE)
+    assert status == 0 and "24 ears wanted: 18 were there, 6 made, 0 rejected" in out
+    assert "6 cached ears were not cut from" in out and "000002 left: cut from 2023-01-03/000002/bone" in out
+    assert said_by(capsys, *CACHE)[1].startswith("22 ears wanted: 22 were there, 0 made")
 
 
 @pytest.mark.parametrize(("words", "says"), [

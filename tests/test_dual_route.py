@@ -166,6 +166,26 @@ def test_halves_that_the_cache_lacks_are_prepared_and_predicted_the_same(here, c
         np.testing.assert_allclose(probabilities(found, side), probabilities(expected[:2], side), atol=1e-6)
 
 
+def test_halves_of_another_series_are_refused_with_the_command_that_cuts_them_anew(here, capsys):
+    manifest_csv = here / "artifacts/manifest_ears.csv"
+    original = manifest_csv.read_bytes()
+    manifest = tables.MANIFEST.read(manifest_csv)
+    exam = tables.SPLIT.read(here / VAL).exam_id[0]
+    manifest.loc[manifest.exam_id == exam, "series_digest"] = "exported-again"
+    try:
+        tables.MANIFEST.write(manifest_csv, manifest)
+        arguments = ("--checkpoint", BEST, "--index-csv", VAL, "--out-csv", "p.csv")
+        assert run("predict_dual", *arguments) == 2
+        said = capsys.readouterr().err
+        assert f"2 of 14 ears were not cut from the series that are wanted now (first {exam} left:" in said
+        assert f"scripts/build_cache_dual.py --splits-root {SPLITS} --num-slices 16 --image-size 32" in said
+        tables.MANIFEST.write(manifest_csv, manifest.assign(series_relpath="elsewhere"))
+        assert run("predict_dual", *arguments) == 2
+        assert "14 of its ears have another series in the manifest" in capsys.readouterr().err
+    finally:
+        manifest_csv.write_bytes(original)
+
+
 def test_a_binary_task_gives_both_probabilities_of_either_side(here):
     task = ("--label-task", "正常vs异常", "--model", "dual_slice_attention", "--backbone", "test_resnet", "--epochs", 1)
     assert run(*TRAIN, *task, "--output-dir", "outputs/binary") == 0

@@ -12,6 +12,7 @@ pairs measured in turn with a warm disk cache:
 The benchmark fails if the index does not count the exams, the unlabelled exams and the usable exams of the tree.
 Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
 """
+import array
 import contextlib
 import functools
 import multiprocessing
@@ -69,7 +70,7 @@ def header(exam: int) -> Dataset:
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.Rows, ds.Columns = 1, "MONOCHROME2", 8, 8
     ds.PixelSpacing, ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = [24, 24], 16, 12, 11, 0
     ds.WindowCenter, ds.WindowWidth, ds.RescaleIntercept, ds.RescaleSlope = "700", "4000", "-1024", "1"
-    ds.PixelData = bytes(128)
+    ds.PixelData = array.array("H", [0, 0, 1060, 1064, 1068, 1064, 0, 2500] * 8).tobytes()   # air, soft tissue and bone
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return ds

@@ -4,21 +4,24 @@
     python tools/soak_cache.py --kills 10 --builders 3
 
 Draws a small synthetic hospital, builds its cache undisturbed, and compares the others with it byte for byte. After every kill,
-each readable entry has to be complete. Exits with status 1 if anything differs.
+each readable entry has to be complete. Then the manifest gives every exam the series of another one, and the same is done with
+these caches, which are stale. Exits with status 1 if anything differs.
 """
 import contextlib
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from medical_fenlei import cli
+from medical_fenlei import cli, tables
 from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore, choose_store
 from medical_fenlei.errors import CheckFailed
 from medical_fenlei.vocabulary import Side
@@ -53,6 +56,75 @@ def broken(store: EarStore) -> list[str]:
     return [f"{ear['exam_id']} {ear['side']}" for ear in entries if not store.is_sound(ear["exam_id"], Side(ear["side"]))]
 
 
+def finished(store: EarStore, expected: dict[str, bytes]) -> int:
+    """Return how many volumes of a store are as expected; a builder may be at work."""
+    count = 0
+    for path in store.folder.glob("*_*.npy"):
+        with contextlib.suppress(FileNotFoundError):
+            count += path.read_bytes() == expected[path.name]
+    return count
+
+
+def kill_builds(store: EarStore, expected: dict[str, bytes], *, kills: int, seconds: float, undo: Callable[[], object]) -> None:
+    """Kill builds of a store at random moments, then complete it. Raises CheckFailed if anything is damaged or differs.
+
+    seconds: what an undisturbed build takes. undo: called now and then, so that later builds have work left.
+    """
+    begun, count = 0, sum(name.endswith(".npy") for name in expected)
+    for number in range(kills):
+        build = subprocess.Popen(command(*BUILD, "--cache-dir", str(store.folder.parent)), start_new_session=True,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = finished(store, expected)
+        while number % 2 and build.poll() is None and finished(store, expected) == before:
+            time.sleep(0.005)                                    # every second kill while ears are written
+        time.sleep(random.uniform(0, 0.2 * seconds if number % 2 else seconds))
+        with contextlib.suppress(ProcessLookupError):            # it has ended already
+            os.killpg(build.pid, signal.SIGKILL)
+        build.wait()
+        if bad := broken(store):
+            raise CheckFailed(f"after kill {number + 1}: {', '.join(bad)} can be read but is damaged")
+        begun += 0 < finished(store, expected) < count
+        if number % 4 == 3:
+            undo()
+    run(*BUILD, "--cache-dir", str(store.folder.parent))
+    if content(store.folder) != expected:
+        raise CheckFailed("the cache of killed builds differs from the undisturbed one")
+    cli.say(f"killed {kills} times, {begun} of them with part of the ears written: equal byte for byte")
+
+
+def build_together(store: EarStore, expected: dict[str, bytes], *, builders: int) -> None:
+    """Let several builders fill a store. Raises CheckFailed if it differs, or an ear was made twice."""
+    started = [subprocess.Popen(command(*BUILD, "--cache-dir", str(store.folder.parent)), stdout=subprocess.PIPE, text=True)
+               for _ in range(builders)]
+    said = [build.communicate()[0] for build in started]
+    if any(build.returncode for build in started):
+        raise CheckFailed("one of several concurrent builders failed")
+    made = [int(re.search(r"(\d+) made,", text)[1]) for text in said]  # type: ignore[index]
+    if content(store.folder) != expected:
+        raise CheckFailed("the cache of concurrent builders differs from the undisturbed one")
+    count = sum(name.endswith(".npy") for name in expected)
+    cli.say(f"{builders} concurrent builders made {' + '.join(map(str, made))} of {count} ears: equal byte for byte")
+    if sum(made) != count:
+        raise CheckFailed(f"{sum(made)} ears were made, expected each of {count} once")
+
+
+def exchange_series(manifest_csv: Path) -> None:
+    """Give every exam of a manifest the series of the next one."""
+    manifest = tables.MANIFEST.read(manifest_csv)
+    for column in ("series_relpath", "series_digest"):
+        manifest[column] = [*manifest[column][2:], *manifest[column][:2]]
+    tables.MANIFEST.write(manifest_csv, manifest)
+
+
+def build_undisturbed(name: str) -> tuple[EarStore, dict[str, bytes], float]:
+    """Build a cache of this name. Returns it, its files, and the seconds that it took."""
+    began = time.monotonic()
+    run(*BUILD, "--cache-dir", name)
+    store = choose_store(Path(name), None)
+    cli.say(f"undisturbed: {len(content(store.folder))} files in {time.monotonic() - began:.1f} s")
+    return store, content(store.folder), time.monotonic() - began
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the checks; return the exit status."""
     parser = cli.parser(__doc__)
@@ -66,50 +138,22 @@ def main(argv: list[str] | None = None) -> int:
         run("make_demo_dataset", "--out-dir", ".", "--num-exams", str(args.exams), "--slices", "24")
         for step in (("build_index",), ("build_manifest_ears",), ("make_splits_dual", "--out-dir", SPLITS, "--patient-split")):
             run(*step)
-        began = time.monotonic()
-        run(*BUILD, "--cache-dir", "whole")
-        seconds = time.monotonic() - began
-        whole = choose_store(Path("whole"), None)
-        expected = content(whole.folder)
-        cli.say(f"undisturbed: {len(expected)} files in {seconds:.1f} s")
+        whole, expected, seconds = build_undisturbed("whole")
+        killed, shared = (EarStore(Path(name), whole.spec) for name in ("killed", "shared"))
 
-        store = EarStore(Path("killed"), whole.spec)
-        begun = 0
-        for number in range(args.kills):
-            build = subprocess.Popen(command(*BUILD, "--cache-dir", "killed"), start_new_session=True,
-                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            before = len([*store.folder.glob("*_*.npy")])
-            while number % 2 and build.poll() is None and len([*store.folder.glob("*_*.npy")]) == before:
-                time.sleep(0.005)                                # every second kill while ears are written
-            time.sleep(random.uniform(0, 0.2 * seconds if number % 2 else seconds))
-            with contextlib.suppress(ProcessLookupError):        # it has ended already
-                os.killpg(build.pid, signal.SIGKILL)
-            build.wait()
-            if bad := broken(store):
-                raise CheckFailed(f"after kill {number + 1}: {', '.join(bad)} can be read but is damaged")
-            ears = [*store.folder.glob("*_*.npy")]
-            begun += 0 < len(ears) < len(expected) // 2 - 1
-            if number % 4 == 3:                                  # so that later builds have work left
-                for path in ears:
-                    path.with_suffix(".json").unlink(missing_ok=True)
-                    path.unlink()
-        run(*BUILD, "--cache-dir", "killed")
-        if content(store.folder) != expected:
-            raise CheckFailed("the cache of killed builds differs from the undisturbed one")
-        cli.say(f"killed {args.kills} times, {begun} of them with part of the ears written: equal byte for byte")
+        def remove_all() -> None:
+            for path in killed.folder.glob("*_*.npy"):
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink()
 
-        builders = [subprocess.Popen(command(*BUILD, "--cache-dir", "shared"), stdout=subprocess.PIPE, text=True)
-                    for _ in range(args.builders)]
-        said = [build.communicate()[0] for build in builders]
-        if any(build.returncode for build in builders):
-            raise CheckFailed("one of several concurrent builders failed")
-        made = [int(re.search(r"(\d+) made,", text)[1]) for text in said]  # type: ignore[index]
-        if content(EarStore(Path("shared"), whole.spec).folder) != expected:
-            raise CheckFailed("the cache of concurrent builders differs from the undisturbed one")
-        count = sum(name.endswith(".npy") for name in expected)
-        cli.say(f"{args.builders} concurrent builders made {' + '.join(map(str, made))} of {count} ears: equal byte for byte")
-        if sum(made) != count:
-            raise CheckFailed(f"{sum(made)} ears were made, expected each of {count} once")
+        kill_builds(killed, expected, kills=args.kills, seconds=seconds, undo=remove_all)
+        build_together(shared, expected, builders=args.builders)
+
+        exchange_series(Path("artifacts/manifest_ears.csv"))
+        _, expected, seconds = build_undisturbed("whole_again")
+        kill_builds(killed, expected, kills=args.kills // 2, seconds=seconds,
+                    undo=lambda: shutil.copytree(whole.folder, killed.folder, dirs_exist_ok=True))
+        build_together(shared, expected, builders=args.builders)
         os.chdir(ROOT)
     return cli.OK
 

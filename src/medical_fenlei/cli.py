@@ -13,6 +13,7 @@ from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import BAD_INPUT, CHECK_FAILED, OK, PARTLY, STOPPED, CheckFailed, Stopped, UserError
 from medical_fenlei.log import FILE_ONLY, LOG, log_to_terminal
 from medical_fenlei.parallel import Workers
+from medical_fenlei.reasons import remedy
 from medical_fenlei.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def show(table: "pd.DataFrame") -> None:
 
 
 def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None = None, harmless: Collection[str] = ()) -> int:
-    """Write what could not be used beside an output, print how many and why, and return the exit status.
+    """Write what could not be used beside an output, print how many, why and what to do, and return the exit status.
 
     faults: how many of the rejects are faults of the input (default: all); the others are only counted.
     harmless: reasons of those others, which are listed last.
@@ -131,8 +132,9 @@ def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None 
     tables.REJECTS.write(path, rejects)
     for reason, number in sorted(rejects.reason.value_counts().items(), key=lambda count: count[0] in harmless):
         exams = rejects.exam_id[(rejects.reason == reason) & (rejects.exam_id != "")].nunique()
-        say(f"{number:7d} {'passed over' if reason in harmless else 'left out'}: {reason}"
-            + (f" (in {exams} exams)" if 0 < exams < number else ""))
+        what = f"{number:7d} {'passed over' if reason in harmless else 'left out'}: {reason}"
+        what += f" (in {exams} exams)" if 0 < exams < number else ""
+        say(f"{what}: {remedy(str(reason))}" if remedy(str(reason)) else what)
     faults = len(rejects) if faults is None else faults
     if faults:
         warn(f"{faults} could not be used; {path} says which and why")

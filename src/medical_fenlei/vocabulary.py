@@ -1,5 +1,6 @@
 """Terms that every room uses: sides of the head, the six diagnosis codes, the sets of a split, scanner manufacturers."""
 import re
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -71,13 +72,34 @@ WHOLE_MANIFEST = "manifest"
 """Name of a further set: every ear of a manifest, whatever its split; for patients of another hospital, for example."""
 
 VENDORS = {
-    "Siemens": ("siemens",), "GE": ("ge", "general electric"), "UIH": ("uih", "united imaging"), "Philips": ("philips",),
-    "Canon": ("canon", "toshiba"), "Neusoft": ("neusoft",), "Hitachi": ("hitachi",),
+    "Neusoft": ("neusoft", "东软", "nms", "pnms", "neuviz"),
+    "Siemens": ("siemens", "西门子"),
+    "UIH": ("uih", "united imaging", "unitedimaging", "联影"),
+    "Philips": ("philips", "飞利浦", "marconi", "picker", "elscint", "adac"),
+    "Canon": ("canon", "toshiba", "佳能", "东芝"),
+    "FUJIFILM": ("fujifilm", "hitachi", "日立", "富士"),
+    "MinFound": ("minfound", "明峰"),
+    "Anke": ("anke", "安科"),
+    "SinoVision": ("sinovision", "赛诺威盛"),
+    "Samsung": ("samsung", "neurologica"),
+    "Morita": ("morita",), "NewTom": ("newtom", "qr srl", "qr s r l"), "Planmeca": ("planmeca",),
+    "Carestream": ("carestream", "kodak dental"), "Sirona": ("sirona",), "KaVo": ("kavo", "imaging sciences"),
+    "Vatech": ("vatech",), "Xoran": ("xoran",), "LargeV": ("largev", "朗视"), "Meyer": ("hefei meyer", "美亚光电"),
+    "GE": ("ge", "general electric", "gems", "gehc", "g e", "ge medical", "gemedical", "gehealthcare", "通用电气"),
 }
-"""Words that identify a scanner manufacturer, in any spelling. Canon took over Toshiba's CT scanners in 2018."""
+"""Words that identify a scanner manufacturer, in any spelling; the first that matches counts. Neusoft comes before Philips,
+with which it had a joint venture (PNMS). Canon took over Toshiba's CT scanners in 2018, FUJIFILM those of Hitachi in 2021, and
+Philips those of Picker, Marconi and Elscint before."""
+
+_DISTINCT = 6
+"""Letters from which on a word identifies a manufacturer also inside of another word (`SIEMENSHealthineers`)."""
 
 
 def vendor(manufacturer: str) -> str:
     """The standard name of a scanner manufacturer; an unknown manufacturer keeps the text of the header."""
-    words = re.sub(r"[^a-z0-9]+", " ", f" {manufacturer.lower()} ")
-    return next((name for name, known in VENDORS.items() if any(f" {word} " in words for word in known)), manufacturer.strip())
+    words = re.sub(r"[\W_]+", " ", f" {unicodedata.normalize('NFKC', manufacturer).casefold()} ")
+
+    def has(word: str) -> bool:
+        return word in words if len(word) >= _DISTINCT or not word.isascii() else f" {word} " in words
+
+    return next((name for name, known in VENDORS.items() if any(map(has, known))), manufacturer.strip())

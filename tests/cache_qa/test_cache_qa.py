@@ -138,6 +138,26 @@ def test_a_damaged_ear_is_reported_and_does_not_stop_the_command(hospital, capsy
     assert "2 could not be used" in capsys.readouterr().err
 
 
+def test_an_ear_of_another_series_than_the_manifest_names_is_listed_and_not_shown_as_sound(hospital, capsys):
+    here, store = hospital
+    path = here / "artifacts/manifest_ears.csv"
+    manifest = tables.MANIFEST.read(path)
+    manifest.loc[manifest.exam_id == "0002", "series_relpath"] = "0002/soft"
+    tables.MANIFEST.write(path, manifest.assign(series_digest=[
+        "other" if ear == WHOLE else store.read_facts(ear[0], Side(ear[1]))["source"]
+        for ear in zip(manifest.exam_id, manifest.side, strict=True)]))
+    assert qa("--worst", 0) == 3
+    said = tables.REJECTS.read(here / "artifacts/qa_ears/qa_ears_rejects.csv")
+    assert {(row.exam_id, row.reason, row.detail.split(";")[0]) for row in said.itertuples()} == {
+        ("0001", "stale_entry", "right: 0001/bone has held other images since"),
+        ("0002", "stale_entry", "left: cut from 0002/bone, expected 0002/soft"),
+        ("0002", "stale_entry", "right: cut from 0002/bone, expected 0002/soft")}
+    found = tables.QA_EARS.read(here / "artifacts/qa_ears/qa_ears.csv")
+    assert len(found) + len(said) == 2 * len(EXAMS)
+    page = " ".join(" ".join(Links((here / "artifacts/qa_ears/index.html").read_text(encoding="utf-8")).text).split())
+    assert "stale, cut from another series" in page and "0002/soft" in page
+
+
 def test_without_the_dicom_the_cached_volumes_are_shown_with_a_warning(hospital, capsys):
     here, _ = hospital
     shutil.rmtree(here / "data")

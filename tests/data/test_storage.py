@@ -169,6 +169,15 @@ def test_a_file_that_is_cut_short_or_gone_while_training_is_one_line(stored):
     assert len(list(ears.batches([np.arange(7)], CPU))) == 1
 
 
+def test_an_ear_that_is_cut_anew_while_a_run_reads_from_disk_ends_the_run(stored):
+    store, ears = stored[0], storage_of("disk", stored)
+    volume = np.array(store.read("x3", Side.LEFT))
+    store.write("x3", Side.LEFT, volume[:, ::-1], {})
+    next(ears.batches([np.arange(3)], CPU))
+    with pytest.raises(UserError, match=r"x3_left\.npy: was cut anew while it was in use"):
+        next(ears.batches([np.arange(2, 5)], CPU))
+
+
 def test_an_array_in_fortran_order_is_refused(stored):
     store = stored[0]
     np.save(store.folder / "x3_left.npy", np.asfortranarray(stored[2][3]))

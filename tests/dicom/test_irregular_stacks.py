@@ -8,7 +8,8 @@ import SimpleITK as sitk
 from helpers.dicom_files import SeriesFormat, axial, write_enhanced, write_volume
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 
-from medical_fenlei.dicom.volume import PART, open_series, read_headers, read_stacks
+from medical_fenlei.dicom.stacks import read_stacks
+from medical_fenlei.dicom.volume import PART, open_series, read_headers
 from medical_fenlei.errors import Rejected
 
 SHAPE = (24, 16, 20)

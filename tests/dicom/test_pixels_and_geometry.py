@@ -22,7 +22,8 @@ from medical_fenlei.dicom import dataset as dataset_module
 from medical_fenlei.dicom import pixels
 from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.elements import value_of
-from medical_fenlei.dicom.header import read_header, read_identity
+from medical_fenlei.dicom.header import read_header
+from medical_fenlei.dicom.identity import read_identity
 from medical_fenlei.dicom.pixels import decode_hu, rescale_to_hu
 from medical_fenlei.dicom.volume import open_series, read_headers
 from medical_fenlei.errors import Rejected

@@ -15,9 +15,12 @@ import pytest
 from helpers.commands import ROOT
 from helpers.dicom_files import axial, write_volume
 
-from medical_fenlei.config import EarSpec
+from medical_fenlei.config import DataConfig, EarSpec
+from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears import build
+from medical_fenlei.ears import store as store_module
 from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
+from medical_fenlei.ears.source import build_command, entry_states, refuse_stale
 from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore, choose_store
 from medical_fenlei.errors import UserError
 from medical_fenlei.phantom.anatomy import Pose, sample_person
@@ -236,3 +239,131 @@ def test_a_store_refuses_volumes_of_another_shape_and_unsafe_names(tmp_path):
         with pytest.raises(UserError):
             store.write(exam_id, SIDES[0], np.zeros((2, 8, 8), np.int16), {})
     assert store.write_index() == 1
+
+
+@pytest.fixture
+def own(dicom, tmp_path):
+    """A copy of the series that a test may change."""
+    shutil.copytree(dicom, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def with_digests(manifest, base):
+    """The manifest as it is made from the series on disk."""
+    return manifest.assign(series_digest=[open_series(base / series).digest for series in manifest.series_relpath])
+
+
+def states(store, manifest):
+    return entry_states(store, manifest).tolist()
+
+
+def rewrite(folder, change):
+    """The series of a folder exported again."""
+    hu = np.random.default_rng(99).integers(-1000, 2000, SHAPE)
+    if change == "the same UIDs, other pixels":
+        write_volume(folder, hu, axial(SHAPE, (1.0, 3.0, 3.0)))
+    elif change == "other UIDs":
+        write_volume(folder.with_name("x"), hu, axial(SHAPE, (1.0, 3.0, 3.0)))
+        shutil.rmtree(folder)
+        folder.with_name("x").rename(folder)
+    elif change == "another place":
+        write_volume(folder, hu, axial(SHAPE, (1.0, 2.5, 2.5)))
+    else:
+        (folder / "IM0006").unlink()
+
+
+@pytest.mark.parametrize("change", [
+    "another series", "the same UIDs, other pixels", "other UIDs", "another place", "a slice less"])
+def test_ears_of_another_source_are_stale_and_cut_anew_as_if_nothing_had_been_there(store, own, tmp_path, change):
+    fill(store, own, with_digests(MANIFEST, own))
+    if change == "another series":
+        (own / "002").rename(own / "other")
+        manifest = MANIFEST.assign(series_relpath=MANIFEST.series_relpath.replace("002", "other"))
+    else:
+        manifest = MANIFEST
+        rewrite(own / "002", change)
+    manifest = with_digests(manifest, own)
+    assert states(store, manifest) == ["current"] * 2 + ["stale"] * 2 + ["current"] * 4
+    assert missing_ears(store, manifest).empty
+    assert fill(store, own, manifest).made == 2 and set(states(store, manifest)) == {"current"}
+    fresh = EarStore(tmp_path / "fresh", store.spec)
+    fill(fresh, own, manifest)
+    assert files(store) == files(fresh) and fill(store, own, manifest).made == 0
+
+
+def test_a_copy_that_keeps_the_times_of_its_files_is_the_same_source(store, dicom, tmp_path):
+    manifest = with_digests(MANIFEST, dicom)
+    fill(store, dicom, manifest)
+    shutil.copytree(dicom, tmp_path / "copy")
+    assert with_digests(MANIFEST, tmp_path / "copy").equals(manifest)
+
+
+def test_a_series_that_is_no_longer_the_one_of_the_manifest_is_a_reject_and_no_entry(store, own):
+    manifest = with_digests(MANIFEST, own)
+    rewrite(own / "002", "another place")
+    done = fill(store, own, manifest)
+    assert done.made == 6 and done.rejects[["exam_id", "reason"]].values.tolist() == [["002", "changed_file"]] * 2
+    assert "build index and manifest again" in done.rejects.detail[0] and "missing" in states(store, manifest)
+    os.utime(own / "003/IM0001", (1, 1))                         # copied without its time: the images are the same
+    assert fill(store, own, manifest[manifest.exam_id == "003"]).rejects.empty
+
+
+def test_a_stale_ear_that_cannot_be_cut_anew_is_not_kept(store, own):
+    fill(store, own)
+    done = fill(store, own, MANIFEST.assign(series_relpath=MANIFEST.series_relpath.replace("002", "nowhere")))
+    assert done.made == 0 and done.rejects.reason.tolist() == ["missing_folder"] * 2
+    assert list(missing_ears(store, MANIFEST).exam_id) == ["002", "002"]
+
+
+def test_an_ear_whose_facts_cannot_be_read_is_cut_anew_without_being_asked_to(store, dicom):
+    fill(store, dicom)
+    whole = files(store)
+    (store.folder / "002_left.json").write_text('{"exam_id"')
+    assert states(store, MANIFEST)[2] == "damaged"
+    assert fill(store, dicom).made == 1 and files(store) == whole
+
+
+def test_a_re_cut_that_is_interrupted_leaves_no_entry_of_two_sources(store, own, monkeypatch):
+    fill(store, own)
+    mapped = store.read("002", Side.LEFT)
+    before = np.array(mapped)
+    manifest = MANIFEST.assign(series_relpath=MANIFEST.series_relpath.replace("002", "003"))
+
+    write_json = store_module.write_json
+
+    def killed(path, value):                                     # the volume is written, its facts are not
+        if path.name == "002_left.json":
+            raise KeyboardInterrupt
+        write_json(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fill(store, own, manifest)
+    assert list(missing_ears(store, manifest).side) == ["left", "right"] and states(store, MANIFEST)[2] == "missing"
+    assert np.array_equal(mapped, before)                        # what was mapped before stays what it was
+    assert fill(store, own, manifest).made == 2
+    assert np.array_equal(store.read("002", Side.LEFT), store.read("003", Side.LEFT))
+
+
+def test_a_cache_of_an_earlier_version_serves_as_long_as_its_series_are_the_same_and_it_is_said_once(store, dicom, caplog):
+    fill(store, dicom)
+    for path in store.folder.glob("*_*.json"):
+        path.write_text(path.read_text().replace('"source"', '"formerly"'))
+    manifest = with_digests(MANIFEST, dicom)
+    caplog.set_level("WARNING", logger="medical_fenlei")
+    for _ in range(2):
+        refuse_stale(store, manifest, entry_states(store, manifest), DataConfig())
+    said, = [record.getMessage() for record in caplog.records]
+    assert "8 cached ears" in said and "by an earlier version" in said
+    moved = manifest.assign(series_relpath="elsewhere/" + manifest.series_relpath)
+    with pytest.raises(UserError, match=r"8 of 8 ears .*001 left: cut from 001, expected elsewhere/001.*build_cache_ears"):
+        refuse_stale(store, moved, entry_states(store, moved), DataConfig())
+
+
+@pytest.mark.parametrize(("spec", "command"), [
+    (EarSpec(num_slices=16), "build_cache_ears.py --splits-root s --num-slices 16"),
+    (EarSpec(extent="half", image_size=32), "build_cache_dual.py --splits-root s --cache-dir cache/ears_hu --image-size 32"),
+    (EarSpec(extent="half", crop_size=64), "build_cache_ears.py --splits-root s --extent half --crop-size 64")])
+def test_the_command_that_cuts_them_anew_is_the_one_of_their_preprocessing(spec, command):
+    assert build_command(spec, DataConfig(splits_root=Path("s"))) == f"python scripts/{command}"

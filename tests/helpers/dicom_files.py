@@ -84,6 +84,14 @@ def write_volume(
     return files
 
 
+def head(shape: tuple[int, int, int], noise: float = 60.0, seed: int = 0) -> np.ndarray:
+    """HU (K, rows, columns) of a round head: soft tissue inside a ring of bone inside air, each slice with noise of its own."""
+    row, column = np.mgrid[:shape[1], :shape[2]]
+    radius = np.hypot(2 * row / (shape[1] - 1) - 1, 2 * column / (shape[2] - 1) - 1)
+    still = np.where(radius > 0.95, -1000, np.where(radius > 0.75, 1200, 40))
+    return np.rint(still + np.random.default_rng(seed).normal(0, noise, shape)).astype(np.int64)
+
+
 def axial(shape: tuple[int, int, int], spacing: tuple[float, float, float] = (1.0, 0.5, 0.5)) -> np.ndarray:
     """Return the affine (4, 4) of an axial volume (k up, rows to the back, columns to the left) centred on the origin."""
     affine = np.zeros((4, 4))

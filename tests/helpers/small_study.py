@@ -8,6 +8,7 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.config import EarSpec
+from medical_fenlei.ears.source import EarSource
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.vocabulary import SIDES, UNLABELLED
 
@@ -39,7 +40,8 @@ def write_manifest(path: Path, codes: Codes) -> None:
         date="2020-01-01", label_date="2020-01-01", date_match=True, n_instances=9, patient_key_source="patient_id",
         manufacturer="", model="", kernel="", transfer_syntax="", rows=64, columns=64, pixel_spacing_mm=0.5,
         slice_thickness_mm=1.0, slice_increment_mm=1.0)
-    frame = frame.assign(patient_key="patient_of_" + frame.exam_id, series_relpath=frame.exam_id + "/bone")
+    frame = frame.assign(patient_key="patient_of_" + frame.exam_id, series_relpath=frame.exam_id + "/bone",
+                         series_digest="digest_of_" + frame.exam_id)
     tables.MANIFEST.write(path, tables.MANIFEST.frame(frame.join(tables.task_columns(frame.label_code))))
 
 
@@ -61,7 +63,8 @@ def write_volumes(store: EarStore, codes: Codes) -> None:
             volume = np.random.default_rng([number, e]).integers(-800, 800, store.spec.shape)
             edge = store.spec.image_size // 8
             volume[:, edge:edge * (2 + (code or 0)), edge:3 * edge] += 900
-            store.write(exam, side, volume.astype(np.int16), {"affine_lps": np.eye(4).tolist()})
+            store.write(exam, side, volume.astype(np.int16), {
+                **EarSource(f"{exam}/bone", f"digest_of_{exam}").facts, "affine_lps": np.eye(4).tolist()})
 
 
 def write_study(folder: Path, sets: Mapping[str, Codes], spec: EarSpec = SPEC) -> EarStore:

@@ -1,12 +1,11 @@
 """Exams in a folder of any layout: which files belong together, how the exam is named, and that no patient is."""
 import shutil
 
-import numpy as np
 import pydicom
 import pytest
-from helpers.dicom_files import SeriesFormat, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, head, write_volume
 
-from medical_fenlei.dicom.header import Identity
+from medical_fenlei.dicom.identity import Identity
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.exams import find_loose_exams, refuse_several_patients
 from medical_fenlei.ingest.redaction import Redactor
@@ -20,7 +19,7 @@ def write(folder, study, patient="P123", **more):
     header = {"StudyInstanceUID": f"1.2.{study}", "SeriesInstanceUID": f"1.2.{study}.{more.pop('series', 1)}",
               "PatientID": patient, "PatientName": f"Somebody^{patient}", "PatientBirthDate": "19340217",
               "StudyDate": "20200102", **more}
-    files = write_volume(folder, np.zeros(SHAPE, int), axial(SHAPE, SPACING), SeriesFormat(attributes=header))
+    files = write_volume(folder, head(SHAPE), axial(SHAPE, SPACING), SeriesFormat(attributes=header))
     for path in files:                                           # flat layouts hold files of several exams side by side
         path.rename(path.with_name(f"{study}_{more.get('ConvolutionKernel', '')}_{path.name}"))
 
@@ -128,6 +127,46 @@ def test_a_short_name_is_redacted_by_itself_and_not_within_words():
     redactor = Redactor([Identity("", "", "Li^Wu", "")])
     assert redactor.hide("li/slices_of_li, wuhan") == "…/slices_of_…, wuhan" and "Li" not in repr(redactor)
     assert Redactor([Identity("", "", "金丝雀^李", "")]).hide("x金丝雀y") == "x…y"
+
+
+def write_name(folder, raw, charset, study=1, **more):
+    """A series whose PatientName has these bytes, under this declaration; None for no declaration."""
+    mark = "Q" * (len(raw) + len(raw) % 2)
+    write(folder, study, PatientName=mark, **({"SpecificCharacterSet": charset} if charset else {}), **more)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(mark.encode(), raw.ljust(len(mark))))
+
+
+@pytest.mark.parametrize("charset", [None, "ISO_IR 100", "ISO_IR 192", "GB18030"])
+@pytest.mark.parametrize(("name", "encoding", "folder"), [
+    ("合成甲", "gbk", "合成甲_CT1001"), ("合成^甲", "gb18030", "CT1001-合成甲"), ("王^小明", "big5", "王 小明_CT1001"),
+    ("合成^甲", "utf-8", "CT1001 甲合成"), ("Jörg^Müller", "latin_1", "Mu\u0308ller_CT1001_jo\u0308rg"),
+    ("李^雷", "gbk", "ＣＴ1001李雷"), ("合成甲", "gbk", "合成甲_CT1001".encode("gbk").decode("cp437")),
+    ("合成甲", "gbk", "合成甲_CT1001".encode("gbk").decode("latin_1")),
+    ("合成甲", "gbk", "合成甲_CT1001".encode("gbk").decode("utf-8", "surrogateescape"))])
+def test_a_name_in_an_undeclared_character_set_is_hidden_as_if_declared(tmp_path, name, encoding, folder, charset):
+    write_name(tmp_path / folder / "bone", name.encode(encoding), charset)
+    (tmp_path / folder / "bone/notes.txt").write_text("x")
+    exams, strays = found(tmp_path)
+    exam, = exams.values()
+    told = ascii((exam.exam_id, exam.problems, strays, exam.shown_name(exam.choice.verdicts[0][0])))
+    assert exam.exam_id in ("CT1001", "ＣＴ1001")
+    for part in (name, folder.replace("CT1001", "").strip("-_ ")):
+        assert not any(ascii(letter)[1:-1] in told for letter in part if not letter.isascii() and letter not in "ＣＴ…")
+    assert "ller" not in told and "rg" not in told
+
+
+@pytest.mark.parametrize("folder", [
+    "hechengbing_CT1003", "HE_CHENG-BING CT1003", "CT1003.chengbinghe", "0012345_CT1003", "12345-CT1003"])
+def test_a_name_run_together_or_spaced_and_an_id_with_other_zeros_are_hidden(tmp_path, folder):
+    write(tmp_path / folder, 1, patient="012345", PatientName="HE CHENGBING")
+    assert list(found(tmp_path)[0]) == ["CT1003"]
+
+
+def test_series_of_one_patient_in_two_character_sets_are_one_exam(tmp_path):
+    write_name(tmp_path / "e/one", "合成甲".encode("gbk"), None, patient="")
+    write_name(tmp_path / "e/two", "合成^甲".encode(), "ISO_IR 192", patient="", series=2)
+    assert list(found(tmp_path)[0]) == ["e"]
 
 
 def test_the_stamp_changes_with_the_files_and_with_nothing_else(tmp_path):

@@ -1,10 +1,9 @@
 """The label sheet is matched with the folders on disk, and every row and folder without a match is accounted for."""
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
-from helpers.dicom_files import axial, write_volume
+from helpers.dicom_files import axial, head, write_volume
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.index import build_index
@@ -42,7 +41,7 @@ def index_of(base, ids):
 
 
 def bone(folder, slices=40):
-    hu = np.random.default_rng(0).integers(-1000, 2000, (slices, 16, 16))
+    hu = head((slices, 16, 16))
     return write_volume(folder, hu, axial(hu.shape, (1.0, 12.0, 12.0)))
 
 

@@ -53,7 +53,10 @@ def reasons(sheet):
     ("5正常", 5), ("5∶正常", 5),
     (5, 5), (5.0, 5), ("５", 5), ("05", 5), (None, 0), ("\u3000", 0), ("normal", 5), ("Normal", 5), ("1：CSOM", 1),
     ("Chronic suppurative otitis media (CSOM)", 1), ("Middle ear cholesteatoma", 2), ("4: cholesterol granuloma", 4),
-    ("6：其他（外耳道闭锁）", 6), ("3：渗出性中耳炎", 3), ("5：正 常", 5),
+    ("6：其他（外耳道闭锁）", 6), ("3：渗出性中耳炎", 3), ("5：正 常", 5), ("5,0", 5),
+    ("5：未见异常", 5), ("5：未见明显异常", 5), ("5：正常（未见异常）", 5), ("5：无异常", 5), ("5：no abnormality", 5),
+    ("5：未见明确异常密度影", 5), ("未见异常", 5), ("无明显异常", 5), ("No abnormality", 5), ("no abnormality detected", 5),
+    ("1：慢性化脓性中耳炎，余未见异常", 1), ("1：慢性化脓性中耳炎，乳突未见异常", 1),
 ])
 def test_a_label_is_read_in_every_form_it_is_written(cell, code):
     assert parse_code(cell) == code
@@ -62,6 +65,7 @@ def test_a_label_is_read_in_every_form_it_is_written(cell, code):
 @pytest.mark.parametrize("cell", [
     "7：其他", "0", "正常？", "5：中耳胆脂瘤", "51", "左", 7, 0, 5.5, True, "#N/A", "1,2", "1：慢性化脓性中耳炎 2：中耳胆脂瘤",
     "5：正常？", "5：中耳胆脂瘤术后", "-5", "5级", datetime.datetime(2024, 5, 1), "2: normal",
+    "1、2", "1+2", "1/2", "1和2", "1 2", "1：2", 1.2, "正常/异常", "5：未见异常？", "=VLOOKUP(A2,B:C,2,0)",
 ])
 def test_an_invalid_or_contradictory_label_is_refused(cell):
     with pytest.raises(ValueError):
@@ -72,6 +76,7 @@ def test_an_invalid_or_contradictory_label_is_refused(cell):
     ("00123", "00123"), (123, "123"), (123.0, "123"), ("123.0", "123"), (" 00123 ", "00123"), ("００１２３", "00123"),
     ("'00123", "00123"), ("＇00123", "00123"), ('="00123"', "00123"), ("\u200e00123\u202c", "00123"), ("\ufeff00123", "00123"),
     ("00 123", "00123"), ("\u300000123\u00a0", "00123"), ("CT-12 B", "CT-12 B"), ("12E4567", "12E4567"),
+    ("00123,0", "00123"), ("123.00", "123"),
     ("1.2.840.0", "1.2.840.0"), (None, ""), (" ", ""), (120000000000.0, "120000000000"), (999999999999999, "999999999999999"),
 ])
 def test_an_exam_id_is_text_whatever_excel_made_of_it(cell, exam_id):
@@ -80,7 +85,7 @@ def test_an_exam_id_is_text_whatever_excel_made_of_it(cell, exam_id):
 
 @pytest.mark.parametrize("cell", [
     "1.2E+11", "1.2e+11", "1E+05", "１.２E+11", 1234567890123456, 1.2e16, 12.5, -3, True, datetime.datetime(2024, 1, 2),
-    "#N/A", "#REF!", "00123\n00124",
+    "#N/A", "#REF!", "00123\n00124", "1,2E+11", "1.2E11", "1,234", "1,234,567.00", "123.000", 0, "=A2",
 ])
 def test_an_exam_id_that_may_have_lost_digits_is_refused(cell):
     with pytest.raises(ValueError):
@@ -92,7 +97,8 @@ def test_an_exam_id_that_may_have_lost_digits_is_refused(cell):
     ("20230507101112", "2023-05-07"), ("2023年5月7日", "2023-05-07"), ("2023年05月07日 上午8:30", "2023-05-07"),
     ("２０２３－５－７", "2023-05-07"), (20230507, "2023-05-07"),
     (datetime.datetime(2023, 5, 7, 8, 30), "2023-05-07"), (datetime.date(2023, 5, 7), "2023-05-07"), (45053, "2023-05-07"),
-    (45053.354, "2023-05-07"), ("45053", "2023-05-07"), ("25.01.2020", "2020-01-25"), ("01/25/2020", "2020-01-25"),
+    (45053.354, "2023-05-07"), ("45053", "2023-05-07"), ("45053,354", "2023-05-07"),
+    ("25.01.2020", "2020-01-25"), ("01/25/2020", "2020-01-25"),
     ("05.05.2020", "2020-05-05"), ("2020-01-05T08:30", "2020-01-05"), (None, ""), ("  ", ""),
 ])
 def test_dates_in_every_form_they_are_written(cell, date):
@@ -274,7 +280,7 @@ def test_a_file_that_cannot_be_read_is_one_line_that_says_what_to_do(tmp_path, n
 
 
 def test_a_workbook_that_expands_too_far_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("medical_fenlei.ingest.spreadsheet.LARGEST", 1000)
+    monkeypatch.setattr("medical_fenlei.ingest.workbook.LARGEST", 1000)
     with pytest.raises(UserError, match="unpacked"):
         read_label_sheet(write_sheet(tmp_path / "a.xlsx", []))
 
@@ -291,6 +297,14 @@ def test_a_missing_sheet_or_column_is_one_line(tmp_path):
         only_sheet(tmp_path / "none")
 
 
+def test_the_only_sheet_of_a_folder_is_found_however_its_suffix_is_written(tmp_path):
+    (tmp_path / "labels.xls").write_bytes(b"")
+    with pytest.raises(UserError, match=r"expected one \.xlsx .*, found labels\.xls; name"):
+        only_sheet(tmp_path)
+    (tmp_path / "LABELS.XLSX").write_bytes(b"")
+    assert only_sheet(tmp_path).name == "LABELS.XLSX"
+
+
 def test_a_cell_is_quoted_without_words_that_no_diagnosis_has(tmp_path):
     cells = ["7：未知", "5：中耳胆脂瘤？", "张三", "2 or 3", "5：normal?"]
     sheet = read_label_sheet(write_sheet(tmp_path / "labels.csv", [[str(n), "", cell, ""] for n, cell in enumerate(cells)]))
@@ -299,9 +313,17 @@ def test_a_cell_is_quoted_without_words_that_no_diagnosis_has(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["4：胆脂瘤", "1：分泌性", "2：胆固醇", "3：化脓性中耳炎", "5：异常", "5：不正常",
-                                  "5 : abnormal", "1：慢性化脓性中耳炎并胆脂瘤"])
+                                  "5 : abnormal", "1：慢性化脓性中耳炎并胆脂瘤", "5：not normal", "5：余未见异常",
+                                  "5：除乳突积液外，未见异常", "1：未见异常", "6：未见异常", "1：鼓室未见异常"])
 def test_words_of_another_diagnosis_than_the_code_are_refused(cell):
     with pytest.raises(ValueError, match="disagree"):
+        parse_code(cell)
+
+
+@pytest.mark.parametrize("cell", ["2：无胆脂瘤", "2：未见明显胆脂瘤", "2：胆脂瘤可能", "2：不除外胆脂瘤", "1：非化脓性中耳炎",
+                                  "5：无胆脂瘤", "2: no evidence of cholesteatoma", "3：suspected OME", "4：疑似胆固醇肉芽肿"])
+def test_words_that_deny_or_doubt_the_diagnosis_of_the_code_are_refused(cell):
+    with pytest.raises(ValueError, match="deny or doubt"):
         parse_code(cell)
 
 

@@ -22,10 +22,9 @@ def manifest_of(base, headers):
         rows.append({"exam_id": exam, "date": "2020-01-01", "label_date": "2020-01-01", "date_match": True,
                      "ambiguous_match": False, "exam_relpath": exam, "series_relpath": exam, "n_instances": 4,
                      "left_code": 5, "right_code": 1, "series_reason": ""})
-    manifest, rejects = build_manifest(tables.INDEX.frame(rows), base=base, scan_file=base / "scan.jsonl", key=bytes(32),
-                                        workers=1)
-    assert rejects.empty
-    return manifest[manifest.side == "left"].set_index("exam_id")
+    built = build_manifest(tables.INDEX.frame(rows), base=base, scan_file=base / "scan.jsonl", key=bytes(32), workers=1)
+    assert built.rejects.empty
+    return built.table[built.table.side == "left"].set_index("exam_id")
 
 
 def test_age_sex_and_voltage_come_with_the_exam_and_survive_the_csv(tmp_path):
@@ -38,7 +37,7 @@ def test_age_sex_and_voltage_come_with_the_exam_and_survive_the_csv(tmp_path):
 
 
 def test_a_manifest_of_an_earlier_version_is_read_without_the_subgroups(tmp_path):
-    manifest = manifest_of(tmp_path, [{}]).reset_index().drop(columns=list(tables.SUBGROUP_FACTS))
+    manifest = manifest_of(tmp_path, [{}]).reset_index().drop(columns=[*tables.SUBGROUP_FACTS, "series_digest"])
     tables.MANIFEST.write(tmp_path / "m.csv", manifest)
     assert list(tables.MANIFEST.read(tmp_path / "m.csv").columns) == list(tables.MANIFEST.columns)
 
@@ -69,7 +68,8 @@ def exam_of(base, series):
     row = {"exam_id": "1", "date": "2020-01-01", "label_date": "", "date_match": False, "ambiguous_match": False,
            "exam_relpath": "1", "series_relpath": f"1/{next(iter(series))}", "n_instances": 4, "left_code": 5, "right_code": 1,
            "series_reason": ""}
-    return build_manifest(tables.INDEX.frame([row]), base=base, scan_file=base / "scan.jsonl", key=bytes(32), workers=1)
+    built = build_manifest(tables.INDEX.frame([row]), base=base, scan_file=base / "scan.jsonl", key=bytes(32), workers=1)
+    return built.table, built.rejects
 
 
 OTHER = {"PatientID": "PAT2", "PatientName": "Somebody^Else", "PatientBirthDate": "19800202"}

@@ -4,15 +4,20 @@ import stat
 
 import pytest
 
-from medical_fenlei.dicom.header import Identity
+from medical_fenlei.dicom.identity import Identity
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.patients import patient_key, read_or_make_key
+from medical_fenlei.ingest.patients import patient_evidence, read_or_make_key
 
 KEY = bytes(range(32))
 
 
 def who(patient_id="", name="", birth_date="", issuer=""):
     return Identity(patient_id=patient_id, issuer=issuer, name=name, birth_date=birth_date)
+
+
+def patient_key(identity, exam_id, key):
+    """The key of an exam by itself, and its source."""
+    return patient_evidence(identity, exam_id, key).keys[0][::-1]
 
 
 def test_the_same_patient_has_one_key_and_another_has_another():

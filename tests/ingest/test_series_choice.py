@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from helpers.dicom_files import SeriesFormat, axial, write_enhanced, write_volume
+from helpers.dicom_files import SeriesFormat, axial, head, write_enhanced, write_volume
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,
@@ -24,18 +24,19 @@ from medical_fenlei import tables
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.ingest import scan as scan_module
-from medical_fenlei.ingest.index import HARMLESS, build_index
+from medical_fenlei.ingest.index import build_index
 from medical_fenlei.ingest.index_counts import FILES
 from medical_fenlei.ingest.label_sheet import read_label_sheet
 from medical_fenlei.ingest.manifest import build_manifest
 from medical_fenlei.ingest.scan import scan_exams
 from medical_fenlei.ingest.series_rules import SeriesRules, read_rules
 from medical_fenlei.ingest.tree import find_exams
+from medical_fenlei.reasons import HARMLESS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
 SHAPE = (40, 32, 32)
-HU = np.random.default_rng(0).integers(-1000, 2000, SHAPE)
+HU = head(SHAPE)
 WHOLE = axial(SHAPE, (1.0, 6.0, 6.0))                            # 192 mm wide
 
 
@@ -440,7 +441,8 @@ def test_everything_found_is_used_or_accounted_for(collection):
 
 def test_the_manifest_has_for_each_ear_the_facts_of_its_own_series(collection):
     base, index, scan = collection
-    manifest, rejects = build_manifest(index.table, base=base, scan_file=scan, key=bytes(32), workers=1)
+    built = build_manifest(index.table, base=base, scan_file=scan, key=bytes(32), workers=1)
+    manifest, rejects = built.table, built.rejects
     assert set(rejects.reason) == {"no_series"}
     ears = manifest.set_index(["exam_id", "side"]).loc["reconstructions_of_one_ear_and_nothing_as_good"]
     assert [path.rpartition("/")[2] for path in ears.series_relpath] == ["b", "a"]

@@ -59,7 +59,7 @@ def collection(tmp_path_factory):
          "exam_relpath": exam, "series_relpath": exam, "n_instances": SHAPE[0], "left_code": 5, "right_code": 1,
          "series_reason": ""} for exam in WHO])
     tables.INDEX.write(here / "artifacts/dataset_index.csv", index)
-    manifest, _ = build_manifest(index, base=base, scan_file=base / "scan.jsonl", key=bytes(32), workers=1)
+    manifest = build_manifest(index, base=base, scan_file=base / "scan.jsonl", key=bytes(32), workers=1).table
     tables.MANIFEST.write(here / "artifacts/manifest_ears.csv", manifest)
     return here, index, manifest
 
@@ -256,3 +256,21 @@ def test_exams_missing_from_manifest_and_splits_do_not_count():
 def test_without_copies_the_table_is_empty():
     manifest = pd.DataFrame({"exam_id": ["1", "2"], "patient_key": ["p", "q"], "study_key": ["s", "t"]})
     assert shared_marks(study_marks(manifest), manifest, []).empty and shared_exams([frame(train=["1"], val=["2"])]).empty
+
+
+def test_ears_of_another_series_than_the_manifest_names_are_not_compared(tmp_path, caplog):
+    """Neither are those that were cut anew since the index was written."""
+    store = EarStore(tmp_path, SPEC)
+    store.write_spec()
+    ear, other = np.random.default_rng(0).integers(-1000, 2000, (2, *SPEC.shape)).astype(np.int16)
+    for exam in ("a", "b", "c", "d"):
+        store.write(exam, Side.LEFT, ear, {"series_relpath": f"{exam}/bone", "source": "1"})
+    store.write_index()
+    store.write("d", Side.LEFT, other, {"series_relpath": "d/bone", "source": "1"})
+    wanted = (("a", "bone", "1"), ("b", "soft", "1"), ("c", "bone", "2"), ("d", "bone", "1"))
+    manifest = pd.DataFrame([{"exam_id": exam, "side": "left", "series_relpath": f"{exam}/{series}", "series_digest": digest}
+                             for exam, series, digest in wanted])
+    assert alike(cached_marks(store.folder)) == [("a", "b", "c", "d")]
+    caplog.set_level("WARNING", logger="medical_fenlei")
+    assert cached_marks(store.folder, manifest).exam_id.tolist() == ["a"]
+    assert "3 of 4 cached ears were not cut from" in caplog.text

@@ -16,7 +16,7 @@ def audit_leakage(data: DataConfig, cache_key: str) -> Audit:
     """
     manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.read_split(data.splits_root, data.pct)
     caches = [folder for folder in cache_folders(data.cache_dir) if folder.name == cache_key]
-    marks = pd.concat([study_marks(manifest), *map(cached_marks, caches)], ignore_index=True)
+    marks = pd.concat([study_marks(manifest), *(cached_marks(cache, manifest) for cache in caches)], ignore_index=True)
     counts = LeakageReport.of(manifest, [split], marks).counts()
     leaks = sum(counts.values())
     explanation = ", ".join(f"{count} {what}" for what, count in counts.items())

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import wasserstein_distance
 
 from medical_fenlei import tables
-from medical_fenlei.ears.build import missing_ears
+from medical_fenlei.ears.source import describe_stale, entry_states, warn_unproven
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected
 from medical_fenlei.parallel import map_items
@@ -29,7 +29,7 @@ PARTS = {"confidence": 0.05, "padding": 0.02, "histogram": 20.0, "plane": 2.0, "
 """Parts of the score and the smallest deviation of each: a smaller difference does not matter, however alike a small cohort is.
 In units of 1 - confidence, padded share, HU, mm, mm."""
 
-DAMAGED, NOT_CACHED = "damaged_entry", "not_cached"
+DAMAGED, NOT_CACHED, STALE = "damaged_entry", "not_cached", "stale_entry"
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,17 @@ def read_ear(store: EarStore, name: tuple[str, Side]) -> CachedEar:
 
 
 def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple[list[CachedEar], pd.DataFrame]:
-    """Read the ears of the manifest; also return `tables.REJECTS` of those not cached or damaged."""
-    missing = missing_ears(store, manifest)
-    cached = manifest.drop(missing.index)
+    """Read the ears of the manifest; also return `tables.REJECTS` of those not cached, cut from other images, or damaged."""
+    states = entry_states(store, manifest)
+    warn_unproven(store, manifest, states)
+    missing, stale, cached = (manifest[mask] for mask in (
+        states == "missing", states == "stale", ~states.isin(["missing", "stale"])))
     rejects: list[dict[str, object]] = [
         {"exam_id": exam, "file": "", "reason": NOT_CACHED, "detail": side}
         for exam, side in zip(missing.exam_id, missing.side, strict=True)]
+    rejects += [{"exam_id": ear["exam_id"], "file": f"{ear['exam_id']}_{ear['side']}.npy", "reason": STALE,
+                 "detail": f"{ear['side']}: {describe_stale(store, ear)}; build the cache again"}
+                for ear in stale.to_dict("records")]
     ears = []
     names = [(str(exam), Side(side)) for exam, side in zip(cached.exam_id, cached.side, strict=True)]
     for outcome in map_items(functools.partial(read_ear, store), names, workers=workers, label="ears"):

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from medical_fenlei import tables
-from medical_fenlei.cache_qa.outliers import DAMAGED, NOT_CACHED, CachedEar, median_histogram
+from medical_fenlei.cache_qa.outliers import DAMAGED, NOT_CACHED, STALE, CachedEar, median_histogram
 from medical_fenlei.cache_qa.pictures import (
     PNG_PIXELS,
     SCAN_BOX,
@@ -90,8 +90,9 @@ def _write_page(path: Path, store: EarStore, ranked: pd.DataFrame, rejects: pd.D
         f"unusual, score {UNUSUAL:.0f} or more": int((ranked.score >= UNUSUAL).sum()),
         f"padded, over {PADDED:.0%}": int((ranked.padded_share > PADDED).sum()),
         "not in the cache": int((rejects.reason == NOT_CACHED).sum()),
+        "stale, cut from another series": int((rejects.reason == STALE).sum()),
         "damaged": int((rejects.reason == DAMAGED).sum()),
-        "not drawn": int((~rejects.reason.isin([DAMAGED, NOT_CACHED])).sum()),
+        "not drawn": int((~rejects.reason.isin([DAMAGED, NOT_CACHED, STALE])).sum()),
     }
     page = template("cache_qa", "ear_qa.html", link=quote)                   # file names may hold characters that URLs may not
     write_text(path, page.render(

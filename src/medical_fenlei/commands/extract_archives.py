@@ -25,6 +25,7 @@ from medical_fenlei.archives.unpack import Reject
 from medical_fenlei.errors import Stopped, UserError
 from medical_fenlei.files import atomic
 from medical_fenlei.log import LOG, log_to_file
+from medical_fenlei.reasons import remedy
 
 _BY_A_SIGNAL = "by a signal; what was extracted is kept, run it again to continue"
 
@@ -38,7 +39,7 @@ def report(rejects: Sequence[Reject], path: Path) -> int:
             where = f" (in {', '.join(reject.volumes)})" if reject.volumes else ""
             table.writerow(("", f"{reject.archive}/{reject.member}", reject.reason, reject.detail + where))
     for reason, number in Counter(reject.reason for reject in rejects).most_common():
-        LOG.info("%7d left out: %s", number, reason)
+        LOG.info("%7d left out: %s: %s", number, reason, remedy(reason))
     for volume, number in Counter(volume for reject in rejects for volume in reject.volumes).most_common():
         LOG.info("damaged: %s (%d members)", volume, number)
     if any(reject.reason == "needs_7zip" for reject in rejects):

@@ -11,6 +11,7 @@ from medical_fenlei.config import DataConfig
 from medical_fenlei.data.dataset import EarDataset, group_by_exam
 from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.build import fill_store, missing_ears
+from medical_fenlei.ears.source import entry_states, refuse_stale, sources_of
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
@@ -53,8 +54,8 @@ class Sources:
 def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, sets: Sequence[str]) -> Sources:
     """Select the ears of each set that have a target in any of the tasks (None: all that have a label); prepare missing ones.
 
-    Sets that the split lacks are left out; WHOLE_MANIFEST needs no split. Raises UserError if a table is missing, or the DICOM
-    from which to prepare ears.
+    Sets that the split lacks are left out; WHOLE_MANIFEST needs no split. Raises UserError if a table is missing, the cache is
+    stale (`ears.source`), or the DICOM is missing from which to prepare ears.
     """
     split = None if list(sets) == [WHOLE_MANIFEST] else tables.read_split(data.splits_root, data.pct)
     manifest = tables.MANIFEST.read(data.manifest_csv)
@@ -82,8 +83,13 @@ def set_label(set_name: str, data: DataConfig) -> str:
 
 
 def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
-    """Prepare the ears that the store lacks; return the rejects, a `tables.REJECTS`. Raises UserError if there is no DICOM."""
-    missing = missing_ears(store, wanted)
+    """Prepare the ears that the store lacks; return the rejects, a `tables.REJECTS`.
+
+    Raises UserError if the store holds some of them from other images than the manifest names, or if there is no DICOM.
+    """
+    states, named = entry_states(store, wanted), wanted.series_relpath != ""
+    refuse_stale(store, wanted[named], states[named], data)
+    missing = wanted[(states == "missing") | ~named]             # an ear without a series becomes a reject
     if missing.empty:
         return tables.REJECTS.empty()
     if not data.dicom_base.is_dir():
@@ -93,14 +99,25 @@ def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> 
     return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects
 
 
-def ears_of_exams(exams: pd.DataFrame, patient_of: dict[str, str]) -> pd.DataFrame:
-    """Return both ears of each exam of a `tables.EXAMS`: exam_id, side, series_relpath, label_code, patient_key.
+def ears_of_exams(exams: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return both ears of each exam of a `tables.EXAMS`: exam_id, side, series_relpath, label_code, patient_key, series_digest.
 
-    patient_of: patient keys by exam id; an exam without one counts as a patient of its own.
+    manifest: gives patient keys and digests; an exam that it lacks counts as a patient of its own. Raises UserError if it names
+    another series for an ear.
     """
     unlabelled = pd.Series(UNLABELLED, exams.index)
+    patient_of = dict(zip(manifest.exam_id, manifest.patient_key, strict=True))
     key = [patient_of.get(exam, exam) for exam in exams.exam_id]
     ears = pd.concat([exams[["exam_id"]].assign(
         side=str(side), series_relpath=tables.series_of(exams, side),
         label_code=exams.get(f"{side}_code", unlabelled).astype(np.int8), patient_key=key) for side in SIDES])
-    return ears.sort_index(kind="stable").reset_index(drop=True)
+    ears = ears.sort_index(kind="stable").reset_index(drop=True)
+    digest = {(exam, source.series_relpath): source.digest
+              for exam, source in zip(manifest.exam_id, sources_of(manifest), strict=True)}
+    known = list(zip(ears.exam_id, ears.series_relpath, strict=True))
+    differ = [pair for pair in known if pair[0] in patient_of and pair[1] and pair not in digest]
+    if differ:
+        exam, series = differ[0]
+        raise UserError(f"--index-csv: {len(differ)} of its ears have another series in the manifest (first exam {exam}: got "
+                        f"{series}), so that one of the two is older; build index, manifest and splits again, in this order")
+    return ears.assign(series_digest=[digest.get(pair, "") for pair in known])

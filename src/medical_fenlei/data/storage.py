@@ -5,6 +5,7 @@ straight into their place in an array, not through memory maps: those fault page
 loaded, and end the process (SIGBUS) if a file shrinks under them.
 """
 import math
+import os
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -96,18 +97,22 @@ class DiskStorage:
     def __init__(self, store: EarStore, ears: pd.DataFrame, readers: int) -> None:
         self.shape, self.readers = store.spec.shape, readers
         self.files = [store.file_and_offset(exam, Side(side)) for exam, side in zip(ears.exam_id, ears.side, strict=True)]
+        self._written = [os.stat(path).st_mtime_ns for path, _ in self.files]
 
     def read(self, ear: int, into: np.ndarray) -> None:
-        """Read one ear, int16 (K, H, W), into an array. Raises UserError if its file is gone or cut short."""
+        """Read one ear, int16 (K, H, W), into an array. Raises UserError if its file is gone, cut short, or another one."""
         path, offset = self.files[ear]
         try:
             with open(path, "rb") as file:
+                written = os.fstat(file.fileno()).st_mtime_ns
                 file.seek(offset)
                 count = file.readinto(into.data)
         except OSError as error:
             raise UserError(f"{path}: cannot be read any more ({error.strerror})") from None
         if count != into.nbytes:
             raise UserError(f"{path}: was cut short; remove it and build the cache again")
+        if written != self._written[ear]:
+            raise UserError(f"{path}: was cut anew while it was in use, perhaps from another series; run this again")
 
     def load(self) -> np.ndarray:
         """Read all ears, int16 (N, K, H, W)."""

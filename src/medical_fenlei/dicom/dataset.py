@@ -17,6 +17,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 
 from medical_fenlei.dicom.elements import tag_of, value_of
+from medical_fenlei.dicom.scan_elements import PIXEL_TAGS, scan_elements
 from medical_fenlei.errors import Rejected
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -27,7 +28,8 @@ logging.getLogger("pydicom").setLevel(logging.ERROR)
 MAX_INFLATED = 1 << 27
 """Largest size of a deflated file when inflated, bytes: twice the largest image of 32 bits."""
 
-_PIXEL_TAGS = {Tag(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")}
+_SEQUENCES = {int(Tag(name)) for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")}
+"""Elements that only pydicom parses."""
 
 _BLOCK = 1 << 16
 """Bytes read at once; they hold nearly every header."""
@@ -118,7 +120,21 @@ def _in_first_block(path: Path, wanted: list[BaseTag | int]) -> Dataset | None:
     Returns None where the file begins unusually or its pixels begin in a later block.
     """
     with open(path, "rb", buffering=0) as file:
-        start = file.read(_BLOCK)
+        found = _until_pixels(file.read(_BLOCK), wanted)
+    return found[0] if found else None
+
+
+def read_until_pixels(content: bytes, tags: Iterable[str]) -> tuple[Dataset, int] | None:
+    """Read these elements from the content of a DICOM file; also return where its pixel data element begins.
+
+    Returns None where the file begins unusually, is compressed as a whole, damaged, or holds no pixels.
+    """
+    with contextlib.suppress(Exception):                         # whoever reads the file otherwise finds what is wrong
+        return _until_pixels(content, [int(tag_of(name)) for name in tags])
+    return None
+
+
+def _until_pixels(start: bytes, wanted: list[BaseTag | int]) -> tuple[Dataset, int] | None:
     if not start.startswith(_BEGIN, _PREAMBLE):
         return None
     block = io.BytesIO(start)
@@ -127,13 +143,24 @@ def _in_first_block(path: Path, wanted: list[BaseTag | int]) -> Dataset | None:
     implicit = _IMPLICIT.get(value_of(meta, "TransferSyntaxUID"))
     if implicit is None:
         return None
+    found = None
+    if not _SEQUENCES & {*wanted}:
+        found = scan_elements(start, block.tell(), implicit=implicit, wanted=[int(tag) for tag in wanted])
+    if found is None:
+        found = _parse_until_pixels(block, implicit, wanted)
+    if found is not None:
+        found[0].file_meta = FileMetaDataset(meta)
+    return found
+
+
+def _parse_until_pixels(block: io.BytesIO, implicit: bool, wanted: list[BaseTag | int]) -> tuple[Dataset, int] | None:
+    """Read these elements with pydicom."""
     reached = False
 
     def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
         nonlocal reached
-        reached = tag in _PIXEL_TAGS
+        reached = tag in PIXEL_TAGS
         return reached
 
     dataset = filereader.read_dataset(block, implicit, True, stop_when=at_pixels, specific_tags=wanted)
-    dataset.file_meta = FileMetaDataset(meta)
-    return dataset if reached else None
+    return (dataset, block.tell()) if reached else None

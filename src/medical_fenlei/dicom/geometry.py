@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medical_fenlei.dicom.header import Header
+from medical_fenlei.dicom.rounded_positions import read_through_rounding
 from medical_fenlei.errors import Rejected
 from medical_fenlei.spatial import Affine
 
@@ -111,7 +112,8 @@ def stack(headers: Sequence[Header]) -> Geometry:
     order = np.argsort(along, kind="stable")
     gaps = np.diff(along[order])
     if gaps.min() < MIN_SPACING_MM:
-        raise Rejected("duplicate_positions", f"{int((gaps < MIN_SPACING_MM).sum()) + 1} slices share a position")
+        raise Rejected("duplicate_positions", f"{int((gaps < MIN_SPACING_MM).sum()) + 1} slices share a position: several "
+                       "scans under one SeriesInstanceUID that neither acquisition, time, number nor field of view tells apart")
     line = _regular(order, position, along) or _made_regular(order, position, along)
     row_step = np.array(first.column_cosines) * first.pixel_spacing[0]
     column_step = np.array(first.row_cosines) * first.pixel_spacing[1]
@@ -136,6 +138,32 @@ def _regular(order: np.ndarray, position: np.ndarray, along: np.ndarray) -> _Lin
     return _Line(order=tuple(order.tolist()), step=step, origin=origin)
 
 
+def _rounded(order: np.ndarray, position: np.ndarray, along: np.ndarray) -> _Line | None:
+    """Return the line of slices in this order whose positions were rounded, or None if there is none.
+
+    Slices stay as they are; missing ones are interpolated between those beside them.
+    """
+    found = read_through_rounding(position[order], along[order])
+    if found is None:
+        return None
+    count = int(found.number[-1]) + 1
+    spacing = float(along[order[-1]] - along[order[0]]) / (count - 1)
+    notes = () if found.is_exact else (
+        f"rounded_positions: read as a slice spacing of {spacing:.3f} mm rounded to {found.quantum:g} mm",)
+    if count == len(order):
+        return _Line(order=tuple(order.tolist()), step=found.step, origin=found.origin, notes=notes)
+    upper = np.clip(np.searchsorted(found.number, np.arange(count)), 1, len(order) - 1)
+    between = []
+    for k, n in enumerate(upper.tolist()):
+        low, high = found.number[n - 1:n + 1]
+        between.append(Interpolation(int(order[n - 1]), int(order[n]), round(float((k - low) / (high - low)), 4)))
+    gaps = np.diff(along[order])
+    notes = (f"resampled: steps of {gaps.min():.2f} to {gaps.max():.2f} mm; {len(order)} slices onto {count} places "
+             f"{spacing:.3f} mm apart", *notes)
+    return _Line(order=tuple(pair.above if pair.weight > 0.5 else pair.below for pair in between),
+                 step=found.step, origin=found.origin, between=tuple(between), notes=notes)
+
+
 def _made_regular(order: np.ndarray, position: np.ndarray, along: np.ndarray) -> _Line:
     """Return the line of the tallest part without a large gap, interpolated at its median spacing where it is irregular."""
     gaps = np.diff(along[order])
@@ -148,8 +176,8 @@ def _made_regular(order: np.ndarray, position: np.ndarray, along: np.ndarray) ->
     if len(run) < 2:
         raise Rejected("irregular_positions", f"got slices {gaps.min():.3f} to {gaps.max():.3f} mm apart, expected at most "
                        f"{widest:.3f} mm")
-    if found := _regular(run, position, along):
-        return replace(found, notes=notes)
+    if found := _regular(run, position, along) or _rounded(run, position, along):
+        return replace(found, notes=(*notes, *found.notes))
     gaps = np.diff(along[run])
     spacing = float(np.median(gaps))
     height = along[run[-1]] - along[run[0]]

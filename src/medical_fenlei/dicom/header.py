@@ -2,17 +2,19 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
-from pydicom.valuerep import PersonName
 
 from medical_fenlei.dicom.dataset import damage_refused, read_dataset
 from medical_fenlei.dicom.elements import value_of
+from medical_fenlei.dicom.functional_groups import GROUPS, frame_dataset
+from medical_fenlei.dicom.stored_bits import BITS_TAGS, stored_bits
+from medical_fenlei.dicom.study import STUDY_TAGS, StatedStudy, study_of
 from medical_fenlei.errors import Rejected
 
 ENHANCED_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -27,18 +29,10 @@ MAX_MM = 1e5
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
-    "BitsAllocated", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept",
+    *BITS_TAGS, "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "AcquisitionNumber",
+    "FrameOfReferenceUID", "InstanceNumber", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", *STUDY_TAGS,
 ]
-_GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
-_OF_GROUPS = {
-    "ImagePositionPatient": "PlanePositionSequence", "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence", "SliceThickness": "PixelMeasuresSequence",
-    "RescaleSlope": "PixelValueTransformationSequence", "RescaleIntercept": "PixelValueTransformationSequence",
-    "ConvolutionKernel": "CTReconstructionSequence",
-}
-"""Functional group in which an enhanced image holds an element that a plain one has at its top level."""
-_IDENTITY_TAGS = ["PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"]
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -79,8 +73,21 @@ class Header:
     acquisition: str = ""
     """Acquisition number: distinguishes scans of the same positions within a series."""
 
+    acquired: str = ""
+    """Day and time of the acquisition, as text that sorts by time; empty where the time is unknown."""
+
+    instance: int | None = None
+    """Number of the image in its series, or of the frame in its file, from 1; None where it is unknown."""
+
+    frame_of_reference: str = ""
+    """UID that images share if their positions can be compared."""
+
+    study: StatedStudy = field(default=StatedStudy(), repr=False)
     slope: float
     intercept: float
+    rescale_type: str = ""
+    """Unit of the rescaled values, as the header has it; where it is empty, they are HU."""
+
     padding: tuple[int, int] | None
     """Lowest and highest stored value that mark missing data."""
 
@@ -93,20 +100,6 @@ class Header:
     def is_axial(self) -> bool:
         """Whether the slice lies within 30 degrees of the axial plane: gantry and head tilt do, reformats do not."""
         return bool(abs(self.normal[2]) > math.cos(math.radians(30)))
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Attributes that identify a person; kept out of every log and file."""
-
-    patient_id: str
-    issuer: str
-    name: str
-    birth_date: str
-
-    def __repr__(self) -> str:
-        """Show nothing that identifies the person."""
-        return "Identity(…)"
 
 
 def _numbers(dataset: Dataset, name: str, count: int, default: float | None = None) -> tuple[float, ...]:
@@ -132,7 +125,7 @@ def _text(dataset: Dataset, name: str) -> str:
     value = value_of(dataset, name)
     if value is None:
         return ""
-    if isinstance(value, str | PersonName) or not isinstance(value, Iterable):        # a PersonName iterates over its letters
+    if isinstance(value, str) or not isinstance(value, Iterable):
         return str(value).strip()
     return "\\".join(str(v).strip() for v in value)
 
@@ -173,15 +166,10 @@ def _of_frames(dataset: Dataset, path: Path) -> list[Header]:
         raise Rejected("bad_size", f"got {frames} frames, {len(each)} of them described, expected all, at most {MAX_FRAMES}")
     headers = []
     for number, own in enumerate(each):
-        image = Dataset(dict(dataset.items()))                   # shallow: frames share all other elements
-        image.file_meta = dataset.file_meta
-        for name, sequence in _OF_GROUPS.items():
-            held = next((group[sequence].value for group in (own, shared[0]) if group.get(sequence)), None)
-            if held and name in held[0]:
-                image[name] = held[0][name]
+        image = frame_dataset(dataset, own, shared[0])
         context = (own.get("FrameContentSequence") or [Dataset()])[0]
         part = (_text(context, name) for name in ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber"))
-        headers.append(replace(_header(image, path, number), acquisition="/".join(part)))
+        headers.append(replace(_header(image, path, number), acquisition="/".join(part), instance=number + 1))
     return headers
 
 
@@ -193,6 +181,7 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
         raise Rejected("bad_size", f"got {dataset.SamplesPerPixel} samples per pixel, expected 1")
     if _optional(dataset, "BitsAllocated", 16) not in (8, 16, 32):
         raise Rejected("bad_attribute", f"BitsAllocated: got {dataset.BitsAllocated}, expected 8, 16 or 32")
+    stored_bits(dataset)                                         # refused here where it cannot be decoded
     row_cosines, column_cosines = _axes(_numbers(dataset, "ImageOrientationPatient", 6))
     spacing = _numbers(dataset, "PixelSpacing", 2)
     if min(spacing) <= 0:
@@ -213,8 +202,30 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
         pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
         manufacturer=_text(dataset, "Manufacturer"), model=_text(dataset, "ManufacturerModelName"),
         kernel=_text(dataset, "ConvolutionKernel"), acquisition=_text(dataset, "AcquisitionNumber"),
+        acquired=_acquired(dataset), instance=_instance(dataset), frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
+        study=study_of(dataset),
         slope=slope, intercept=_numbers(dataset, "RescaleIntercept", 1)[0], padding=_padding(dataset),
+        rescale_type=_text(dataset, "RescaleType"),
     )
+
+
+def _acquired(dataset: Dataset) -> str:
+    """Return AcquisitionDateTime, else AcquisitionDate and AcquisitionTime, or "" where there is no time."""
+    if whole := _digits(_text(dataset, "AcquisitionDateTime")):
+        return whole
+    time = _digits(_text(dataset, "AcquisitionTime"))
+    return _digits(_text(dataset, "AcquisitionDate")) + time if time else ""
+
+
+def _digits(text: str) -> str:
+    return re.sub(r"[^\d.]", "", text)
+
+
+def _instance(dataset: Dataset) -> int | None:
+    try:
+        return int(value_of(dataset, "InstanceNumber"))
+    except (TypeError, ValueError):
+        return None
 
 
 def _padding(dataset: Dataset) -> tuple[int, int] | None:
@@ -239,7 +250,7 @@ def read_headers_of(path: Path) -> list[Header]:
     """Read and check the header of a CT image, or of each of its frames. Raises Rejected (not_dicom, not_ct, …)."""
     dataset = read_dataset(path, _TAGS)
     if value_of(dataset, "SOPClassUID") in ENHANCED_CLASSES:
-        dataset = read_dataset(path, [*_TAGS, *_GROUPS])
+        dataset = read_dataset(path, [*_TAGS, *GROUPS])
     return headers_of(dataset, path)
 
 
@@ -249,11 +260,3 @@ def read_header(path: Path) -> Header:
     if len(headers) != 1:
         raise Rejected("bad_size", f"got {len(headers)} frames, expected one")
     return headers[0]
-
-
-@damage_refused()
-def read_identity(path: Path) -> Identity:
-    """Read the attributes that identify the patient. Raises Rejected (not_dicom, unreadable, damaged_header)."""
-    dataset = read_dataset(path, _IDENTITY_TAGS)
-    values = (_text(dataset, name) for name in _IDENTITY_TAGS)
-    return Identity(*values)

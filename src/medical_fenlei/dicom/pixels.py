@@ -7,7 +7,9 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID, AllTransferSyntaxes, JPEGLSLossless, JPEGLSNearLossless
 
+from medical_fenlei.dicom.fast_pixels import LOSSLESS_JPEG, decode_lossless_jpeg
 from medical_fenlei.dicom.header import Header
+from medical_fenlei.dicom.stored_bits import stored_bits
 from medical_fenlei.errors import Rejected
 from medical_fenlei.vocabulary import AIR
 
@@ -43,6 +45,17 @@ def rescale_to_hu(stored: np.ndarray, header: Header) -> np.ndarray:
 
 
 def _decode(dataset: Dataset, header: Header) -> np.ndarray:
+    """Return the stored values of an image."""
+    bits = stored_bits(dataset)
+    if not bits.are_lowest:
+        whole = Dataset(dict(dataset.items()))                   # decoded as whole words: pydicom would cut the upper bits off
+        whole.file_meta, whole.BitsStored, whole.HighBit = dataset.file_meta, bits.allocated, bits.allocated - 1
+        whole.set_original_encoding(*dataset.original_encoding)
+        return bits.values(pixel_array(whole, index=header.frame, raw=True))
+    if header.transfer_syntax in LOSSLESS_JPEG:
+        with contextlib.suppress(Exception):                    # stricter than pydicom's decoders, which then say what is wrong
+            if (decoded := decode_lossless_jpeg(dataset, header)) is not None:
+                return decoded
     if plugin := _FASTEST.get(header.transfer_syntax):
         with contextlib.suppress(Exception):                    # not installed, or stricter than pydicom's other decoders
             return pixel_array(dataset, index=header.frame, raw=True, decoding_plugin=plugin)

@@ -13,8 +13,10 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from medical_fenlei import tables
-from medical_fenlei.dicom.volume import inside, open_series
+from medical_fenlei.dicom.digest import same_images
+from medical_fenlei.dicom.volume import Series, inside, open_series
 from medical_fenlei.ears.prepare import prepare_ears
+from medical_fenlei.ears.source import USABLE, EarSource, entry_state, entry_states, sources_of
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.parallel import Workers, map_items
@@ -26,12 +28,12 @@ class _Job:
     """The ears to cut from one series."""
 
     exam_id: str
-    series_relpath: str
+    source: EarSource
     sides: tuple[Side, ...]
 
 
 def missing_ears(store: EarStore, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the manifest (one per ear) that the store lacks."""
+    """Return the rows of the manifest (one per ear) that the store lacks; stale entries count as there."""
     lacking = [not store.has(exam, Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)]
     return manifest.loc[np.array(lacking, bool)]
 
@@ -59,17 +61,14 @@ class BuildResult:
 
 
 def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, workers: Workers, label: str) -> BuildResult:
-    """Prepare the ears of the manifest that the store lacks, so that an interrupted build continues.
+    """Prepare the ears of the manifest that the store lacks or holds from other images, so that an interrupted build continues.
 
     Several builders of one store share the work: none prepares an exam that another is preparing. Raises UserError if the disk
     has too little space for all ears, before anything is written, or when it is full.
     """
-    missing = missing_ears(store, manifest)
-    jobs = [
-        _Job(str(exam), str(series), tuple(Side(s) for s in ears.side))
-        for (exam, series), ears in missing.groupby(["exam_id", "series_relpath"], sort=True)
-    ]
-    _check_space(store, len(missing))
+    states = entry_states(store, manifest)
+    jobs = _jobs(manifest[~states.isin(USABLE)])
+    _check_space(store, int((states == "missing").sum()))
     rejects: list[dict[str, object]] = []
     made, seconds = 0, Counter[str]()
     try:
@@ -99,6 +98,15 @@ def fill_store(store: EarStore, manifest: pd.DataFrame, *, dicom_base: Path, wor
         raise UserError(f"--cache-dir {store.folder}: the disk is full; finished ears are kept, free some space and run "
                         "this again") from None
     return BuildResult(tables.REJECTS.frame(rejects), made, dict(seconds))
+
+
+def _jobs(ears: pd.DataFrame) -> list[_Job]:
+    """Return a job for each series of these ears, sorted by exam."""
+    sides: dict[tuple[str, EarSource], list[Side]] = {}
+    for exam, side, source in zip(ears.exam_id, ears.side, sources_of(ears), strict=True):
+        sides.setdefault((str(exam), source), []).append(Side(side))
+    return sorted((_Job(exam, source, tuple(own)) for (exam, source), own in sides.items()),
+                  key=lambda job: (job.exam_id, job.source.series_relpath))
 
 
 def verify_store(store: EarStore, manifest: pd.DataFrame, *, workers: Workers) -> list[str]:
@@ -136,23 +144,25 @@ class _Prepared:
 
 def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> _Prepared | None:
     """Prepare the ears of a job; None if another builder is preparing this exam and `wait` is false."""
-    if not job.series_relpath:
+    if not job.source.series_relpath:
         raise Rejected("no_series", "the manifest names no series for this exam")
     with store.claim(job.exam_id, wait=wait) as claimed:
         if not claimed:
             return None
-        sides = tuple(side for side in job.sides if not store.has(job.exam_id, side))
+        sides = tuple(side for side in job.sides if entry_state(store, job.exam_id, side, job.source) not in USABLE)
         if not sides:                                            # another builder has prepared them meanwhile
             return _Prepared()
+        for side in sides:                                       # stale: also if it cannot be cut anew
+            store.remove(job.exam_id, side)
         began = time.monotonic()
-        series = open_series(inside(dicom_base, job.series_relpath))
+        series = open_series(inside(dicom_base, job.source.series_relpath))
         opened = time.monotonic()
         with threadpool_limits(1, user_api="blas"):              # for small matrices, threads cost more than they save
             ears = prepare_ears(series, store.spec, sides)
-        cut = time.monotonic()
+        cut, source = time.monotonic(), _source_of(series, job)
         try:
             for side, ear in ears.items():
-                store.write(job.exam_id, side, ear.volume, {"series_relpath": job.series_relpath, **ear.facts})
+                store.write(job.exam_id, side, ear.volume, {**source.facts, **ear.facts})
         except OSError as error:
             if error.errno in FULL:
                 raise Rejected(DISK_FULL) from None
@@ -161,6 +171,17 @@ def _prepare(store: EarStore, dicom_base: Path, job: _Job, *, wait: bool) -> _Pr
         return _Prepared(tuple(ears), tuple(side for side in sides if side not in ears), stages)
 
 
+def _source_of(series: Series, job: _Job) -> EarSource:
+    """Return the source of the ears of a job. Raises Rejected (changed_file) if it is not the one that is wanted."""
+    try:
+        digest = series.digest
+    except OSError as error:
+        raise Rejected("changed_file", f"a file of the series is gone ({error.strerror}): build the index again") from None
+    if job.source.digest and not same_images(digest, job.source.digest):
+        raise Rejected("changed_file", "the series holds other images than the manifest names: build index and manifest again")
+    return replace(job.source, digest=job.source.digest or digest)
+
+
 def _reject(job: _Job, reason: str, detail: str) -> Iterable[dict[str, object]]:
     for side in job.sides:
-        yield {"exam_id": job.exam_id, "file": job.series_relpath, "reason": reason, "detail": f"{side}: {detail}"}
+        yield {"exam_id": job.exam_id, "file": job.source.series_relpath, "reason": reason, "detail": f"{side}: {detail}"}

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from medical_fenlei.config import EarSpec
+from medical_fenlei.dicom.plausible_hu import AIR_BELOW, BONE_ABOVE, SOME
 from medical_fenlei.dicom.volume import Series
 from medical_fenlei.ears import sampling
 from medical_fenlei.ears.landmarks import GRID_MM
@@ -24,9 +25,6 @@ LONG_MM, AROUND_MM = 90.0, 28.0
 
 AERATED_HU = -300
 """HU below which a voxel near the ear is air: cells are small, so most of their voxels hold some wall."""
-
-AIR_BELOW, BONE_ABOVE, SOME = -300, 300, 0.001
-"""HU of air and bone that every scan of a temporal bone shows, and the share of its voxels that it shows at least."""
 
 ROTATED_AT_ONCE = 8
 """Slices of a rotated volume resampled at once; more would hold more of the scan as floats."""

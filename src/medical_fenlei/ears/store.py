@@ -1,7 +1,9 @@
 """The cache of ear volumes: one folder per preprocessing, one NPY and one JSON file per ear.
 
 An entry exists once its JSON does. The NPY is written first, and each file is written beside its target and then renamed, so
-that a killed builder leaves no partial entry, and two builders at once write the same bytes.
+that a killed builder leaves no partial entry, and two builders at once write the same bytes. An entry that was cut from another
+series (`ears.source`) is removed, JSON first, before it is cut anew: no reader gets the volume of one series with the facts of
+another, and a volume that is already mapped stays as it was.
 """
 import contextlib
 import fcntl
@@ -37,6 +39,10 @@ class EarStore:
             raise UserError(f"exam id {exam_id!r}: got a name that no file can have")
         return self.folder / f"{exam_id}_{side}"
 
+    def npy(self, exam_id: str, side: Side) -> Path:
+        """Return the file of an ear's volume, which need not exist."""
+        return Path(f"{self._stem(exam_id, side)}.npy")
+
     def has(self, exam_id: str, side: Side) -> bool:
         """Return whether the store has an entry of this ear."""
         stem = self._stem(exam_id, side)
@@ -47,7 +53,7 @@ class EarStore:
 
         Raises UserError if the file cannot be read or is not what the spec describes.
         """
-        path = Path(f"{self._stem(exam_id, side)}.npy")
+        path = self.npy(exam_id, side)
         try:
             volume: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:

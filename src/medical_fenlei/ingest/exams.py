@@ -7,17 +7,18 @@ import functools
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from medical_fenlei.dicom.dataset import read_dataset
-from medical_fenlei.dicom.exam_facts import read_exam_facts
-from medical_fenlei.dicom.header import Identity, read_headers_of, read_identity
-from medical_fenlei.dicom.volume import PART, series_files
+from medical_fenlei.dicom.fragments import FRAGMENT, MIN_FRAGMENTS
+from medical_fenlei.dicom.identity import read_identity
+from medical_fenlei.dicom.stacks import series_files
 from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.ingest.exam_files import ExamFiles, Problem, list_exam
-from medical_fenlei.ingest.patients import are_different
+from medical_fenlei.ingest.loose_series import LooseSeries, group_series_by_exam, read_loose_series
+from medical_fenlei.ingest.person import are_different
 from medical_fenlei.ingest.redaction import HIDDEN, Redactor
 from medical_fenlei.ingest.scan import SPLIT_SERIES, SeriesScan, scan_exam
 from medical_fenlei.ingest.series_choice import Choice, choose_series
@@ -27,7 +28,6 @@ from medical_fenlei.parallel import Workers, map_items
 
 MAX_NAME = 80
 """Largest length of an exam's name, in characters: with a suffix it must be a valid file name."""
-_DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 
 
 @dataclass(frozen=True)
@@ -58,32 +58,11 @@ class LooseExam:
 
 
 @dataclass(frozen=True)
-class _Series:
-    """A series with what decides which exam it belongs to."""
-
-    facts: SeriesScan
-    study: str
-    people: tuple[Identity, Identity]
-    """Identities in its first and its last image."""
-
-    dates: tuple[str, ...]
-    age_years: int | None
-    series_uid: str
-    ends: tuple[str, str]
-    """SOPInstanceUID of its first and its last image."""
-
-    @property
-    def folder(self) -> str:
-        """Folder that holds the series."""
-        return self.facts.relpath.partition(PART)[0] if PART in PurePosixPath(self.facts.relpath).name else self.facts.relpath
-
-
-@dataclass(frozen=True)
 class _Folder:
     """The content of one folder, without the folders below it."""
 
     stamp: str
-    series: tuple[_Series, ...]
+    series: tuple[LooseSeries, ...]
     problems: tuple[Problem, ...]
 
 
@@ -100,15 +79,29 @@ def find_loose_exams(base: Path, *, rules: SeriesRules, workers: Workers) -> tup
     if not series:
         reasons = ", ".join(sorted({reason for _, reason, _ in problems})) or "no file"
         raise UserError(f"--dicom {base}: holds no readable CT image; found: {reasons}")
-    groups = _group_by_exam(series)
-    choices = [choose_series([one.facts for one in group], rules) for group in groups]
+    found = group_series_by_exam(series)
+    groups = [exam.series for exam in found]
+    owners = Counter(folder for group in groups for folder in {one.folder for one in group})
+    choices = [choose_series(_joined(base, group, owners), rules) for group in groups]
     names = _names(base, groups, first=[n for n, choice in enumerate(choices) if choice.chosen])
     problems_of, rest = _assign(problems, groups)
-    exams = [_exam(name, group, choice, problems_of.get(number, ()), folders)
-             for number, (name, group, choice) in enumerate(zip(names, groups, choices, strict=True))]
+    exams = [_exam(name, exam.series, choice, [*problems_of.get(number, ()), *exam.problems], folders)
+             for number, (name, exam, choice) in enumerate(zip(names, found, choices, strict=True))]
     redactor = _redactor(series)
     return (sorted(exams, key=lambda exam: exam.exam_id),
             [(redactor.path(file), reason, redactor.hide(detail)) for file, reason, detail in rest])
+
+
+def _joined(base: Path, group: Sequence[LooseSeries], owners: Mapping[str, int]) -> list[SeriesScan]:
+    """Return the series of an exam; those of which each folder holds only a few slices are joined.
+
+    owners: number of exams with series in a folder.
+    """
+    few = sorted({one.folder for one in group if one.facts.images <= FRAGMENT})
+    if len(few) < MIN_FRAGMENTS or any(owners[folder] > 1 for folder in few):
+        return [one.facts for one in group]
+    scan = scan_exam(base, os.path.commonpath(few) or ".", ExamFiles("", 0, tuple(few), ()))
+    return [*(one.facts for one in group if one.folder not in few), *scan.series]
 
 
 def refuse_several_patients(paths: Sequence[Path]) -> None:
@@ -141,33 +134,11 @@ def _read_folder(base: Path, folder: str) -> _Folder:
     files = [(path.name, (found := path.stat()).st_size, found.st_mtime_ns) for path in series_files(base / folder)]
     stamp = _digest(files)
     scan = scan_exam(base, folder, ExamFiles(stamp, len(files), (folder,), ()))
-    return _Folder(stamp, tuple(_read_series(base, facts) for facts in scan.series), scan.problems)
+    return _Folder(stamp, tuple(read_loose_series(base, facts) for facts in scan.series), scan.problems)
 
 
-def _read_series(base: Path, facts: SeriesScan) -> _Series:
-    first, last = base / facts.first, base / facts.last
-    about, dataset = read_exam_facts(first), read_dataset(first, _DATES)
-    headers = [read_headers_of(path)[0] for path in (first, last)]
-    return _Series(facts, about.study_uid, (read_identity(first), read_identity(last)),
-                   tuple(str(dataset.get(name) or "") for name in _DATES), about.age_years, headers[0].series_uid,
-                   (headers[0].sop_uid, headers[1].sop_uid))
-
-
-def _group_by_exam(series: Sequence[_Series]) -> list[list[_Series]]:
-    """Group series by study, or by parent folder where there is no StudyInstanceUID, and keep different people apart."""
-    studies: dict[str, list[list[_Series]]] = {}
-    for one in sorted(series, key=lambda one: one.facts.relpath):
-        parent = str(PurePosixPath(one.folder).parent)
-        exams = studies.setdefault(one.study or f"/{one.folder if parent == '.' else parent}", [])
-        exam = next((exam for exam in exams if not are_different(exam[0].people[0], one.people[0])), None)
-        if exam is None:
-            exams.append([one])
-        else:
-            exam.append(one)
-    return [exam for exams in studies.values() for exam in exams]
-
-
-def _assign(problems: Iterable[Problem], groups: Sequence[Sequence[_Series]]) -> tuple[dict[int, list[Problem]], list[Problem]]:
+def _assign(problems: Iterable[Problem], groups: Sequence[Sequence[LooseSeries]]
+            ) -> tuple[dict[int, list[Problem]], list[Problem]]:
     """Assign each problem to the only exam with a series in its folder. Returns problems by exam number, and the rest."""
     owners: dict[str, set[int]] = {}
     for number, group in enumerate(groups):
@@ -181,11 +152,11 @@ def _assign(problems: Iterable[Problem], groups: Sequence[Sequence[_Series]]) ->
     return assigned, rest
 
 
-def _exam(name: str, group: Sequence[_Series], choice: Choice, problems: Iterable[Problem],
+def _exam(name: str, group: Sequence[LooseSeries], choice: Choice, problems: Iterable[Problem],
           folders: Mapping[str, _Folder]) -> LooseExam:
-    redactor = _redactor(group)
+    redactor, separate = _redactor(group), {facts.relpath for facts, _, _ in choice.verdicts}
     shown = [(redactor.path(file), reason, redactor.hide(detail))
-             for file, reason, detail in [*problems, *_split_series(group)]]
+             for file, reason, detail in [*problems, *_split_series([one for one in group if one.facts.relpath in separate])]]
     stamps = [(folder, folders[folder].stamp) for folder in sorted({one.folder for one in group})]
     return LooseExam(
         name, choice, _digest((stamps, [one.facts.relpath for one in group])),
@@ -193,9 +164,9 @@ def _exam(name: str, group: Sequence[_Series], choice: Choice, problems: Iterabl
         any(are_different(*one.people) for one in group), redactor)
 
 
-def _split_series(group: Sequence[_Series]) -> list[Problem]:
+def _split_series(group: Sequence[LooseSeries]) -> list[Problem]:
     """Return a problem for each series that continues in another folder, and none if both folders hold the same images."""
-    known: dict[object, _Series] = {}
+    known: dict[object, LooseSeries] = {}
     problems = []
     for one in group:
         key = (one.series_uid, one.facts.plane, one.facts.kernel, one.facts.rows)
@@ -205,7 +176,7 @@ def _split_series(group: Sequence[_Series]) -> list[Problem]:
     return problems
 
 
-def _names(base: Path, groups: Sequence[Sequence[_Series]], first: Sequence[int]) -> list[str]:
+def _names(base: Path, groups: Sequence[Sequence[LooseSeries]], first: Sequence[int]) -> list[str]:
     """Return a name for each exam: its topmost folder that holds no other exam, redacted.
 
     Below a date folder the name is that of the folder alone, as in an index. first: numbers of the exams that are named before
@@ -238,7 +209,7 @@ def _unique(name: str, taken: set[str]) -> str:
     return unique
 
 
-def _redactor(series: Sequence[_Series]) -> Redactor:
+def _redactor(series: Sequence[LooseSeries]) -> Redactor:
     return Redactor((person for one in series for person in one.people), (date for one in series for date in one.dates))
 
 

@@ -13,16 +13,17 @@ from medical_fenlei.ingest.exam_files import Problem
 from medical_fenlei.ingest.index_counts import count_files, count_index, indented
 from medical_fenlei.ingest.label_sheet import LabelSheet
 from medical_fenlei.ingest.scan import ExamScan, SeriesScan, scan_exams
-from medical_fenlei.ingest.series_choice import Choice, SeriesVerdict, choose_series
+from medical_fenlei.ingest.series_choice import Choice, SeriesVerdict
 from medical_fenlei.ingest.series_rules import SeriesRules
+from medical_fenlei.ingest.slice_values import DOUBTFUL
+from medical_fenlei.ingest.study_choice import FolderStudies, choose_in_folder, name_exams
+from medical_fenlei.ingest.study_doubts import constant_uids, date_problems, is_undescribed, uid_problems
 from medical_fenlei.ingest.tree import ExamFolder, Tree
 from medical_fenlei.ingest.unmatched import find_unmatched
+from medical_fenlei.log import LOG
 from medical_fenlei.parallel import Workers
+from medical_fenlei.reasons import HARMLESS
 from medical_fenlei.vocabulary import Side
-
-HARMLESS = {"not_chosen", "localizer", "not_axial", "too_large_spacing", "too_few_slices", "too_little_coverage", "single_ear",
-            "not_ct", "copies", "refused_by_rules", "unparsable_date", "missing_on_disk", "not_in_sheet", "hidden_folder"}
-"""Reasons of rejects that are recorded, but are no faults of the input."""
 
 _COLUMNS = {
     "relpath": "series_relpath", "tilt": "tilt_deg",
@@ -73,6 +74,12 @@ class _ScannedFolder:
     subfolders: tuple[str, ...]
     """Folders that hold files, below the base."""
 
+    @property
+    def own_series(self) -> tuple[SeriesScan, ...]:
+        """Series of the study that is the exam."""
+        return tuple(facts for facts, reason, _ in self.choice.verdicts
+                     if reason not in ("other_study", "several_studies", "exchanged_folder"))
+
     def rank(self, label_date: str) -> tuple[object, ...]:
         """Return the rank among the folders of an exam: usable series, date of the label sheet, best series, latest date."""
         chosen = self.choice.chosen
@@ -96,6 +103,7 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
             best[exam_id] = folder
     table = _index_table(best, labels, Counter(folder.exam.exam_id for folder in folders))
 
+    doubts = _study_doubts(best)
     rejects = [*sheet.rejects, *_reject_rows("", tree.problems)]
     series: list[dict[str, object]] = []
     files: Counter[str] = Counter()
@@ -104,7 +112,8 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
         verdicts = folder.choice.verdicts if folder is used else _not_chosen(folder.choice, used.exam)
         series += [{"exam_id": exam.exam_id, "verdict": reason, "why": detail, **_series_row(facts)}
                    for facts, reason, detail in verdicts]
-        rejects += _reject_rows(exam.exam_id, [*folder.scan.problems, *_lost(verdicts)])
+        rejects += _reject_rows(exam.exam_id, [*folder.scan.problems, *_lost(verdicts), *_doubtful(verdicts, rules),
+                                               *doubts.get(exam.relpath, ())])
         files += count_files(folder.scan, verdicts)
     rejects += [{"exam_id": row.exam_id, "file": row.exam_relpath, "reason": "no_series", "detail": row.series_reason}
                 for row in table[table.series_relpath == ""].itertuples()]
@@ -123,12 +132,36 @@ def _scan_folders(tree: Tree, labels: Mapping[str, Any], *, base: Path, scan_fil
                   rescan: bool) -> list[_ScannedFolder]:
     """Scan the folders of the labelled exams, and choose from each."""
     matched = {exam.relpath: exam for exam in tree.exams if exam.exam_id in labels}
-    folders = []
+    scanned = []
     for outcome, listing in scan_exams(base, list(matched), scan_file, workers=workers, again=rescan):
         scan = outcome.value or ExamScan(files=listing.files, series=(),
                                          problems=((outcome.item, outcome.reason, outcome.detail),))
-        folders.append(_ScannedFolder(matched[outcome.item], scan, choose_series(scan.series, rules), listing.folders))
+        scanned.append((matched[outcome.item], scan, listing.folders))
+    names = name_exams([(exam.relpath, scan.series) for exam, scan, _ in scanned],
+                       {*labels, *(exam.exam_id for exam in tree.exams)}, base=base, workers=workers)
+    folders = []
+    for exam, scan, subfolders in scanned:
+        studies = FolderStudies(exam=exam, label_date=labels[exam.exam_id]["label_date"], names=names)
+        folders.append(_ScannedFolder(exam, scan, choose_in_folder(scan.series, rules, studies), subfolders))
     return folders
+
+
+def _study_doubts(best: Mapping[str, _ScannedFolder]) -> dict[str, list[Problem]]:
+    """Return what is doubtful about the study of each used folder, by folder; warn of a UID that several exams share."""
+    series = {exam_id: folder.own_series for exam_id, folder in best.items()}
+    constant = constant_uids(series)
+    doubts = {folder.exam.relpath: uid_problems(folder.exam, series[exam_id], constant) for exam_id, folder in best.items()}
+    sharing = sum(any(reason == "shared_study_uid" for _, reason, _ in problems) for problems in doubts.values())
+    if sharing:
+        LOG.warning("%d exams share a StudyInstanceUID with exams of other dates, AccessionNumbers or frames of reference: an "
+                    "anonymizer's constant, which is ignored", sharing)
+    if undescribed := [exam_id for exam_id, own in series.items() if is_undescribed(own)]:
+        LOG.warning("%d exams have another StudyInstanceUID in each series, and neither date, AccessionNumber nor frame of "
+                    "reference confirms that these are one study (the first: %s): they count as one",
+                    len(undescribed), undescribed[0])
+    for relpath, problem in date_problems((folder.exam, series[exam_id]) for exam_id, folder in best.items()).items():
+        doubts[relpath].append(problem)
+    return doubts
 
 
 def _index_table(best: Mapping[str, _ScannedFolder], labels: Mapping[str, Any], folders_of: Mapping[str, int]) -> pd.DataFrame:
@@ -172,6 +205,14 @@ def _lost(verdicts: Sequence[SeriesVerdict]) -> list[Problem]:
     lost = [(facts.relpath, reason, detail) for facts, reason, detail in verdicts if reason != "chosen"]
     return lost + [(facts.relpath, "copies", f"{facts.copies} files repeat an image of this series")
                    for facts, reason, _ in verdicts if reason == "chosen" and facts.copies]
+
+
+def _doubtful(verdicts: Sequence[SeriesVerdict], rules: SeriesRules) -> list[Problem]:
+    """Return the chosen series with doubtful values, and the usable ones whose kernel is in no table."""
+    doubts = [(facts.relpath, DOUBTFUL, note.partition(": ")[2]) for facts, reason, _ in verdicts if reason == "chosen"
+              for note in facts.notes if note.startswith(DOUBTFUL)]
+    return doubts + [(facts.relpath, "unknown_kernel", rules.unknown_kernel(facts)) for facts, reason, _ in verdicts
+                     if reason in ("chosen", "not_chosen") and rules.unknown_kernel(facts)]
 
 
 def _series_row(facts: SeriesScan) -> dict[str, object]:

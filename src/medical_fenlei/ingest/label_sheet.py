@@ -1,13 +1,16 @@
 """The label sheet: one row per exam, with a diagnosis for each side. Excel or CSV; exam ids are text everywhere."""
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.label_cells import parse_code, parse_date, parse_exam_id, quoted
-from medical_fenlei.ingest.spreadsheet import Rows, plain, read_rows, squeezed
+from medical_fenlei.ingest.spreadsheet import Rows, WantedColumns, plain, read_rows, squeezed
+from medical_fenlei.ingest.workbook import UnreadableCell
 from medical_fenlei.log import LOG
 from medical_fenlei.vocabulary import UNLABELLED, Side
 
@@ -15,6 +18,10 @@ WORKSHEET = "影像学检查"
 EXAM_ID, EXAM_TIME = "检查号", "检查时间"
 LABEL_COLUMNS = {Side.LEFT: "左侧诊断-训练", Side.RIGHT: "右侧诊断-训练"}
 
+Parsed = TypeVar("Parsed")
+
+_COLUMNS = WantedColumns(needed=(EXAM_ID, *LABEL_COLUMNS.values()), optional=(EXAM_TIME,), alike=tuple(LABEL_COLUMNS.values()))
+_SHEETS = (".xlsx", ".xlsm", ".xls", ".et", ".ods", ".csv", ".tsv")
 _UNCLEAR = -1
 """Code of a side whose rows disagree or cannot be read."""
 
@@ -37,10 +44,11 @@ class LabelSheet:
 
 
 def only_sheet(folder: Path = Path("metadata")) -> Path:
-    """Return the only .xlsx in the folder. Raises UserError if there is none, or more than one."""
-    found = sorted(p for p in folder.glob("*.xlsx") if not p.name.startswith(("~", ".")))
+    """Return the only .xlsx (or .XLSX) in the folder. Raises UserError if there is none, or more than one."""
+    sheets = sorted(p for p in folder.glob("*") if p.suffix.lower() in _SHEETS and not p.name.startswith(("~", ".")))
+    found = [path for path in sheets if path.suffix.lower() == ".xlsx"]
     if len(found) != 1:
-        listed = ", ".join(p.name for p in found) or "none"
+        listed = ", ".join(p.name for p in found or sheets) or "none"
         raise UserError(f"--xlsx-path: expected one .xlsx in {folder}/, found {listed}; name the label sheet")
     return found[0]
 
@@ -49,18 +57,22 @@ def read_label_sheet(path: Path) -> LabelSheet:
     """Read a label sheet. Raises UserError if a column is missing; single cells that cannot be read become rejects.
 
     Rows that repeat an exam count once. A side that is labelled in one row and empty in another has that label. It has none if
-    two rows disagree, or one of them cannot be read. Warns if the worksheet has another name than expected.
+    two rows disagree, or one of them cannot be read. A merged cell counts for each row and side that it covers. Warns if the
+    worksheet has another name than expected, or others have the same columns.
     """
-    sheet = read_rows(path, needed=(EXAM_ID, *LABEL_COLUMNS.values()), optional=(EXAM_TIME,), worksheet=WORKSHEET)
+    sheet = read_rows(path, _COLUMNS, worksheet=WORKSHEET)
     if sheet.worksheet and squeezed(sheet.worksheet) != WORKSHEET:
         LOG.warning("%s has no worksheet %r; read %r, the only one with its columns", path, WORKSHEET, sheet.worksheet)
+    if sheet.others:
+        LOG.warning("%s: read %r only; the same columns are in %s", path, sheet.worksheet, ", ".join(map(repr, sheet.others)))
     reader = _Reader(f"{path.name}, sheet {sheet.worksheet}" if sheet.worksheet else path.name)
     for row in sheet.shifted:
         reader.reject(row, "", "shifted_row", "more cells than the header has: is a delimiter in a text not quoted?")
     for row, cells in sheet.rows:
         reader.read(row, cells, sheet)
     if not reader.codes:
-        raise UserError(f"--xlsx-path {path}: no row below its header names an exam (column {EXAM_ID})")
+        why = f"; {reader.rejects[0]['file']}: {reader.rejects[0]['detail']}" if reader.rejects else ""
+        raise UserError(f"--xlsx-path {path}: no row below its header names an exam (column {EXAM_ID}){why}")
     labels = pd.DataFrame(
         [(exam_id, reader.dates[exam_id], *(max(code, UNLABELLED) for code in codes.values()))
          for exam_id, codes in reader.codes.items()],
@@ -89,31 +101,36 @@ class _Reader:
         """Add the labels of a row."""
         if all(squeezed(str(cells[name])) == name for name in LABEL_COLUMNS.values()):
             return                                               # a repeated header, in a sheet merged from several
-        try:
-            exam_id = parse_exam_id(cells[EXAM_ID])
-        except ValueError as error:
-            self.reject(row, "", "unparsable_exam_id", f"column {EXAM_ID}: got {quoted(cells[EXAM_ID])}, {error}")
+        exam_id = self._parse(row, "", EXAM_ID, cells, parse_exam_id, reason="unparsable_exam_id")
+        if exam_id is None:
             return
         if not exam_id:
             if any(plain(str(cells[name] or "")) for name in LABEL_COLUMNS.values()):
-                self.reject(row, "", "no_exam_id", f"column {EXAM_ID} is empty")
+                self.reject(row, "", "no_exam_id", f"column {EXAM_ID} is empty: type the id, or clear the labels of this row")
             return
         self.rows += 1
-        try:
-            date = parse_date(cells.get(EXAM_TIME), sheet.day_zero)
-        except ValueError as error:
-            date = ""
-            self.reject(row, exam_id, "unparsable_date", f"column {EXAM_TIME}: got {quoted(cells[EXAM_TIME])}, {error}")
-        self.dates[exam_id] = self.dates.get(exam_id) or date
+        date = self._parse(row, exam_id, EXAM_TIME, cells, functools.partial(parse_date, day_zero=sheet.day_zero),
+                           reason="unparsable_date")
+        self.dates[exam_id] = self.dates.get(exam_id) or date or ""
         for side, column in LABEL_COLUMNS.items():
-            self._add_label(row, exam_id, side, column, cells[column])
+            self._add_label(row, exam_id, side, column, cells)
 
-    def _add_label(self, row: int, exam_id: str, side: Side, column: str, cell: object) -> None:
+    def _parse(self, row: int, exam_id: str, column: str, cells: Mapping[str, object], parse: Callable[[object], Parsed], *,
+               reason: str) -> Parsed | None:
+        """Return the meaning of a cell, or None with a reject for one that has none."""
+        cell = cells.get(column)
+        if isinstance(cell, UnreadableCell):                    # a date is not needed: its reason stays the harmless one
+            self.reject(row, exam_id, reason if column == EXAM_TIME else cell.reason, f"column {column}: {cell.detail}")
+            return None
         try:
-            code = parse_code(cell)
+            return parse(cell)
         except ValueError as error:
-            code = _UNCLEAR
-            self.reject(row, exam_id, "unparsable_label", f"column {column}: got {quoted(cell)}, {error}")
+            self.reject(row, exam_id, reason, f"column {column}: got {quoted(cell)}, {error}")
+            return None
+
+    def _add_label(self, row: int, exam_id: str, side: Side, column: str, cells: Mapping[str, object]) -> None:
+        parsed = self._parse(row, exam_id, column, cells, parse_code, reason="unparsable_label")
+        code = _UNCLEAR if parsed is None else parsed
         codes = self.codes.setdefault(exam_id, dict.fromkeys(LABEL_COLUMNS, UNLABELLED))
         earlier = codes[side]
         if earlier == UNLABELLED:

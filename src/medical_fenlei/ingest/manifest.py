@@ -9,11 +9,14 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.dicom.exam_facts import read_exam_facts
-from medical_fenlei.dicom.header import read_identity
+from medical_fenlei.dicom.identity import read_identity
 from medical_fenlei.dicom.volume import inside
 from medical_fenlei.errors import Rejected
-from medical_fenlei.ingest.patients import are_different, patient_key, study_key
+from medical_fenlei.ingest.patient_links import PatientLinks, link_patients
+from medical_fenlei.ingest.patients import ExamPatient, patient_evidence, study_key
+from medical_fenlei.ingest.person import are_different
 from medical_fenlei.ingest.scan import SeriesScan, scan_exams
+from medical_fenlei.ingest.study_doubts import constant_uids
 from medical_fenlei.parallel import Workers, map_items
 from medical_fenlei.vocabulary import SIDES, Side, vendor
 
@@ -49,10 +52,21 @@ class _Scans:
     """(reason, detail) of folders that could not be read."""
 
 
-def build_manifest(
-    index: pd.DataFrame, *, base: Path, scan_file: Path, key: bytes, workers: Workers
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return `tables.MANIFEST` and `tables.REJECTS` of an index; exams without a usable series are rejects.
+@dataclass(frozen=True)
+class Manifest:
+    """The ears of an index with their patients, and what was left out."""
+
+    table: pd.DataFrame
+    """`tables.MANIFEST`."""
+
+    rejects: pd.DataFrame
+    """`tables.REJECTS`."""
+
+    patients: PatientLinks
+
+
+def build_manifest(index: pd.DataFrame, *, base: Path, scan_file: Path, key: bytes, workers: Workers) -> Manifest:
+    """Return the manifest of an index; exams without a usable series are rejects.
 
     scan_file: scans kept for the index, so that only exams with changed files are read again; key: key of the patient hashes.
     """
@@ -62,23 +76,32 @@ def build_manifest(
     scans = _scan([exams[exam_id]["exam_relpath"] for exam_id in wanted], base=base, scan_file=scan_file, workers=workers)
     found = _found_series(wanted, exams, scans, rejects)
 
-    rows: list[dict[str, object]] = []
+    read: dict[str, tuple[ExamPatient, dict[str, Any]]] = {}
     first_files = [(exam_id, tuple(dict.fromkeys([of_side[Side.LEFT].first, *scans.ends[exams[exam_id]["exam_relpath"]]])))
                    for exam_id, of_side in found.items()]
-    for outcome in map_items(functools.partial(_patient_facts, base, key), first_files, workers=workers, label="patients"):
+    constant = constant_uids({exam_id: list(of_side.values()) for exam_id, of_side in found.items()})
+    separate = frozenset(exam_id for exam_id, of_side in found.items()
+                         if {facts.study_uid for facts in of_side.values()} & constant)
+    for outcome in map_items(functools.partial(_patient_facts, base, key, separate), first_files, workers=workers,
+                             label="patients"):
         exam_id, files = outcome.item
         if outcome.value is None:
             rejects.add(exam_id, files[0], outcome.reason, outcome.detail)
             continue
+        read[exam_id] = outcome.value
+    patients = link_patients(patient for patient, _ in read.values())
+    rows: list[dict[str, object]] = []
+    for exam_id, (_, facts) in read.items():
         exam = exams[exam_id]
+        patient = dict(zip(("patient_key", "patient_key_source"), patients.keys[exam_id], strict=True))
         shared = {name: exam[name] for name in ("date", "label_date", "date_match")}
-        rows += [{"exam_id": exam_id, "side": str(side), **shared, **outcome.value, **header_facts(found[exam_id][side]),
-                  "label_code": exam[f"{side}_code"]} for side in SIDES]
+        rows += [{"exam_id": exam_id, "side": str(side), **shared, **patient, **facts, **header_facts(found[exam_id][side]),
+                  "label_code": exam[f"{side}_code"], "series_digest": found[exam_id][side].digest} for side in SIDES]
     if not rows:
-        return tables.MANIFEST.empty(), tables.REJECTS.frame(rejects.rows)
+        return Manifest(tables.MANIFEST.empty(), tables.REJECTS.frame(rejects.rows), patients)
     ears = pd.DataFrame(rows)
     table = pd.concat([ears, tables.task_columns(ears.label_code)], axis=1)
-    return tables.MANIFEST.frame(table), tables.REJECTS.frame(rejects.rows)
+    return Manifest(tables.MANIFEST.frame(table), tables.REJECTS.frame(rejects.rows), patients)
 
 
 def _wanted_series(index: pd.DataFrame, exams: Mapping[str, _Exam], base: Path, rejects: _Rejects
@@ -126,11 +149,13 @@ def _found_series(wanted: Mapping[str, Mapping[Side, str]], exams: Mapping[str, 
     return found
 
 
-def _patient_facts(base: Path, key: bytes, exam: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Return patient_key, patient_key_source and `tables.SUBGROUP_FACTS` from the first of these files of an exam.
+def _patient_facts(base: Path, key: bytes, separate: frozenset[str], exam: tuple[str, tuple[str, ...]]
+                   ) -> tuple[ExamPatient, dict[str, Any]]:
+    """Return the patient and `tables.SUBGROUP_FACTS` from the first of these files of an exam.
 
     The files are the first and the last image of each series. Raises Rejected (several_patients) if they are of different
-    people: a series, or a part of one, lies in the wrong exam. Images between them are not read.
+    people: a series, or a part of one, lies in the wrong exam. Images between them are not read. separate: exams whose
+    StudyInstanceUID is a constant of the export.
     """
     exam_id, (file, *others) = exam
     path = inside(base, file)
@@ -138,10 +163,10 @@ def _patient_facts(base: Path, key: bytes, exam: tuple[str, tuple[str, ...]]) ->
     for other in others:
         if are_different(identity, read_identity(inside(base, other))):
             raise Rejected("several_patients", f"{other} is of another patient than {file}: take out what is not the exam's")
-    pseudonym, source = patient_key(identity, exam_id, key)
     facts = read_exam_facts(path)
-    return {"patient_key": pseudonym, "patient_key_source": source, "age_years": facts.age_years, "sex": facts.sex,
-            "kvp": facts.kvp, "study_key": study_key(facts.study_uid, exam_id, key)}
+    return patient_evidence(identity, exam_id, key, facts.sex), {
+        "age_years": facts.age_years, "sex": facts.sex, "kvp": facts.kvp,
+        "study_key": study_key("" if exam_id in separate else facts.study_uid, exam_id, key)}
 
 
 def header_facts(series: SeriesScan) -> dict[str, Any]:

@@ -5,11 +5,13 @@ An unkeyed hash of an id can be reversed by trying all ids; a keyed hash cannot 
 import hmac
 import os
 import secrets
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from medical_fenlei.dicom.header import Identity
+from medical_fenlei.dicom.identity import Identity
 from medical_fenlei.errors import UserError
+from medical_fenlei.ingest.person import PersonEvidence, normalize_identity
 
 KEY_BYTES = 32
 
@@ -36,27 +38,33 @@ def read_or_make_key(path: Path) -> tuple[bytes, bool]:
     return path.read_bytes(), True
 
 
-def patient_key(identity: Identity | None, exam_id: str, key: bytes) -> tuple[str, str]:
-    """Return (patient_key, patient_key_source) of an exam, from PatientID, else name and birth date, else the exam id.
+@dataclass(frozen=True, kw_only=True)
+class ExamPatient:
+    """The patient of one exam, as keyed hashes."""
 
-    An empty PatientID never identifies a person: it would merge all patients that lack one.
+    exam_id: str
+    person: PersonEvidence
+    sex: str
+    """F, M, O (other), or empty where unknown."""
+
+    keys: tuple[tuple[str, str], ...]
+    """(patient_key_source, patient_key) by each evidence there is, the best first; the last is that of the exam alone."""
+
+
+def patient_evidence(identity: Identity, exam_id: str, key: bytes, sex: str = "") -> ExamPatient:
+    """Return the patient of an exam, from PatientID, else name and birth date, else the exam id.
+
+    An empty PatientID never identifies a person, and neither does a placeholder: it would merge all patients that lack one.
     """
-    words: tuple[str, ...]
-    if identity is not None and identity.patient_id:
-        source, words = "patient_id", (identity.issuer, identity.patient_id)
-    elif identity is not None and identity.name and identity.birth_date:
-        source, words = "name_birth_date", (identity.name.upper(), identity.birth_date)
-    else:
-        source, words = "exam_id", (exam_id,)
-    return _keyed(key, source, *words), source
-
-
-def are_different(one: Identity, other: Identity) -> bool:
-    """Return whether two identities are different people, by PatientID, or by name and birth date if one has no PatientID."""
-    if one.patient_id and other.patient_id:
-        return one.patient_id.casefold() != other.patient_id.casefold()
-    named = [(person.name.casefold(), person.birth_date) for person in (one, other)]
-    return all(name and birth_date for name, birth_date in named) and named[0] != named[1]
+    person = normalize_identity(identity)
+    words: dict[str, tuple[str, ...]] = {}
+    if person.patient_id:
+        words["patient_id"] = (person.issuer, person.patient_id)
+    if person.names and person.birth_date:
+        words["name_birth_date"] = (min(person.names), person.birth_date)
+    words["exam_id"] = (exam_id,)
+    return ExamPatient(exam_id=exam_id, person=person.hashed(lambda text: _keyed(key, text)), sex=sex,
+                       keys=tuple((source, _keyed(key, source, *own)) for source, own in words.items()))
 
 
 def study_key(study_uid: str, exam_id: str, key: bytes) -> str:

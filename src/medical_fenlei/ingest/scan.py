@@ -6,24 +6,29 @@ nothing that identifies a person.
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from medical_fenlei.dicom.geometry import canonical, stack
+from medical_fenlei.dicom.digest import series_digest
+from medical_fenlei.dicom.geometry import canonical
 from medical_fenlei.dicom.header import Header
-from medical_fenlei.dicom.volume import PART, Stack, read_stacks
+from medical_fenlei.dicom.stacks import Stack, join_scattered, read_stacks
+from medical_fenlei.dicom.volume import PART
 from medical_fenlei.errors import Rejected
 from medical_fenlei.files import atomic
 from medical_fenlei.ingest.exam_files import ExamFiles, Problem, list_exam
+from medical_fenlei.ingest.slice_values import doubts_about_values
+from medical_fenlei.ingest.study_facts import AccessionFact, study_facts
 from medical_fenlei.outcomes import Outcome
 from medical_fenlei.parallel import Workers, map_items
 
-SCAN_VERSION = 4
+SCAN_VERSION = 6
 """Raised whenever the code finds other facts in the same files, or names them differently."""
 SPLIT_SERIES = "continues the series in {}: put both into one folder, otherwise each counts as a series"
 """Detail of the problem `split_series`, for the other folder."""
@@ -88,6 +93,21 @@ class SeriesScan:
     """Reason code if the geometry is refused."""
 
     detail: str = ""
+    study: int = 1
+    """Number of its study in the exam's folder, the earliest first."""
+
+    study_date: str = ""
+    """StudyDate as YYYY-MM-DD, empty where it is unknown."""
+
+    study_accession: AccessionFact = ""
+    study_uid: str = ""
+    """Digest of StudyInstanceUID, to compare exams."""
+
+    frame_of_reference: str = ""
+    """Digest of FrameOfReferenceUID."""
+
+    digest: str = ""
+    """Digest of its images (`dicom.digest.series_digest`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +146,8 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers
 def scan_exam(base: Path, relpath: str, listing: ExamFiles | None = None) -> ExamScan:
     """Read every header of an exam, or those of the listed folders if a listing is given."""
     listing = listing or list_exam(base, relpath)
-    series: list[SeriesScan] = []
+    found: list[tuple[str, Stack]] = []
     problems = list(listing.problems)
-    known: dict[tuple[object, ...], tuple[str, set[str]]] = {}
     for folder in listing.folders:
         try:
             stacks, bad = read_stacks(base / folder)
@@ -136,39 +155,57 @@ def scan_exam(base: Path, relpath: str, listing: ExamFiles | None = None) -> Exa
             problems.append((folder, rejected.reason, rejected.detail))
             continue
         problems += [(path.relative_to(base).as_posix(), rejected.reason, rejected.detail) for path, rejected in bad]
-        counted: set[Path] = set()
-        for found in stacks:
-            own = {header.path for header in found.headers}.union(found.copies) - counted
-            counted |= own
-            problems += _split_series(folder, found, known)
-            series.append(_series_scan(base, folder if len(stacks) == 1 else f"{folder}{PART}{found.name}", found, len(own)))
-    series.sort(key=lambda facts: facts.relpath)
+        found += [(folder if len(stacks) == 1 else f"{folder}{PART}{one.name}", one) for one in stacks]
+    joined, used = join_scattered([one for _, one in found])
+    parts = set(map(id, used))
+    found = [(name, one) for name, one in found if id(one) not in parts] + [
+        (f"{_common_folder(base, one)}{PART}{one.name}", one) for one in joined]
+    problems += _split_series(base, [one for _, one in found])
+    counted: set[Path] = set()
+    series = []
+    for name, one in found:
+        own = {header.path for header in one.headers}.union(one.copies) - counted
+        counted |= own
+        series.append(_series_scan(base, name, one, len(own)))
+    stated = study_facts([(one.headers[0].study, one.headers[0].frame_of_reference) for _, one in found], relpath)
+    series = sorted((replace(facts, **of_study) for facts, of_study in zip(series, stated, strict=True)),
+                    key=lambda facts: facts.relpath)
     return ExamScan(files=listing.files, series=tuple(series), problems=tuple(problems))
 
 
-def _split_series(folder: str, found: Stack, known: dict[tuple[object, ...], tuple[str, set[str]]]) -> list[Problem]:
-    """Return a problem if an earlier folder holds further images of this series, and none if both hold the same images."""
-    header, images = found.headers[0], {header.sop_uid for header in found.headers}
-    directions = np.round(header.row_cosines + header.column_cosines, 2).tolist()
-    key = (header.series_uid, header.rows, header.columns, header.kernel, *directions)
-    earlier, others = known.setdefault(key, (folder, images))
-    if earlier == folder or not header.series_uid or images <= others or others <= images:
-        return []
-    return [(folder, "split_series", SPLIT_SERIES.format(earlier))]
+def _common_folder(base: Path, found: Stack) -> str:
+    """Return the innermost folder, below the base, that contains all images of a series."""
+    return Path(os.path.commonpath([header.path.parent for header in found.headers])).relative_to(base).as_posix()
+
+
+def _split_series(base: Path, stacks: Sequence[Stack]) -> list[Problem]:
+    """Return a problem for each folder with images of a series in an earlier one, unless both hold the same images."""
+    known: dict[tuple[object, ...], tuple[str, set[str]]] = {}
+    problems = []
+    for found in stacks:
+        header, images, folder = found.headers[0], {header.sop_uid for header in found.headers}, _common_folder(base, found)
+        directions = np.round(header.row_cosines + header.column_cosines, 2).tolist()
+        key = (header.series_uid, header.rows, header.columns, header.kernel, *directions)
+        earlier, others = known.setdefault(key, (folder, images))
+        if earlier != folder and header.series_uid and not images <= others and not others <= images:
+            problems.append((folder, "split_series", SPLIT_SERIES.format(earlier)))
+    return problems
 
 
 def _series_scan(base: Path, relpath: str, found: Stack, files: int) -> SeriesScan:
     header = found.headers[0]
-    geometry: dict[str, Any] = {}
+    geometry: dict[str, Any] = {"notes": found.notes}
     try:
-        regular = stack(found.headers)
-        geometry = {"slice_spacing": round(regular.slice_spacing, 4), "tilt": round(regular.tilt_deg, 2),
-                    "slices": regular.shape[0], "notes": regular.notes,
+        regular = found.arranged()
+        geometry |= {"slice_spacing": round(regular.slice_spacing, 4), "tilt": round(regular.tilt_deg, 2),
+                    "slices": regular.shape[0], "notes": (*found.notes, *regular.notes),
                     "z_coverage": round(regular.slice_spacing * (regular.shape[0] - 1), 2)}
         regular, _ = canonical(regular)
         width = regular.affine.step(2)[0] * regular.shape[2]
         geometry |= {"x_coverage": round(float(width), 2), "x_centre": round(float(regular.affine.origin[0] + width / 2), 2)}
-        first, last = (found.headers[regular.order[k]] for k in (0, -1))
+        ordered = [found.headers[n] for n in regular.order]
+        first, last = ordered[0], ordered[-1]
+        geometry["notes"] += doubts_about_values(ordered)
     except Rejected as rejected:
         geometry |= {"refused": rejected.reason, "detail": rejected.detail}
         first, last = (end(found.headers, key=lambda header: header.position[2]) for end in (min, max))
@@ -179,7 +216,7 @@ def _series_scan(base: Path, relpath: str, found: Stack, files: int) -> SeriesSc
         transfer_syntax=header.transfer_syntax, rows=header.rows, columns=header.columns,
         pixel_spacing=header.pixel_spacing[0],
         slice_thickness=None if np.isnan(header.slice_thickness) else header.slice_thickness,
-        **geometry)
+        digest=series_digest(found.headers), **geometry)
 
 
 def _plane(header: Header) -> str:

@@ -1,4 +1,5 @@
 """The rules for choosing a series: their defaults, and how a TOML file changes them."""
+import json
 import re
 import tomllib
 from dataclasses import dataclass, field, fields
@@ -6,18 +7,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from medical_fenlei.errors import UserError
+from medical_fenlei.ingest.kernels import KERNELS, first_kernel, is_smooth, matches_kernel
 from medical_fenlei.ingest.scan import SeriesScan
 from medical_fenlei.vocabulary import vendor
 
 Criterion = Literal["bone_kernel", "both_ears", "z_coverage", "original", "slice_spacing", "slice_count"]
 
-OTHER = "other"
-BONE_KERNELS = {
-    "Siemens": r"^(?!bl|bv|hv)[a-z]{0,2}[6-9]\d", "GE": "bone|edge", "UIH": "sharp|bone", "Philips": r"^y[a-e]|^[de]$|bone",
-    "Canon": r"^fc(30|31|8\d)", OTHER: "bone|sharp|edge",
-}
-"""Patterns of bone kernels by manufacturer (`vocabulary.vendor`). Siemens: from 60 up (U75u, Ur73u, H70h, J70h), without the
-kernels for lungs and vessels."""
+BONE_KERNELS = {maker: table.bone for maker, table in KERNELS.items()}
+"""Patterns of bone kernels by manufacturer (`vocabulary.vendor`)."""
 
 RENAMED = {
     "max_step_mm": "max_slice_spacing_mm", "min_height_mm": "min_z_coverage_mm", "high_mm": "full_z_coverage_mm",
@@ -57,8 +54,11 @@ class SeriesRules:
     original, not derived; smaller slice spacing (to 0.05 mm); more slices."""
 
     bone_kernels: dict[str, str] = field(default_factory=lambda: dict(BONE_KERNELS))
-    """Regular expressions for bone kernels, case ignored, by manufacturer as the manifest spells it; `other` is for those that
-    are not named."""
+    """Regular expressions for bone kernels, case ignored, by manufacturer as the manifest spells it. All are tried for a
+    manufacturer that has none, or is unknown, unless a table has the kernel as another one."""
+
+    kernel_is_bone: dict[str, bool] = field(default_factory=dict)
+    """Kernels by name, case ignored, and whether each is a bone kernel, whatever the manufacturer and the patterns."""
 
     refuse: dict[str, str] = field(default_factory=dict)
     """Regular expressions for further series to refuse, by the attribute that is searched (kernel, image_type, model,
@@ -75,6 +75,9 @@ class SeriesRules:
         for name in self.refuse:
             if name not in _SEARCHED:
                 raise ValueError(f"refuse: got {name!r}, expected some of {', '.join(_SEARCHED)}")
+        for kernel, is_bone in self.kernel_is_bone.items():
+            if not isinstance(is_bone, bool):
+                raise ValueError(f"kernel_is_bone: got {is_bone!r} for {kernel!r}, expected true or false")
         for pattern in (*self.bone_kernels.values(), *self.refuse.values()):
             try:
                 re.compile(pattern)
@@ -87,8 +90,26 @@ class SeriesRules:
 
     def is_bone_kernel(self, manufacturer: str, kernel: str) -> bool:
         """Return whether this kernel of a manufacturer is a bone kernel."""
-        pattern = self.bone_kernels.get(vendor(manufacturer), self.bone_kernels.get(OTHER, "(?!)"))
-        return bool(re.search(pattern, kernel, re.IGNORECASE))
+        named = self._named(kernel)
+        if named is not None:
+            return named
+        maker = vendor(manufacturer)
+        if maker in self.bone_kernels:
+            return matches_kernel(self.bone_kernels[maker], kernel)
+        return any(matches_kernel(pattern, kernel) for pattern in self.bone_kernels.values()) and not is_smooth(maker, kernel)
+
+    def unknown_kernel(self, facts: SeriesScan) -> str:
+        """Return what to do about a kernel that is in no table, or "" for one that is, or is not stated."""
+        kernel, maker = facts.kernel, vendor(facts.manufacturer)
+        if not first_kernel(kernel) or self._named(kernel) is not None or self.is_bone(facts) or is_smooth(maker, kernel):
+            return ""
+        line = f"kernel_is_bone = {{{json.dumps(first_kernel(kernel), ensure_ascii=False)} = true}}"
+        return (f"kernel {kernel!r} of {maker or 'an unknown manufacturer'} is in no table and counts as no bone kernel; if it "
+                f"is one, put this line into --series-rules (else with false): {line}")
+
+    def _named(self, kernel: str) -> bool | None:
+        names = {first_kernel(kernel).casefold(), kernel.casefold()}
+        return next((is_bone for name, is_bone in self.kernel_is_bone.items() if name.casefold() in names), None)
 
     def refused_by(self, facts: SeriesScan) -> str:
         """Return the detail of the first pattern in `refuse` that a series matches, or "" if it matches none."""

@@ -99,7 +99,7 @@ def date_of(name: str) -> str:
     return ""
 
 
-def _exam_id(name: str) -> str:
+def exam_id_of(name: str) -> str:
     """Return the exam id of a folder's name, normalized like those of the label sheet (full-width digits, spaces)."""
     try:
         return parse_exam_id(name)
@@ -129,7 +129,7 @@ def _walk(base: Path, relpath: str, tree: Tree) -> None:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if date and not _DATE_FOLDER.fullmatch(entry.name) and not _holds_dates(base / below):
-                        tree.exams.append(ExamFolder(_exam_id(entry.name), date, below))
+                        tree.exams.append(ExamFolder(exam_id_of(entry.name), date, below))
                     else:
                         _walk(base, below, tree)
                 elif entry.is_dir():

@@ -52,7 +52,7 @@ def _collect_marks(
     LOG.info("studies checked: %d of %d exams%s", len(marks[0]), len(exams),
              "" if len(marks[0]) else "; a manifest of an earlier version has no studies, build it again")
     for cache in inputs.caches:
-        marks.append(cached_marks(cache))
+        marks.append(cached_marks(cache, manifest))
         LOG.info("cached pixels checked: %d of %d exams, %s", len(exams & set(marks[-1].exam_id)), len(exams), cache)
     if not inputs.caches:
         LOG.info("cached pixels not checked: no cache in %s", inputs.cache_dir)

@@ -12,6 +12,8 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.dicom.volume import inside, open_series
+from medical_fenlei.ears.source import entry_facts, sources_of, state_of
+from medical_fenlei.log import LOG
 from medical_fenlei.parallel import map_items
 
 MIDDLE_SLICES = 3
@@ -27,12 +29,17 @@ def cache_folders(cache_dir: Path) -> list[Path]:
     return sorted(path.parent for path in cache_dir.glob("*/index.csv"))
 
 
-def cached_marks(cache: Path) -> pd.DataFrame:
+def cached_marks(cache: Path, manifest: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return the marks of a cache's ears, from the hashes in its index; only ears that occur twice are read.
 
-    A left ear may match a right one, since a copy may be mirrored. Raises UserError if the index cannot be read.
+    A left ear may match a right one, since a copy may be mirrored. manifest: ears that were cut from other series than it names
+    are left out, and their number is logged. Raises UserError if the index cannot be read.
     """
     index = tables.CACHE_INDEX.read(cache / "index.csv")
+    if manifest is not None and (stale := _stale(cache, index, manifest)).any():
+        LOG.warning("%s: %d of %d cached ears were not cut from the series that the manifest names, and are left out; "
+                    "build the cache again", cache, stale.sum(), len(index))
+        index = index[~stale]
     exams = index.groupby("sha256").exam_id.transform("nunique")
     empty = {ear.sha256 for ear in index[exams > 1].drop_duplicates("sha256").itertuples() if _is_empty(cache / str(ear.file))}
     return index[~index.sha256.isin(empty)][["exam_id", "sha256"]].rename(columns={"sha256": "mark"}).assign(evidence=CACHED)
@@ -61,6 +68,17 @@ def _middle_hashes(dicom_base: Path, item: tuple[str, str]) -> list[str]:
     images = [series.slice(k) for k in range(first, min(series.shape[0], first + MIDDLE_SLICES))]
     return [hashlib.sha256(f"{hu.shape}".encode() + hu.astype("<i2").tobytes()).hexdigest()
             for hu in images if not _is_blank(hu)]
+
+
+def _stale(cache: Path, index: pd.DataFrame, manifest: pd.DataFrame) -> np.ndarray:
+    """Return a mask (rows of the index,) of ears cut from another series, or cut anew since the index was written."""
+    wanted = dict(zip(zip(manifest.exam_id, manifest.side, strict=True), sources_of(manifest), strict=True))
+    stale = np.zeros(len(index), bool)
+    for number, ear in enumerate(index.itertuples()):
+        source, facts = wanted.get((str(ear.exam_id), str(ear.side))), entry_facts(cache / str(ear.file))
+        if source and facts:
+            stale[number] = state_of(facts, source) == "stale" or facts.get("sha256", ear.sha256) != ear.sha256
+    return stale
 
 
 def _is_empty(path: Path) -> bool:

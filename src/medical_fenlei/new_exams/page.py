@@ -13,10 +13,10 @@ from PIL import Image, ImageColor
 from medical_fenlei import tables
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
-from medical_fenlei.ingest.index import HARMLESS
 from medical_fenlei.new_exams.answers import ExamAnswer
 from medical_fenlei.pages.ear_pictures import DISPLAY_ORDER, SIDE_COLOURS
 from medical_fenlei.pages.html import template
+from medical_fenlei.reasons import HARMLESS
 from medical_fenlei.vocabulary import DIAGNOSES, NORMAL
 
 NOTICE = "Research use only; not a medical device. These are a network's answers, not a diagnosis."

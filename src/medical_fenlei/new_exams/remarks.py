@@ -21,11 +21,17 @@ FILE_PROBLEMS = {
     "split_series": "of its series continue in another folder, which was not joined",
     "damaged_header": "files of the exam are damaged", "unreadable": "files of the exam could not be read",
     "too_large": "files of the exam are too large", "bad_attribute": "images have impossible header values",
+    "shared_study_uid": "StudyInstanceUID is shared with exams of another date, AccessionNumber or frame of reference",
+    "several_study_uids": "exam has several StudyInstanceUIDs and was taken as one, by AccessionNumber and date",
     "missing_attribute": "images lack a header value", "bad_size": "images have an impossible size"}
 """Problems with the files of an exam that may affect its answer, by the reason's code; a number goes before each."""
 
-SERIES_NOTES = {"cut_at_hole": "Slices are missing, the tallest part was used", "gantry_tilt": "The gantry was tilted",
-                "resampled": "The slices are irregularly spaced and were resampled"}
+SERIES_NOTES = {"joined_fragments": "Its images have several SeriesInstanceUIDs and were joined",
+                "taken_apart": "Its SeriesInstanceUID holds several scans, one of which was used",
+                "cut_at_hole": "Slices are missing, the tallest part was used", "gantry_tilt": "The gantry was tilted",
+                "resampled": "The slices are irregularly spaced and were resampled",
+                "rounded_positions": "The positions of the slices are rounded",
+                "doubtful_values": "Some values of the scan are doubtful"}
 """Notes on how the slices of a series were made regular, by their code."""
 
 

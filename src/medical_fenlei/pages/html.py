@@ -8,6 +8,8 @@ import jinja2
 from matplotlib.figure import Figure
 from PIL import Image
 
+from medical_fenlei.reasons import remedy
+
 ABBREVIATIONS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ppv": "PPV", "npv": "NPV", "brier": "Brier score",
                  "95": "95 %"}
 """Parts of the names of measures that a page writes otherwise."""
@@ -21,12 +23,13 @@ def measure_name(name: str) -> str:
 def template(room: str, name: str, **filters: Callable[..., object]) -> jinja2.Template:
     """Return a template of a room's `templates/`, which may extend and import those of pages/.
 
-    room: name below the package, such as `run_report`. filters: callables for the template, by name, beside `measure_name`.
+    room: name below the package, such as `run_report`. filters: callables for the template, by name, beside `measure_name`
+    and `remedy`.
     """
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(f"medical_fenlei.{owner}") for owner in (room, "pages")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
-    environment.filters |= {"measure_name": measure_name, **filters}
+    environment.filters |= {"measure_name": measure_name, "remedy": remedy, **filters}
     return environment.get_template(name)
 
 

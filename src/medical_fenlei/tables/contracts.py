@@ -34,7 +34,12 @@ MANIFEST = Table("manifest, one row per ear", {
     "exam_id": "key", "side": "side", "date": "text", "label_date": "text", "date_match": "flag", "series_relpath": "relpath",
     "n_instances": "int", "label_code": "code", "patient_key": "key", "patient_key_source": "text", **HEADER_FACTS,
     **{f"task_valid__{t.name}": "flag" for t in BINARY_TASKS}, **{f"task_y__{t.name}": "text" for t in BINARY_TASKS},
-}, optional=SUBGROUP_FACTS, unique=("exam_id", "side"))
+}, optional={**SUBGROUP_FACTS, "series_digest": "text"}, unique=("exam_id", "side"))
+"""series_digest: digest of the images of the series, with which cached ears are compared; earlier versions lack it."""
+LINKED_PATIENTS = Table("exams of one patient, one row per pair that was linked, or was not although some evidence agrees", {
+    "exam_id": "key", "other_exam_id": "key", "evidence": "key", "linked": "flag", "why": "text",
+})
+"""Exams whose patients are linked through several pairs have one patient_key in the manifest."""
 CACHE_INDEX = Table("cache index, one row per ear", {"exam_id": "key", "side": "side", "file": "relpath", "sha256": "key"},
                     unique=("exam_id", "side"))
 
@@ -157,6 +162,11 @@ def scan_path(index_csv: Path) -> Path:
 def rejects_path(output: Path) -> Path:
     """The table beside an output that lists its rejects."""
     return output.with_name(f"{output.stem}_rejects.csv")
+
+
+def linked_patients_path(output: Path) -> Path:
+    """The table beside a manifest that lists which exams were linked as one patient's, and why."""
+    return output.with_name(f"{output.stem}_linked_patients.csv")
 
 
 def counts_path(output: Path) -> Path:

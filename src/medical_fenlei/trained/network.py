@@ -13,7 +13,7 @@ from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.data.sources import Sources, find_ears, prepare_missing
-from medical_fenlei.ears.build import missing_ears
+from medical_fenlei.ears.source import USABLE, entry_states
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
@@ -115,12 +115,13 @@ class TrainedNetwork:
     def open_ears(self, data: DataConfig, ears: pd.DataFrame, name: str) -> EarSet:
         """Open these ears (exam_id, side, series_relpath, label_code, patient_key) as a set, labelled or not.
 
-        The rejects of the set hold the ears that cannot be prepared. Raises UserError if the DICOM is missing.
+        The rejects of the set hold the ears that cannot be prepared. Raises UserError if the cache is stale, or
+        the DICOM missing.
         """
         store = self.store(data)
         rejects = prepare_missing(data, store, ears)
         if len(rejects):
-            ears = ears.drop(missing_ears(store, ears).index)
+            ears = ears[entry_states(store, ears).isin(USABLE)]
         return EarSet(name, Sources({name: ears}, rejects, {}, data), store, self.compute.device)
 
     def open_ear(self, data: DataConfig, exam_id: str, side: str) -> EarSet:

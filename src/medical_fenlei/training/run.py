@@ -1,6 +1,6 @@
 """A run from its settings to its best checkpoint: started, or resumed where it was last saved."""
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,6 +116,8 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
 
     trainer = Trainer(config, run, model, compute, train, tune, ranks)
     if resume:
+        if ranks.is_first:
+            _warn_of_changes(run, sources.hashes)
         trainer.resume()
     progress = trainer.fit()
     if ranks.is_first:
@@ -123,6 +125,15 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
     measured = f"{plan.early_stop_metric} {progress.best_value:.3f} on the tune set" if tune is not None else "no tune set"
     LOG.info("best epoch %d (%s): %s", progress.best_epoch, measured, run.checkpoint("best"))
     return FinishedRun(run, sources.rejects, ranks.is_first)
+
+
+def _warn_of_changes(run: Run, hashes: Mapping[str, str | None]) -> None:
+    """Warn if a run is resumed with another manifest or split, so that its ears may be cut from other series or be others."""
+    known = run.read_hashes()
+    for name in ("manifest", "train", "tune"):
+        if known.get(name) not in (None, hashes.get(name)):
+            LOG.warning("%s: the %s table has changed since the run began; start a new run unless both may be mixed",
+                        run.folder, name)
 
 
 def _require_two_classes(train: EarDataset | None, tasks: tuple[Task, ...], config: RunConfig) -> EarDataset:

@@ -1,0 +1,137 @@
+"""What a cached ear was cut from, compared with the series that the manifest names.
+
+The JSON of an ear holds the path of its series, and under `source` the digest of the series' images. The manifest holds both as
+well, so that comparing them opens no DICOM file.
+"""
+import functools
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from medical_fenlei import settings
+from medical_fenlei.config import DUAL_ROUTE, EAR_ROUTE, DataConfig, EarSpec
+from medical_fenlei.ears.store import EarStore
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import read_json
+from medical_fenlei.log import LOG
+from medical_fenlei.vocabulary import Side
+
+EntryState = Literal["missing", "current", "unproven", "stale", "damaged"]
+"""current: cut from the images that are wanted; unproven: from the path that is wanted, but entry or manifest is of an earlier
+version and has no digest; stale: from another series, or from other images; damaged: its JSON cannot be read."""
+USABLE: tuple[EntryState, ...] = ("current", "unproven")
+
+
+@dataclass(frozen=True)
+class EarSource:
+    """The series that an ear is cut from."""
+
+    series_relpath: str
+    digest: str = ""
+    """Digest of its images (`dicom.digest`), empty if unknown."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The part of an ear's JSON that names its source."""
+        return {"series_relpath": self.series_relpath, "source": self.digest}
+
+
+def sources_of(ears: pd.DataFrame) -> list[EarSource]:
+    """Return the series that each row of a manifest names, or of another table with series_relpath."""
+    digests = ears.get("series_digest", pd.Series("", ears.index))
+    return [EarSource(str(path), str(digest)) for path, digest in zip(ears.series_relpath, digests, strict=True)]
+
+
+def entry_facts(npy: Path) -> dict[str, Any] | None:
+    """Return the JSON of an entry, None if the entry does not exist, and {} if the JSON is damaged."""
+    try:
+        facts = read_json(npy.with_name(f"{npy.name.removesuffix('.npy')}.json"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def state_of(facts: Mapping[str, Any] | None, source: EarSource) -> EntryState:
+    """Return the state of an entry with these facts, as `entry_facts` returns them, if `source` is wanted."""
+    if not facts:
+        return "missing" if facts is None else "damaged"
+    if facts.get("series_relpath", source.series_relpath) != source.series_relpath:
+        return "stale"
+    cut_from = facts.get("source")
+    if not (cut_from and source.digest):
+        return "unproven"
+    return "current" if cut_from == source.digest else "stale"
+
+
+def entry_state(store: EarStore, exam_id: str, side: Side, source: EarSource) -> EntryState:
+    """Return the state of an ear's entry if `source` is wanted."""
+    npy = store.npy(exam_id, side)
+    return state_of(entry_facts(npy), source) if npy.is_file() else "missing"
+
+
+def entry_states(store: EarStore, ears: pd.DataFrame) -> "pd.Series[str]":
+    """Return the state of each ear of a manifest, by its row."""
+    states = [entry_state(store, exam, Side(side), source)
+              for exam, side, source in zip(ears.exam_id, ears.side, sources_of(ears), strict=True)]
+    return pd.Series(states, ears.index, dtype="str")
+
+
+def describe_stale(store: EarStore, ear: Mapping[Any, Any]) -> str:
+    """Return what a stale or damaged ear was cut from, and what its row of the manifest names instead."""
+    facts = entry_facts(store.npy(str(ear["exam_id"]), Side(ear["side"])))
+    if not facts:
+        return "its facts cannot be read"
+    if (cut_from := facts.get("series_relpath")) != ear["series_relpath"]:
+        return f"cut from {cut_from}, expected {ear['series_relpath']}"
+    return f"{cut_from} has held other images since"
+
+
+def refuse_stale(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]", data: DataConfig) -> None:
+    """Raise UserError, with the command that cuts them anew, if some of these ears are stale or damaged.
+
+    Logs once if it takes other ears on trust. states: as `entry_states` returns them.
+    """
+    stale = ears[~states.isin([*USABLE, "missing"])]
+    if len(stale):
+        first = stale.iloc[0]
+        raise UserError(
+            f"--cache-dir {store.folder}: {len(stale)} of {len(ears)} ears were not cut from the series that are wanted now "
+            f"(first {first.exam_id} {first.side}: {describe_stale(store, first.to_dict())}); cut them anew with "
+            f"{build_command(store.spec, data)}")
+    warn_unproven(store, ears, states)
+
+
+def warn_unproven(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]") -> None:
+    """Log, once per store, how many ears are only known by the path of their series, and what to do."""
+    unproven = ears[states == "unproven"]
+    if unproven.empty:
+        return
+    if any(source.digest for source in sources_of(unproven)):
+        why = "they were cached by an earlier version; to be certain, remove them and build the cache again"
+    else:
+        why = "the manifest is of an earlier version; build it again"
+    _warn_once(store.folder.absolute(), f"{len(unproven)} cached ears of {store.folder} are compared with the manifest by the "
+               f"path of their series alone: {why}")
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_once(folder: Path, text: str) -> None:
+    LOG.warning("%s", text)
+
+
+def build_command(spec: EarSpec, data: DataConfig) -> str:
+    """Return the command line that builds the cache of this preprocessing."""
+    preset = DUAL_ROUTE.ears
+    route, name = ((DUAL_ROUTE, "build_cache_dual") if (spec.extent, spec.crop_size, spec.crop_mm)
+                   == (preset.extent, preset.crop_size, preset.crop_mm) else (EAR_ROUTE, "build_cache_ears"))
+    words = ["python", f"scripts/{name}.py"]
+    for field in ("splits_root", "manifest_csv", "dicom_base", "cache_dir"):
+        if getattr(data, field) != getattr(route.data, field):
+            words += [f"--{field.replace('_', '-')}", str(getattr(data, field))]
+    return shlex.join([*words, *settings.to_flags(spec, base=route.ears)])

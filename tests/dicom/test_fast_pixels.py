@@ -1,0 +1,76 @@
+"""The fast ways to stored values give what pydicom gives, bit for bit, or leave the file to it."""
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from helpers.dicom_files import SeriesFormat, axial, write_volume
+from pydicom.pixels import pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+from medical_fenlei.dicom.fast_pixels import decode_lossless_jpeg, read_native
+from medical_fenlei.dicom.header import read_header
+from medical_fenlei.errors import Rejected
+
+LOSSLESS = sorted((Path(__file__).with_name("jpeg_lossless")).glob("*_*"))
+STORED = np.random.default_rng(0).integers(0, 4096, (1, 6, 8))
+
+
+def written(folder):
+    """The file of one image, 12 bits unsigned."""
+    return write_volume(folder, STORED, axial(STORED.shape), SeriesFormat(bits=12))[0]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [12, 13, 16])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("overlay", [False, True])
+def test_uncompressed_values_equal_those_of_pydicom_also_with_an_overlay_above_them(tmp_path, signed, bits, syntax, overlay):
+    path = written(tmp_path)
+    dataset = pydicom.dcmread(path)
+    words = np.random.default_rng(1).integers(0, 1 << bits, (6, 8)).astype(np.uint16)
+    if overlay and bits < 16:
+        words |= np.uint16(1 << 15)
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, bits, bits - 1, int(signed)
+    dataset.PixelData = words.tobytes()
+    dataset["PixelData"].VR = "OW"
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=True, enforce_file_format=True)
+    found, expected = read_native(read_header(path)), pixel_array(pydicom.dcmread(path), raw=True)
+    assert found is not None and found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def test_what_is_compressed_truncated_or_of_upper_bits_is_left_to_pydicom(tmp_path):
+    path = written(tmp_path / "a")
+    header = read_header(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-40])
+    assert read_native(header) is None
+    dataset = pydicom.dcmread(written(tmp_path / "b"))
+    dataset.HighBit = 15
+    dataset.BitsStored = 12
+    dataset.save_as(tmp_path / "b" / "high", enforce_file_format=True)
+    assert read_native(read_header(tmp_path / "b" / "high")) is None
+    dataset.BitsStored = 16
+    dataset.compress(RLELossless)
+    dataset.save_as(tmp_path / "b" / "rle", enforce_file_format=True)
+    assert read_native(read_header(tmp_path / "b" / "rle")) is None
+
+
+def test_a_file_that_now_holds_another_image_is_refused(tmp_path):
+    path = written(tmp_path)
+    header = read_header(path)
+    dataset = pydicom.dcmread(path)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(Rejected, match="changed_file"):
+        read_native(header)
+
+
+@pytest.mark.parametrize("path", LOSSLESS, ids=lambda path: path.name)
+def test_lossless_jpeg_equals_gdcm_or_is_left_to_it(path):
+    dataset = pydicom.dcmread(path)
+    found = decode_lossless_jpeg(dataset, read_header(path))
+    expected = pixel_array(dataset, raw=True, decoding_plugin="gdcm")
+    assert found is None or (found.dtype == expected.dtype and np.array_equal(found, expected))
+    assert found is not None or "12_signed" in path.name
