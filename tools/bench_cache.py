@@ -2,6 +2,7 @@
 
     python tools/bench_cache.py                    # some 10 minutes on two cores
     python tools/bench_cache.py --quick            # smaller exams, under a minute
+    python tools/bench_cache.py --against 68055be  # only how much faster than that commit, some 2 minutes
 
 An exam of 160 slices of 512 x 512, both ears, the default options, stored raw and as lossless JPEG (JPEG-LS). Ratios are
 medians of pairs measured in turn:
@@ -11,8 +12,10 @@ medians of pairs measured in turn:
   speedup_vs_monai     a MONAI pipeline (load the series, orient, space, crop, save) over ours
   scaling_2            speedup of two processes over one, relative to their speedup on a plain loop
   peak_mb              peak memory of one worker on 467 slices (in its own process, VmHWM)
+  speedup_vs_before    time of the other commit over ours, per exam; here `jpeg` is the older JPEG Lossless (process 14)
 Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
 """
+import contextlib
 import json
 import multiprocessing
 import os
@@ -22,12 +25,16 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import measuring
 import numpy as np
+import pydicom
+from builds import ROOT, Worker, checkout
 from measuring import figure, scaling
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless
 
 from medical_fenlei import cli
 from medical_fenlei.config import EarSpec
@@ -73,6 +80,19 @@ def write_exam(folder: Path, syntax: str, slices: int) -> None:
     hu = acquire(acquisition.draw(acquisition.affine, scan.shape).hu, scan, rng)
     facts = SeriesFacts(patient=exam.patient, exam_id=exam.exam_id, date=exam.date, number=2, description="bench")
     write_series(folder, hu, acquisition.affine, scan, facts, rng)
+
+
+def write_jpeg(series: Path) -> None:
+    """Rewrite the files of a series as JPEG Lossless (process 14, selection value 1), as most archives do."""
+    import imagecodecs
+
+    for path in series.iterdir():
+        image = pydicom.dcmread(path)
+        words = np.frombuffer(image.PixelData, "<u2").reshape(image.Rows, image.Columns)
+        image.PixelData = encapsulate([imagecodecs.jpeg8_encode(words, lossless=True, predictor=1, bitspersample=16)])
+        image["PixelData"].VR = "OB"
+        image.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+        image.save_as(path, enforce_file_format=True)
 
 
 def ours(series: Path, out: Path) -> None:
@@ -151,6 +171,22 @@ def ratios(one: Job, other: Job, series: Path, pairs: int) -> list[float]:
     return [a / b for a, b in times]
 
 
+def against(commit: str, slices: int, pairs: int) -> list[dict[str, object]]:
+    """Return how many times as fast as another commit this build caches an exam, by kind of file."""
+    found: list[dict[str, object]] = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        now, before = (stack.enter_context(Worker(tree, Path(__file__).stem, "tool.seconds(tool.ours, path)"))
+                       for tree in (ROOT, stack.enter_context(checkout(commit))))
+        for name in ("raw", "jpeg"):
+            write_exam(folder / name, str(ExplicitVRLittleEndian), slices)
+            if name == "jpeg":
+                write_jpeg(folder / name)
+            times = measuring.in_turn(partial(before, folder / name), partial(now, folder / name), pairs)
+            found.append(figure(f"speedup_vs_before.{name}", [a / b for a, b in times], "ratio", "higher"))
+    return found
+
+
 def work(series: str) -> None:
     """Cache one exam; the job of a worker process."""
     seconds(ours, Path(series))
@@ -165,15 +201,10 @@ def peak(syntax: str, slices: int) -> float:
         return float(json.loads(done.stdout))
 
 
-def main() -> int:
-    """Run the benchmark; return the exit status."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller exams and fewer repeats, under a minute")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    args = parser.parse_args()
-    slices, pairs, many, exams = (40, 2, 48, 4) if args.quick else (160, 9, 467, 8)
+def measured(slices: int, pairs: int, many: int, exams: int) -> list[dict[str, object]]:
+    """Return the figures of this build."""
+    found: list[dict[str, object]] = []
     few = max(2, pairs // 3)
-    found = []
     context = multiprocessing.get_context("fork")
     default_signal = signal.signal, (signal.SIGTERM, signal.SIG_DFL)       # workers end on SIGTERM
     with context.Pool(1, *default_signal) as one, context.Pool(2, *default_signal) as two:
@@ -189,6 +220,18 @@ def main() -> int:
                            "higher"),
                     figure(f"peak_mb.{name}", [peak(syntax, many)], "MB", "lower"),
                 ]
+    return found
+
+
+def main() -> int:
+    """Run the benchmark; return the exit status."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller exams and fewer repeats, under a minute")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--against", metavar="COMMIT", help="compare with this commit of the project, and nothing else")
+    args = parser.parse_args()
+    slices, pairs, many, exams = (40, 2, 48, 4) if args.quick else (160, 9, 467, 8)
+    found = against(args.against, slices, 2 * pairs) if args.against else measured(slices, pairs, many, exams)
     if args.json:
         write_json(args.json, found)
     return cli.OK

@@ -2,6 +2,7 @@
 
     python tools/bench_ingest.py                   # some 10 minutes; 680,000 small files in a temporary folder (3 GB)
     python tools/bench_ingest.py --quick           # 8,000 files, under a minute
+    python tools/bench_ingest.py --against 68055be # only how much faster than that commit, some 20 minutes
 
 The sheet lists 4,012 exams, 153 of them unlabelled, with 170 files each: full headers with tiny images. Ratios are medians of
 pairs measured in turn with a warm disk cache:
@@ -9,12 +10,13 @@ pairs measured in turn with a warm disk cache:
   rescan_vs_find      the whole command build_index on an unchanged tree that was indexed before, over the same find
   headers_vs_pydicom  headers per second that we read and check, over plain pydicom reading the same attributes
   scaling_2           speedup of two processes over one in reading exams, relative to their speedup on a plain loop
+  speedup_vs_before.index  time of the first build_index of the other commit over ours, on the whole tree
 The benchmark fails if the index does not count the exams, the unlabelled exams and the usable exams of the tree.
 Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
 """
 import array
-import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
 import re
@@ -27,19 +29,19 @@ from pathlib import Path
 
 import pandas as pd
 import pydicom
+from builds import ROOT, checkout, environment
 from measuring import figure, in_turn, scaling, seconds
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from medical_fenlei import cli
-from medical_fenlei.dicom.header import read_headers_of
+from medical_fenlei.dicom.header_reader import HeaderReader
 from medical_fenlei.errors import CheckFailed
 from medical_fenlei.files import write_json
 from medical_fenlei.ingest.exam_files import list_exam
 from medical_fenlei.ingest.scan import scan_exam
 from medical_fenlei.ingest.tree import find_exams
 
-ROOT = Path(__file__).resolve().parents[1]
 EXAMS, UNLABELLED, SLICES, SCOUTS = 4012, 153, 168, 2
 USED = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
         "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName",
@@ -126,11 +128,17 @@ def listed(base: Path) -> None:
         list_exam(base, exam.relpath)
 
 
-def build_index(here: Path) -> str:
-    """Run the command build_index; return its output."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    return subprocess.run([sys.executable, ROOT / "scripts/build_index.py"], cwd=here, env=environment, check=True,
-                          capture_output=True, text=True).stdout
+def build_index(here: Path, *words: str, tree: Path = ROOT) -> str:
+    """Run the command build_index of a checkout; return its output."""
+    command = [sys.executable, tree / "scripts/build_index.py", *words]
+    return subprocess.run(command, cwd=here, env=environment(tree), check=True, capture_output=True, text=True).stdout
+
+
+def against(commit: str, here: Path, pairs: int) -> list[dict[str, object]]:
+    """Return how many times as fast as another commit this build reads all headers of a tree for its index."""
+    with checkout(commit) as tree:
+        ours, before = (functools.partial(build_index, here, "--rescan", tree=one) for one in (ROOT, tree))
+        return [figure("speedup_vs_before.index", ratios(before, ours, pairs), "ratio", "higher")]
 
 
 def check_counts(output: str, expected: dict[str, int]) -> None:
@@ -143,9 +151,11 @@ def check_counts(output: str, expected: dict[str, int]) -> None:
 
 
 def by_us(paths: list[Path]) -> None:
-    """Read the headers as the index does."""
-    for path in paths:
-        read_headers_of(path)
+    """Read the headers as the index does, folder by folder."""
+    for _, folder in itertools.groupby(paths, key=lambda path: path.parent):
+        reader = HeaderReader()
+        for path in folder:
+            reader.read(path)
 
 
 def by_pydicom(paths: list[Path]) -> None:
@@ -161,25 +171,15 @@ def ratios(one: Callable[[], object], other: Callable[[], object], pairs: int) -
     return [a / b for a, b in in_turn(lambda: seconds(one), lambda: seconds(other), pairs)]
 
 
-def main() -> int:
-    """Run the benchmark; return the exit status."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smaller tree and fewer repeats, under a minute")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    args = parser.parse_args()
-    exams, unlabelled, slices, pairs = (80, 3, 98, 3) if args.quick else (EXAMS, UNLABELLED, SLICES, 5)
-    found = []
+def measured(here: Path, exams: int, unlabelled: int, slices: int, pairs: int) -> list[dict[str, object]]:
+    """Return the figures of this build on a tree. Raises CheckFailed if the index does not count what is there."""
+    base = here / "data/medical_data_2"
+    paths = sorted(base.rglob("SE2/*"))[:20 * slices]
+    some = [exam.relpath for exam in find_exams(base).exams[:40]]
     context = multiprocessing.get_context("fork")
     default_signal = signal.signal, (signal.SIGTERM, signal.SIG_DFL)       # workers end on SIGTERM
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as pools:
-        one, two = (pools.enter_context(context.Pool(workers, *default_signal)) for workers in (1, 2))
-        here = Path(folder)
-        base = here / "data/medical_data_2"
-        took = seconds(lambda: write_hospital(here, exams, unlabelled, slices))
-        cli.say(f"{exams * (slices + SCOUTS)} files in {exams} exams, written in {took:.0f} s")
-        paths = sorted(base.rglob("SE2/*"))[:20 * slices]
-        some = [exam.relpath for exam in find_exams(base).exams[:40]]
-        found += [
+    with context.Pool(1, *default_signal) as one, context.Pool(2, *default_signal) as two:
+        found = [
             figure("headers_vs_pydicom", ratios(functools.partial(by_pydicom, paths), functools.partial(by_us, paths), pairs),
                    "ratio", "higher"),
             figure("scaling_2", [scaling(functools.partial(scan_exam, base), some, one, two) for _ in range(pairs)], "ratio",
@@ -187,15 +187,31 @@ def main() -> int:
             figure("scan_vs_find", ratios(functools.partial(listed, base), functools.partial(find, base), pairs), "ratio",
                    "lower"),
         ]
-        outputs: list[str] = []
-        took = seconds(lambda: outputs.append(build_index(here)))
-        cli.say(f"first build_index: {took:.1f} s, {exams * (slices + SCOUTS) / took:.0f} files per second")
-        check_counts(outputs[0], {"matched to a folder": exams, "unlabelled on both sides": unlabelled,
-                               "usable": exams - unlabelled})
-        rescan = ratios(functools.partial(build_index, here), functools.partial(find, base), pairs)
-        found.append(figure("rescan_vs_find", rescan, "ratio", "lower"))
-        if outputs[0] != build_index(here):
-            raise CheckFailed("build_index: the output differs when it is run again")
+    outputs: list[str] = []
+    took = seconds(lambda: outputs.append(build_index(here)))
+    cli.say(f"first build_index: {took:.1f} s, {exams * (slices + SCOUTS) / took:.0f} files per second")
+    check_counts(outputs[0], {"matched to a folder": exams, "unlabelled on both sides": unlabelled,
+                              "usable": exams - unlabelled})
+    found.append(figure("rescan_vs_find", ratios(functools.partial(build_index, here), functools.partial(find, base), pairs),
+                        "ratio", "lower"))
+    if outputs[0] != build_index(here):
+        raise CheckFailed("build_index: the output differs when it is run again")
+    return found
+
+
+def main() -> int:
+    """Run the benchmark; return the exit status."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smaller tree and fewer repeats, under a minute")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--against", metavar="COMMIT", help="compare with this commit of the project, and nothing else")
+    args = parser.parse_args()
+    exams, unlabelled, slices, pairs = (80, 3, 98, 3) if args.quick else (EXAMS, UNLABELLED, SLICES, 5)
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        took = seconds(lambda: write_hospital(here, exams, unlabelled, slices))
+        cli.say(f"{exams * (slices + SCOUTS)} files in {exams} exams, written in {took:.0f} s")
+        found = against(args.against, here, 2) if args.against else measured(here, exams, unlabelled, slices, pairs)
     if args.json:
         write_json(args.json, found)
     return cli.OK

@@ -8,7 +8,7 @@ from helpers.dicom_files import SeriesFormat, axial, write_volume
 from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from medical_fenlei.dicom.fast_pixels import decode_lossless_jpeg, read_native
+from medical_fenlei.dicom.fast_pixels import decode_lossless_jpeg, read_stored
 from medical_fenlei.dicom.header import read_header
 from medical_fenlei.errors import Rejected
 
@@ -36,7 +36,7 @@ def test_uncompressed_values_equal_those_of_pydicom_also_with_an_overlay_above_t
     dataset["PixelData"].VR = "OW"
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=True, enforce_file_format=True)
-    found, expected = read_native(read_header(path)), pixel_array(pydicom.dcmread(path), raw=True)
+    found, expected = read_stored(read_header(path)), pixel_array(pydicom.dcmread(path), raw=True)
     assert found is not None and found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
@@ -45,16 +45,16 @@ def test_what_is_compressed_truncated_or_of_upper_bits_is_left_to_pydicom(tmp_pa
     header = read_header(path)
     content = path.read_bytes()
     path.write_bytes(content[:-40])
-    assert read_native(header) is None
+    assert read_stored(header) is None
     dataset = pydicom.dcmread(written(tmp_path / "b"))
     dataset.HighBit = 15
     dataset.BitsStored = 12
     dataset.save_as(tmp_path / "b" / "high", enforce_file_format=True)
-    assert read_native(read_header(tmp_path / "b" / "high")) is None
+    assert read_stored(read_header(tmp_path / "b" / "high")) is None
     dataset.BitsStored = 16
     dataset.compress(RLELossless)
     dataset.save_as(tmp_path / "b" / "rle", enforce_file_format=True)
-    assert read_native(read_header(tmp_path / "b" / "rle")) is None
+    assert read_stored(read_header(tmp_path / "b" / "rle")) is None
 
 
 def test_a_file_that_now_holds_another_image_is_refused(tmp_path):
@@ -64,7 +64,7 @@ def test_a_file_that_now_holds_another_image_is_refused(tmp_path):
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     dataset.save_as(path, enforce_file_format=True)
     with pytest.raises(Rejected, match="changed_file"):
-        read_native(header)
+        read_stored(header)
 
 
 @pytest.mark.parametrize("path", LOSSLESS, ids=lambda path: path.name)

@@ -17,7 +17,15 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 
 from medical_fenlei.dicom.elements import tag_of, value_of
-from medical_fenlei.dicom.scan_elements import PIXEL_TAGS, scan_elements
+from medical_fenlei.dicom.scan_elements import (
+    PIXEL_TAGS,
+    Placed,
+    Unusual,
+    dataset_of,
+    list_elements,
+    list_meta,
+    scan_elements,
+)
 from medical_fenlei.errors import Rejected
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -34,7 +42,7 @@ _SEQUENCES = {int(Tag(name)) for name in ("SharedFunctionalGroupsSequence", "Per
 _BLOCK = 1 << 16
 """Bytes read at once; they hold nearly every header."""
 
-_PREAMBLE, _MAGIC = 128, b"DICM"
+PREAMBLE, _MAGIC = 128, b"DICM"
 _BEGIN = _MAGIC + b"\x02\x00\x00\x00UL\x04\x00"
 """A file begins with the preamble, the magic word, and the length of the file meta information."""
 
@@ -101,7 +109,7 @@ def _meta_of(file: BinaryIO) -> Dataset:
 def _refuse_bomb(path: Path) -> None:
     """Raise Rejected (too_large) for a deflated file that inflates beyond MAX_INFLATED: pydicom would inflate gigabytes."""
     with open(path, "rb") as file:
-        if not file.read(_PREAMBLE + len(_MAGIC)).endswith(_MAGIC):
+        if not file.read(PREAMBLE + len(_MAGIC)).endswith(_MAGIC):
             return                                               # not DICOM: pydicom will not read it
         if value_of(_meta_of(file), "TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
@@ -119,8 +127,7 @@ def _in_first_block(path: Path, wanted: list[BaseTag | int]) -> Dataset | None:
 
     Returns None where the file begins unusually or its pixels begin in a later block.
     """
-    with open(path, "rb", buffering=0) as file:
-        found = _until_pixels(file.read(_BLOCK), wanted)
+    found = _until_pixels(read_start(path), wanted)
     return found[0] if found else None
 
 
@@ -135,27 +142,57 @@ def read_until_pixels(content: bytes, tags: Iterable[str]) -> tuple[Dataset, int
 
 
 def _until_pixels(start: bytes, wanted: list[BaseTag | int]) -> tuple[Dataset, int] | None:
-    if not start.startswith(_BEGIN, _PREAMBLE):
+    begin = _begin_of(start)
+    if begin is None:
         return None
-    block = io.BytesIO(start)
-    block.seek(_PREAMBLE + len(_MAGIC))
-    meta = _meta_of(block)
-    implicit = _IMPLICIT.get(value_of(meta, "TransferSyntaxUID"))
-    if implicit is None:
-        return None
+    meta, at, implicit = begin
     found = None
     if not _SEQUENCES & {*wanted}:
-        found = scan_elements(start, block.tell(), implicit=implicit, wanted=[int(tag) for tag in wanted])
+        with contextlib.suppress(Unusual):
+            found = scan_elements(start, at, implicit=implicit, wanted=[int(tag) for tag in wanted])
     if found is None:
-        found = _parse_until_pixels(block, implicit, wanted)
+        found = _parse_until_pixels(start, at, implicit, wanted)
     if found is not None:
-        found[0].file_meta = FileMetaDataset(meta)
+        found[0].file_meta = FileMetaDataset(dataset_of(start, meta))
     return found
 
 
-def _parse_until_pixels(block: io.BytesIO, implicit: bool, wanted: list[BaseTag | int]) -> tuple[Dataset, int] | None:
+def _begin_of(start: bytes) -> tuple[list[Placed], int, bool] | None:
+    """Return the file meta information, the offset of the dataset behind it, and whether its VRs are implicit.
+
+    Returns None where a file that starts like this begins unusually. Raises Unusual.
+    """
+    if not start.startswith(_BEGIN, PREAMBLE):
+        return None
+    meta = list_meta(start, PREAMBLE + len(_MAGIC))
+    implicit = _IMPLICIT.get(value_of(dataset_of(start, meta), "TransferSyntaxUID"))
+    return None if implicit is None else (meta, meta[-1].end, implicit)
+
+
+def read_start(path: Path) -> bytes:
+    """Read the first block of a file, which holds nearly every header."""
+    with open(path, "rb", buffering=0) as file:
+        return read_block(file)
+
+
+def read_block(file: io.FileIO) -> bytes:
+    """Read one block of a file that was opened without a buffer."""
+    return file.read(_BLOCK)
+
+
+def list_until_pixels(start: bytes) -> list[Placed] | None:
+    """Return all elements of a file from its file meta information to the pixel data, which is the last.
+
+    Returns None where the file begins unusually. Raises Unusual.
+    """
+    begin = _begin_of(start)
+    return begin and [*begin[0], *list_elements(start, begin[1], implicit=begin[2])]
+
+
+def _parse_until_pixels(start: bytes, at: int, implicit: bool, wanted: list[BaseTag | int]) -> tuple[Dataset, int] | None:
     """Read these elements with pydicom."""
-    reached = False
+    block, reached = io.BytesIO(start), False
+    block.seek(at)
 
     def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
         nonlocal reached

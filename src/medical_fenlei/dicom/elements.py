@@ -30,14 +30,19 @@ def value_of(dataset: Dataset, name: str) -> Any:
     element = dataset.get_item(tag_of(name))
     if not isinstance(element, RawDataElement) or not element.value:
         return None if element is None else dataset.get(name)
-    known = _vr_of(name)                                         # one VR, or "US or SS"
-    vr = element.VR or known
     try:
-        if vr in known:
-            return _PLAIN[vr](element.value, "little" if element.is_little_endian else "big")
+        return plain_value(name, element.VR, element.value, "little" if element.is_little_endian else "big")
     except (KeyError, ValueError):                               # padded, damaged or not ASCII: left to pydicom
-        pass
-    return dataset.get(name)
+        return dataset.get(name)
+
+
+def plain_value(name: str, vr: str | None, value: bytes, order: Order = "little") -> Any:
+    """Parse the bytes of an element. vr: None where it is implicit. Raises KeyError or ValueError where they are not plain."""
+    known = _vr_of(name)                                         # one VR, or "US or SS"
+    vr = vr or known
+    if vr not in known:
+        raise ValueError
+    return _PLAIN[vr](value, order)
 
 
 def _one_or_all(values: list[Any]) -> Any:
@@ -46,6 +51,10 @@ def _one_or_all(values: list[Any]) -> Any:
 
 def _decimals(value: bytes, order: Order) -> Any:
     return _one_or_all([float(number) for number in value.split(b"\\")])
+
+
+def _integers(value: bytes, order: Order) -> Any:
+    return _one_or_all([int(number) for number in value.split(b"\\")])
 
 
 def _word(value: bytes, order: Order, *, signed: bool = False) -> int:
@@ -69,6 +78,7 @@ def _text(value: bytes, order: Order) -> Any:
 
 
 _PLAIN: dict[str, Callable[[bytes, Order], Any]] = {
-    "DS": _decimals, "US": _word, "SS": partial(_word, signed=True), "UI": _uid, "CS": _text, "LO": _text, "SH": _text,
+    "DS": _decimals, "IS": _integers, "US": _word, "SS": partial(_word, signed=True), "UI": _uid, "CS": _text, "LO": _text,
+    "SH": _text, "DA": _text, "TM": _text, "DT": _text,
 }
 """Parser by VR; it raises ValueError where the value is not plain."""

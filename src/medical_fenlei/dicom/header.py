@@ -1,10 +1,11 @@
 """The header of one CT image, typed and checked: every value of a `Header` can be used without further checks."""
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -26,13 +27,18 @@ MAX_EDGE, MAX_FRAMES = 4096, 8192
 MAX_MM = 1e5
 """Largest plausible coordinate of a position, mm."""
 
-_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
+IMAGE_TAGS = ("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber", "AcquisitionNumber", "AcquisitionDate",
+              "AcquisitionTime", "AcquisitionDateTime")
+"""Elements that differ from image to image of a series."""
+
+HEADER_TAGS = (
+    *IMAGE_TAGS, "SOPClassUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImageOrientationPatient",
+    "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
     *BITS_TAGS, "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "AcquisitionNumber",
-    "FrameOfReferenceUID", "InstanceNumber", "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", *STUDY_TAGS,
-]
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "FrameOfReferenceUID", *STUDY_TAGS,
+)
+"""Elements that a header is made of, in files without functional groups."""
+
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -103,7 +109,10 @@ class Header:
 
 
 def _numbers(dataset: Dataset, name: str, count: int, default: float | None = None) -> tuple[float, ...]:
-    value = value_of(dataset, name)
+    return _as_numbers(value_of(dataset, name), name, count, default)
+
+
+def _as_numbers(value: Any, name: str, count: int, default: float | None = None) -> tuple[float, ...]:
     if value is None or value == "":
         if default is not None:
             return (default,)
@@ -122,7 +131,10 @@ def _optional(dataset: Dataset, name: str, default: float) -> float:
 
 
 def _text(dataset: Dataset, name: str) -> str:
-    value = value_of(dataset, name)
+    return _as_text(value_of(dataset, name))
+
+
+def _as_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -189,43 +201,47 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
     slope = _numbers(dataset, "RescaleSlope", 1)[0]
     if slope == 0:
         raise Rejected("bad_attribute", "RescaleSlope: got 0, expected another number")
-    position = _numbers(dataset, "ImagePositionPatient", 3)
-    if (far := max(map(abs, position))) > MAX_MM:
-        raise Rejected("bad_attribute", f"ImagePositionPatient: got {far:.3g} mm, expected at most {MAX_MM:g}")
     return Header(
-        path=path, frame=frame,
+        path=path, frame=frame, **_of_image(partial(value_of, dataset)),
         transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
-        sop_uid=_text(dataset, "SOPInstanceUID"), series_uid=_text(dataset, "SeriesInstanceUID"),
+        series_uid=_text(dataset, "SeriesInstanceUID"),
         image_type=tuple(_text(dataset, "ImageType").split("\\")), rows=rows, columns=columns,
-        position=position,  # type: ignore[arg-type]
         row_cosines=row_cosines, column_cosines=column_cosines,
         pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
         manufacturer=_text(dataset, "Manufacturer"), model=_text(dataset, "ManufacturerModelName"),
-        kernel=_text(dataset, "ConvolutionKernel"), acquisition=_text(dataset, "AcquisitionNumber"),
-        acquired=_acquired(dataset), instance=_instance(dataset), frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
+        kernel=_text(dataset, "ConvolutionKernel"), frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
         study=study_of(dataset),
         slope=slope, intercept=_numbers(dataset, "RescaleIntercept", 1)[0], padding=_padding(dataset),
         rescale_type=_text(dataset, "RescaleType"),
     )
 
 
-def _acquired(dataset: Dataset) -> str:
-    """Return AcquisitionDateTime, else AcquisitionDate and AcquisitionTime, or "" where there is no time."""
-    if whole := _digits(_text(dataset, "AcquisitionDateTime")):
-        return whole
-    time = _digits(_text(dataset, "AcquisitionTime"))
-    return _digits(_text(dataset, "AcquisitionDate")) + time if time else ""
+def next_image(header: Header, own: Mapping[str, Any], path: Path) -> Header:
+    """Return the header of another file of a single image that differs in IMAGE_TAGS alone. Raises Rejected.
+
+    own: the values of these elements in the other file, as `value_of` returns them.
+    """
+    return replace(header, path=path, **_of_image(own.get))
+
+
+def _of_image(value: Callable[[str], Any]) -> dict[str, Any]:
+    """Return the part of a header that IMAGE_TAGS state. value: returns the value of an element."""
+    position = _as_numbers(value("ImagePositionPatient"), "ImagePositionPatient", 3)
+    if (far := max(map(abs, position))) > MAX_MM:
+        raise Rejected("bad_attribute", f"ImagePositionPatient: got {far:.3g} mm, expected at most {MAX_MM:g}")
+    try:
+        instance = int(value("InstanceNumber"))
+    except (TypeError, ValueError):
+        instance = None
+    acquired = _digits(_as_text(value("AcquisitionDateTime")))
+    if not acquired and (time := _digits(_as_text(value("AcquisitionTime")))):
+        acquired = _digits(_as_text(value("AcquisitionDate"))) + time
+    return {"sop_uid": _as_text(value("SOPInstanceUID")), "position": position, "instance": instance,
+            "acquisition": _as_text(value("AcquisitionNumber")), "acquired": acquired}
 
 
 def _digits(text: str) -> str:
     return re.sub(r"[^\d.]", "", text)
-
-
-def _instance(dataset: Dataset) -> int | None:
-    try:
-        return int(value_of(dataset, "InstanceNumber"))
-    except (TypeError, ValueError):
-        return None
 
 
 def _padding(dataset: Dataset) -> tuple[int, int] | None:
@@ -248,9 +264,9 @@ def _padding(dataset: Dataset) -> tuple[int, int] | None:
 @damage_refused()
 def read_headers_of(path: Path) -> list[Header]:
     """Read and check the header of a CT image, or of each of its frames. Raises Rejected (not_dicom, not_ct, …)."""
-    dataset = read_dataset(path, _TAGS)
+    dataset = read_dataset(path, HEADER_TAGS)
     if value_of(dataset, "SOPClassUID") in ENHANCED_CLASSES:
-        dataset = read_dataset(path, [*_TAGS, *GROUPS])
+        dataset = read_dataset(path, [*HEADER_TAGS, *GROUPS])
     return headers_of(dataset, path)
 
 

@@ -7,8 +7,9 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID, AllTransferSyntaxes, JPEGLSLossless, JPEGLSNearLossless
 
-from medical_fenlei.dicom.fast_pixels import LOSSLESS_JPEG, decode_lossless_jpeg
+from medical_fenlei.dicom.fast_pixels import decode_lossless_jpeg
 from medical_fenlei.dicom.header import Header
+from medical_fenlei.dicom.jpeg_size import refuse_other_size
 from medical_fenlei.dicom.stored_bits import stored_bits
 from medical_fenlei.errors import Rejected
 from medical_fenlei.vocabulary import AIR
@@ -52,43 +53,12 @@ def _decode(dataset: Dataset, header: Header) -> np.ndarray:
         whole.file_meta, whole.BitsStored, whole.HighBit = dataset.file_meta, bits.allocated, bits.allocated - 1
         whole.set_original_encoding(*dataset.original_encoding)
         return bits.values(pixel_array(whole, index=header.frame, raw=True))
-    if header.transfer_syntax in LOSSLESS_JPEG:
-        with contextlib.suppress(Exception):                    # stricter than pydicom's decoders, which then say what is wrong
-            if (decoded := decode_lossless_jpeg(dataset, header)) is not None:
-                return decoded
+    if (decoded := decode_lossless_jpeg(dataset, header)) is not None:
+        return decoded
     if plugin := _FASTEST.get(header.transfer_syntax):
         with contextlib.suppress(Exception):                    # not installed, or stricter than pydicom's other decoders
             return pixel_array(dataset, index=header.frame, raw=True, decoding_plugin=plugin)
     return pixel_array(dataset, index=header.frame, raw=True)
-
-
-def _refuse_other_size(dataset: Dataset, header: Header) -> None:
-    """Raise Rejected where a JPEG stream declares another size than the header: decoders allocate what the stream declares."""
-    if not UID(header.transfer_syntax).is_encapsulated:
-        return
-    size = jpeg_size(get_frame(dataset.PixelData, header.frame or 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1)))
-    if size is not None and size != (header.rows, header.columns):
-        raise Rejected("bad_pixels", f"got an image of {size[0]} × {size[1]}, expected {header.rows} × {header.columns}")
-
-
-def jpeg_size(stream: bytes) -> tuple[int, int] | None:
-    """Return the (rows, columns) that a compressed stream declares, or None where it declares none.
-
-    Reads JPEG (ITU-T T.81 B.2.2), JPEG-LS (T.87 C.2.2) and JPEG 2000 (T.800 A.5.1).
-    """
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(stream[at:at + size], "big")
-
-    if stream.startswith(b"\xff\x4f\xff\x51"):
-        right, bottom, left, top = (number(8 + 4 * n, 4) for n in range(4))
-        return bottom - top, right - left
-    at = 2 if stream.startswith(b"\xff\xd8") else len(stream)
-    while at + 9 <= len(stream) and stream[at] == 0xFF:
-        kind = stream[at + 1]
-        if kind == 0xF7 or (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)):
-            return number(at + 5, 2), number(at + 7, 2)
-        at += 1 if kind == 0xFF else 2 + number(at + 2, 2)       # fill bytes precede a marker
-    return None
 
 
 def _why_not(dataset: Dataset, header: Header) -> str:
@@ -112,7 +82,9 @@ def decode_hu(dataset: Dataset, header: Header) -> np.ndarray:
     Raises Rejected: bad_pixels, where the image is damaged or cannot be decoded.
     """
     try:
-        _refuse_other_size(dataset, header)
+        if UID(header.transfer_syntax).is_encapsulated:
+            frames = int(dataset.get("NumberOfFrames") or 1)
+            refuse_other_size(get_frame(dataset.PixelData, header.frame or 0, number_of_frames=frames), header)
         stored = _decode(dataset, header)
     except (Rejected, KeyboardInterrupt, SystemExit):
         raise

@@ -10,7 +10,8 @@ import numpy as np
 from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.fragments import FRAGMENT, Joined, join_fragments
 from medical_fenlei.dicom.geometry import Geometry, stack
-from medical_fenlei.dicom.header import Header, read_headers_of
+from medical_fenlei.dicom.header import Header
+from medical_fenlei.dicom.header_reader import HeaderReader
 from medical_fenlei.dicom.pixels import decode_hu
 from medical_fenlei.dicom.repeats import sharing_a_position, split_repeats
 from medical_fenlei.errors import Rejected
@@ -62,11 +63,12 @@ def read_stacks(folder: Path) -> tuple[list[Stack], list[tuple[Path, Rejected]]]
     their own are joined (`fragments`), and scans of the same place are taken apart (`repeats`). Duplicates count once. Raises
     Rejected: missing_folder, unreadable.
     """
+    reader = HeaderReader()
     headers: list[Header] = []
     rejects = []
     for path in series_files(folder):
         try:
-            headers += read_headers_of(path)
+            headers += reader.read(path)
         except Rejected as rejected:
             rejects.append((path, rejected))
     alike: dict[object, list[list[Header]]] = {}

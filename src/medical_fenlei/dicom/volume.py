@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.digest import series_digest
-from medical_fenlei.dicom.fast_pixels import read_native
+from medical_fenlei.dicom.fast_pixels import read_stored
 from medical_fenlei.dicom.geometry import Geometry, canonical, stack
 from medical_fenlei.dicom.header import Header, headers_of
 from medical_fenlei.dicom.pixels import decode_hu, rescale_to_hu
@@ -65,7 +65,7 @@ class Series:
 
     def _image(self, header: Header) -> np.ndarray:
         try:
-            stored = read_native(header)
+            stored = read_stored(header)
             hu = decode_hu(self._dataset(header), header) if stored is None else rescale_to_hu(stored, header)
             return self._turn.apply(hu)
         except Rejected as rejected:

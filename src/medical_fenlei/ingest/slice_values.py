@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medical_fenlei.dicom.dataset import read_dataset
-from medical_fenlei.dicom.fast_pixels import read_native
+from medical_fenlei.dicom.fast_pixels import read_stored
 from medical_fenlei.dicom.header import Header
 from medical_fenlei.dicom.pixels import decode_hu, rescale_to_hu
 from medical_fenlei.dicom.plausible_hu import (
@@ -98,5 +98,5 @@ def _judge(header: Header) -> _Slice:
 
 
 def _decoded(header: Header) -> np.ndarray:
-    stored = read_native(header)
+    stored = read_stored(header)
     return decode_hu(read_dataset(header.path), header) if stored is None else rescale_to_hu(stored, header)
