@@ -21,9 +21,9 @@ from pydicom.uid import (
 )
 
 from medical_fenlei.dicom.dataset import MAX_INFLATED, read_dataset
+from medical_fenlei.dicom.frame_size import jpeg_size
 from medical_fenlei.dicom.header import read_header
 from medical_fenlei.dicom.identity import read_identity
-from medical_fenlei.dicom.jpeg_size import jpeg_size
 from medical_fenlei.dicom.pixels import decode_hu
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.errors import Rejected

@@ -14,7 +14,13 @@ from pydicom import filereader
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medical_fenlei.dicom.elements import tag_of, value_of
 from medical_fenlei.dicom.scan_elements import (
@@ -22,10 +28,12 @@ from medical_fenlei.dicom.scan_elements import (
     Placed,
     Unusual,
     dataset_of,
+    element_at,
     list_elements,
     list_meta,
     scan_elements,
 )
+from medical_fenlei.dicom.syntaxes import RECENT
 from medical_fenlei.errors import Rejected
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -46,10 +54,21 @@ PREAMBLE, _MAGIC = 128, b"DICM"
 _BEGIN = _MAGIC + b"\x02\x00\x00\x00UL\x04\x00"
 """A file begins with the preamble, the magic word, and the length of the file meta information."""
 
+_FIRST_TAGS = frozenset(int(Tag(group, element)) for group, element in (
+    (2, 0), (2, 1), (2, 2), (2, 16), (8, 0), (8, 1), (8, 5), (8, 8), (8, 18), (8, 22), (8, 24)))
+"""Elements with which a dataset begins where nothing precedes it."""
+
+_SNIFFED = 1024
+"""Bytes that tell what a file is which is not DICOM: more than the file meta information takes."""
+
+_MAX_FIRST = 128
+"""Largest plausible length of the first element, bytes."""
+
 _PACKED = {b"PK\3\4": "ZIP", b"\x1f\x8b": "gzip", b"Rar!": "RAR", b"7z\xbc\xaf": "7-Zip"}
 """Archive formats by their first bytes."""
 
-_IMPLICIT = {str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated}
+_IMPLICIT = {**{str(uid): uid.is_implicit_VR for uid in AllTransferSyntaxes if uid.is_little_endian and not uid.is_deflated},
+             **dict.fromkeys(RECENT, False)}
 """Whether elements are written without their VR, by transfer syntax."""
 
 
@@ -95,10 +114,34 @@ def _whole(path: Path, **options: Any) -> Dataset:
         return pydicom.dcmread(path, **options)
     except InvalidDicomError:
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(_SNIFFED)
+    if _is_bare(start):
+        return _without_preamble(path, start, **options)
     packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), "")
     raise Rejected("not_dicom", f"got a {packed} archive: unpack it" if packed else
                    "no DICOM preamble" if start else "the file is empty: copy it again")
+
+
+def _is_bare(start: bytes) -> bool:
+    """Return whether a file begins with its first element, as files without a preamble do."""
+    for implicit in (False, True):
+        with contextlib.suppress(Unusual):
+            tag, _, _, length = element_at(start, 0, implicit)
+            if tag in _FIRST_TAGS and length <= _MAX_FIRST:
+                return True
+    return False
+
+
+def _without_preamble(path: Path, start: bytes, **options: Any) -> Dataset:
+    """Read a file without a preamble; its elements tell how they are written. Raises Rejected where it is deflated."""
+    if value_of(dataset_of(start, list_meta(start, 0)), "TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise Rejected("not_dicom", "no DICOM preamble before a deflated file: export it again")
+    dataset = pydicom.dcmread(path, force=True, **options)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (ImplicitVRLittleEndian if implicit else
+                                               ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
+    return dataset
 
 
 def _meta_of(file: BinaryIO) -> Dataset:

@@ -50,6 +50,8 @@ def _one_or_all(values: list[Any]) -> Any:
 
 
 def _decimals(value: bytes, order: Order) -> Any:
+    if b"," in value:                                            # the decimal comma of a German or French system
+        value = value.replace(b",", b".")
     return _one_or_all([float(number) for number in value.split(b"\\")])
 
 

@@ -15,8 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLoss
 
 from medical_fenlei.dicom.dataset import read_block, read_until_pixels
 from medical_fenlei.dicom.elements import value_of
+from medical_fenlei.dicom.frame_size import refuse_other_size
 from medical_fenlei.dicom.header import Header
-from medical_fenlei.dicom.jpeg_size import refuse_other_size
 from medical_fenlei.errors import Rejected
 
 LOSSLESS_JPEG = (str(JPEGLossless), str(JPEGLosslessSV1))

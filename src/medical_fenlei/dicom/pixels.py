@@ -3,14 +3,15 @@ import contextlib
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID, AllTransferSyntaxes, JPEGLSLossless, JPEGLSNearLossless
 
 from medical_fenlei.dicom.fast_pixels import decode_lossless_jpeg
+from medical_fenlei.dicom.frame_size import refuse_other_size
 from medical_fenlei.dicom.header import Header
-from medical_fenlei.dicom.jpeg_size import refuse_other_size
+from medical_fenlei.dicom.recent_codecs import decode_recent, frame_of
 from medical_fenlei.dicom.stored_bits import stored_bits
+from medical_fenlei.dicom.syntaxes import RECENT, is_encapsulated
 from medical_fenlei.errors import Rejected
 from medical_fenlei.vocabulary import AIR
 
@@ -53,6 +54,8 @@ def _decode(dataset: Dataset, header: Header) -> np.ndarray:
         whole.file_meta, whole.BitsStored, whole.HighBit = dataset.file_meta, bits.allocated, bits.allocated - 1
         whole.set_original_encoding(*dataset.original_encoding)
         return bits.values(pixel_array(whole, index=header.frame, raw=True))
+    if header.transfer_syntax in RECENT:
+        return decode_recent(dataset, header)
     if (decoded := decode_lossless_jpeg(dataset, header)) is not None:
         return decoded
     if plugin := _FASTEST.get(header.transfer_syntax):
@@ -66,10 +69,10 @@ def _why_not(dataset: Dataset, header: Header) -> str:
     syntax, pixels = UID(header.transfer_syntax), dataset.get("PixelData")
     if not pixels:
         return "the file holds no pixels"
-    if syntax not in AllTransferSyntaxes:
+    if syntax not in (*AllTransferSyntaxes, *RECENT):
         return f"got transfer syntax {syntax or 'missing'}, expected a known one: convert the file"
     expected = header.rows * header.columns * int(dataset.get("BitsAllocated") or 16) // 8
-    if syntax.is_encapsulated or len(pixels) >= expected:
+    if is_encapsulated(syntax) or len(pixels) >= expected:
         return ""
     if pixels.startswith(_ITEM):
         return f"got compressed pixels, expected uncompressed ones ({syntax.name})"
@@ -82,9 +85,8 @@ def decode_hu(dataset: Dataset, header: Header) -> np.ndarray:
     Raises Rejected: bad_pixels, where the image is damaged or cannot be decoded.
     """
     try:
-        if UID(header.transfer_syntax).is_encapsulated:
-            frames = int(dataset.get("NumberOfFrames") or 1)
-            refuse_other_size(get_frame(dataset.PixelData, header.frame or 0, number_of_frames=frames), header)
+        if is_encapsulated(header.transfer_syntax):
+            refuse_other_size(frame_of(dataset, header), header)
         stored = _decode(dataset, header)
     except (Rejected, KeyboardInterrupt, SystemExit):
         raise

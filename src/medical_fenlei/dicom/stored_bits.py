@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from medical_fenlei.dicom.elements import value_of
+from medical_fenlei.dicom.syntaxes import is_encapsulated
 from medical_fenlei.errors import Rejected
 
 BITS_TAGS = ("BitsAllocated", "BitsStored", "HighBit")
@@ -52,7 +52,7 @@ def stored_bits(dataset: Dataset) -> StoredBits:
     if not 0 < stored <= high + 1 <= allocated:
         raise Rejected("bad_attribute", f"HighBit: got {high} with BitsStored {stored} and BitsAllocated {allocated}, expected "
                                         f"{stored - 1} to {allocated - 1}")
-    if UID(str(dataset.file_meta.get("TransferSyntaxUID", ""))).is_encapsulated:
+    if is_encapsulated(str(dataset.file_meta.get("TransferSyntaxUID", ""))):
         raise Rejected("bad_attribute", f"HighBit: got {high} with BitsStored {stored} in compressed pixels, expected "
                                         f"{stored - 1}: export the file uncompressed")
     return StoredBits(allocated, stored, high)
