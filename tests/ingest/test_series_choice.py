@@ -36,7 +36,7 @@ from medical_fenlei.reasons import HARMLESS
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
 SHAPE = (40, 32, 32)
-HU = head(SHAPE)
+HU = np.maximum(head(SHAPE), -1024)
 WHOLE = axial(SHAPE, (1.0, 6.0, 6.0))                            # 192 mm wide
 
 
