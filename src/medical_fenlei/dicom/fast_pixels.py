@@ -108,7 +108,7 @@ def _decoded(frame: bytes, header: Header, word: _Word) -> np.ndarray | None:
     refuse_other_size(frame, header)
     try:
         stored = imagecodecs.jpeg8_decode(frame)
-    except Exception:
+    except (RuntimeError, ValueError):                           # a damaged stream, or one of another JPEG process
         return None
     if stored.dtype != np.uint16 or stored.shape != (header.rows, header.columns):
         return None
