@@ -52,8 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     for warning in built.patients.warnings:
         cli.warn(warning)
     for exams in doubtful_patients(manifest):
-        cli.warn(f"{len(exams)} exams share one patient, although they are of both sexes or more than {MANY_EXAMS}: does their "
-                 f"PatientID stand for several people? {', '.join(exams[:5])}{', …' if len(exams) > 5 else ''}")
+        why = f"more than {MANY_EXAMS}" if len(exams) > MANY_EXAMS else "of both sexes"
+        cli.warn(f"{len(exams)} exams share one patient, although they are {why}: does their PatientID stand "
+                 f"for several people? {', '.join(exams[:5])}{', …' if len(exams) > 5 else ''}")
     cli.say(f"wrote {args.out_csv}")
     return cli.report_rejects(rejects, args.out_csv)
 

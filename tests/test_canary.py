@@ -13,7 +13,7 @@ import pandas as pd
 import pydicom
 import pytest
 from helpers.commands import run
-from helpers.dicom_files import SeriesFormat, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, shorten_pixels, write_volume
 from PIL import Image
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
@@ -160,7 +160,7 @@ def hospital(tmp_path_factory):
             for path in files:
                 path.write_bytes(path.read_bytes().replace(b"CTNO", b"").replace(b"2.5", b"abc"))
         if number == 4:
-            files[5].write_bytes(files[5].read_bytes()[:-100])
+            shorten_pixels(files[5], 100)
         rows.append({"姓名": "金丝雀", "检查号": exam, "检查时间": "2020-01-01", "出生日期": DATES[1], "住院号": PATIENT_ID,
                      "左侧诊断-训练": "5：正常" if number % 2 else "1：", "右侧诊断-训练": "2：" if number % 3 else "9：",
                      "影像所见": "canary 金丝雀", "检查结论": f"金丝雀, {DATES[0]}"})

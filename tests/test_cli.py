@@ -53,11 +53,24 @@ def test_the_summary_lists_faults_first_then_what_is_harmless_and_names_the_file
     assert cli.report_rejects(rejects, tmp_path / "x.csv", faults=3, harmless={"localizer"}) == 3
     said = capsys.readouterr()
     assert [line.strip() for line in said.out.splitlines()] == [
-        "2 left out: not_dicom (in 1 exams): remove it, or export the image again",
+        "2 left out: not_dicom (in 1 exam): remove it, or export the image again",
         "1 left out: no_exam_id: type the id, or clear the labels", "2 passed over: localizer"]
     assert said.err == f"warning: 3 could not be used; {tmp_path / 'x_rejects.csv'} says which and why\n"
     assert cli.report_rejects(rejects[:2], tmp_path / "x.csv", faults=0, harmless={"localizer"}) == 0
     assert f"{tmp_path / 'x_rejects.csv'} says which and why" in capsys.readouterr().out
+
+
+def test_the_summary_calls_nothing_left_out_that_is_used(tmp_path, capsys):
+    log_to_terminal()
+    rows = [{"exam_id": "1", "file": "f", "reason": reason, "detail": ""}
+            for reason in ("doubtful_values", "bad_pixels", "unknown_kernel")]
+    harmless = {"unknown_kernel"}
+    assert cli.report_rejects(tables.REJECTS.frame(rows), tmp_path / "x.csv", faults=2, harmless=harmless) == 3
+    said = capsys.readouterr()
+    assert [line.split(":")[0].strip() for line in said.out.splitlines()] == ["1 used, to be checked", "1 left out", "1 used"]
+    assert "1 could not be used, 1 used, to be checked; " in said.err
+    assert cli.report_rejects(tables.REJECTS.frame(rows[:1]), tmp_path / "x.csv") == 3
+    assert capsys.readouterr().err.startswith("warning: 1 used, to be checked; ")
 
 
 def test_a_stop_by_hand_says_what_to_do(capsys):

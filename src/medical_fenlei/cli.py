@@ -13,7 +13,7 @@ from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import BAD_INPUT, CHECK_FAILED, OK, PARTLY, STOPPED, CheckFailed, Stopped, UserError
 from medical_fenlei.log import FILE_ONLY, LOG, log_to_terminal
 from medical_fenlei.parallel import Workers
-from medical_fenlei.reasons import remedy
+from medical_fenlei.reasons import USED, remedy
 from medical_fenlei.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -121,10 +121,10 @@ def show(table: "pd.DataFrame") -> None:
 
 
 def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None = None, harmless: Collection[str] = ()) -> int:
-    """Write what could not be used beside an output, print how many, why and what to do, and return the exit status.
+    """Write what could not be used, or has to be checked, beside an output; print how many, why and what to do.
 
     faults: how many of the rejects are faults of the input (default: all); the others are only counted.
-    harmless: reasons of those others, which are listed last.
+    harmless: reasons of those others, which are listed last. Returns the exit status.
     """
     from medical_fenlei import tables
 
@@ -132,15 +132,23 @@ def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None 
     tables.REJECTS.write(path, rejects)
     for reason, number in sorted(rejects.reason.value_counts().items(), key=lambda count: count[0] in harmless):
         exams = rejects.exam_id[(rejects.reason == reason) & (rejects.exam_id != "")].nunique()
-        what = f"{number:7d} {'passed over' if reason in harmless else 'left out'}: {reason}"
-        what += f" (in {exams} exams)" if 0 < exams < number else ""
+        outcome = "used" if reason in USED else "passed over" if reason in harmless else "left out"
+        outcome += ", to be checked" if outcome == "used" and reason not in harmless else ""
+        what = f"{number:7d} {outcome}: {reason}" + (f" (in {plural(exams, 'exam')})" if 0 < exams < number else "")
         say(f"{what}: {remedy(str(reason))}" if remedy(str(reason)) else what)
     faults = len(rejects) if faults is None else faults
+    checks = int(rejects.reason.isin(USED - {*harmless}).sum())
+    parts = [f"{faults - checks} could not be used"] * (faults > checks) + [f"{checks} used, to be checked"] * (checks > 0)
     if faults:
-        warn(f"{faults} could not be used; {path} says which and why")
+        warn(f"{', '.join(parts)}; {path} says which and why")
     elif len(rejects):
         say(f"{path} says which and why")
     return PARTLY if faults else OK
+
+
+def plural(number: int, noun: str) -> str:
+    """Return `1 exam` or `2 exams`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -26,13 +26,24 @@ class Reason:
     is_fault: bool
     """Whether the input is at fault: the exit status is then 3."""
 
+    is_used: bool
+    """Whether what it concerns is used all the same."""
+
     concerns: Concern
     """What is left out or has to be changed."""
 
+    @property
+    def outcome(self) -> str:
+        """What becomes of what it concerns, in a word or two."""
+        if self.is_used:
+            return "used, to be checked" if self.is_fault else "used"
+        return "left out" if self.is_fault else "passed over"
 
-def _group(concerns: Concern, entries: Mapping[str, tuple[str, str]], *, is_fault: bool = True) -> dict[str, Reason]:
+
+def _group(concerns: Concern, entries: Mapping[str, tuple[str, str]], *, is_fault: bool = True, is_used: bool = False
+           ) -> dict[str, Reason]:
     """Return reasons of one kind. entries: meaning and remedy by code."""
-    return {code: Reason(code=code, meaning=meaning, remedy=remedy, is_fault=is_fault, concerns=concerns)
+    return {code: Reason(code=code, meaning=meaning, remedy=remedy, is_fault=is_fault, is_used=is_used, concerns=concerns)
             for code, (meaning, remedy) in entries.items()}
 
 
@@ -47,7 +58,9 @@ REASONS: dict[str, Reason] = {
         "shifted_row": ("a CSV row with more cells than the header", "quote the text that contains the delimiter"),
     }),
     **_group("label sheet", {
-        "unparsable_date": ("an invalid or ambiguous date; the exam is used all the same", "write the date as YYYY-MM-DD"),
+        "unparsable_date": ("an invalid or ambiguous date", "write the date as YYYY-MM-DD"),
+    }, is_fault=False, is_used=True),
+    **_group("label sheet", {
         "missing_on_disk": ("no folder is named like this exam of the sheet; the detail lists similar names (`00123_2`, "
                             "`CT00123`, an exam one folder deeper, an archive)",
                             "rename or move the folder, or correct the id in the sheet"),
@@ -84,26 +97,34 @@ REASONS: dict[str, Reason] = {
         "single_ear": ("one ear, and no matching series shows the other", "check that the export is complete"),
         "refused_by_rules": ("refused by a pattern of --series-rules", "--series-rules changes the patterns"),
         "not_hu": ("a map of a material, a density or an atomic number: its RescaleType is not HU", ""),
-        "unknown_kernel": ("a kernel in no table, which counts as no bone kernel; the series is used all the same",
-                           "put the line that the detail names into --series-rules"),
         "not_chosen": ("a usable series beside a better one, or in another folder of the exam", ""),
         "copies": ("files that repeat an image", ""),
         "other_study": ("of another study than the one that fits the folder's id or date", "remove it, or move it to its exam"),
     }, is_fault=False),
+    **_group("series", {
+        "unknown_kernel": ("a kernel in no table, which counts as no bone kernel",
+                           "put the line that the detail names into --series-rules"),
+    }, is_fault=False, is_used=True),
     **_group("exam", {
         "shared_study_uid": ("exams that do not belong together share a StudyInstanceUID; they stay separate", ""),
         "several_study_uids": ("an exam with several StudyInstanceUIDs and no other difference; taken as one study", ""),
-    }, is_fault=False),
+    }, is_fault=False, is_used=True),
     **_group("exam", {
         "several_studies": ("studies that fit the folder equally well", "leave only the study that the label is of"),
+        "exchanged_folder": ("images with the AccessionNumber of another exam", "move them to the folder of that exam"),
+    }),
+    **_group("exam", {
         "unconfirmed_study": ("several StudyInstanceUIDs, and nothing confirms that they are one study",
                               "check that the folder holds no prior"),
-        "exchanged_folder": ("images with the AccessionNumber of another exam", "move them to the folder of that exam"),
         "study_date_differs": ("images of another day than the folder, unlike most exams", "check that they are of this exam"),
-    }),
+    }, is_used=True),
+    **_group("series", {
+        "split_series": ("a series that continues in another folder; each part counts as a series", "put it into one folder"),
+        "doubtful_values": ("noise, lost pixels or slices, or padding inside the head",
+                            "look at the file that the detail names, and export it again if it is damaged"),
+    }, is_used=True),
     **_group("series", {
         "unjoined_fragments": ("images that may be one scan under several SeriesInstanceUIDs", "export the series again"),
-        "split_series": ("a series that continues in another folder; each part counts as a series", "put it into one folder"),
         "empty_series": ("fewer than two images", "export the series again"),
         "mixed_orientation": ("slices in different directions", "export the series again"),
         "mixed_size": ("slices of different size or pixel spacing", "export the series again"),
@@ -114,8 +135,6 @@ REASONS: dict[str, Reason] = {
         "missing_series": ("the indexed series is gone or has changed", "build the index again"),
         "implausible_hu": ("air, soft tissue or bone not where HU have them: rescaled twice or not at all, shifted, empty",
                              "export it again"),
-        "doubtful_values": ("noise, lost pixels or slices, or padding inside the head; the series is used all the same",
-                            "look at the file that the detail names, and export it again if it is damaged"),
     }),
     **_group("exam", {
         "no_series": ("no series of the exam can be used; the detail counts the reasons", "see the reasons of its series"),
@@ -133,7 +152,7 @@ REASONS: dict[str, Reason] = {
     **_group("cache", {
         "damaged_entry": ("a cached ear that differs from what was written, or lacks facts", "build_cache_ears --verify"),
         "stale_entry": ("an ear that was cut from another series than the manifest names", "build the cache again"),
-        "not_cached": ("an ear that the cache does not contain", "build the cache"),
+        "not_cached": ("an ear that the cache does not contain", "build the cache, if a split contains the exam"),
     }),
     **_group("archive", {
         "damaged_member": ("wrong data; the detail names the volumes with its bytes", "copy these volumes again"),
@@ -164,6 +183,10 @@ HARMLESS = frozenset(code for code, reason in REASONS.items() if not reason.is_f
 """Reasons that are recorded, but are no faults of the input."""
 
 
+USED = frozenset(code for code, reason in REASONS.items() if reason.is_used)
+"""Reasons of what is used all the same."""
+
+
 def remedy(code: str) -> str:
     """Return what to do about a reason, or "" for nothing and for a code that the table lacks."""
     return REASONS[code].remedy if code in REASONS else ""
@@ -172,5 +195,5 @@ def remedy(code: str) -> str:
 def markdown_rows() -> list[str]:
     """Return the table for docs/artifacts.md, one line per row."""
     head = ["| reason | concerns | meaning | what to do |", "|---|---|---|---|"]
-    return head + [f"| `{reason.code}` | {reason.concerns} | {'' if reason.is_fault else 'passed over: '}{reason.meaning} | "
-                   f"{reason.remedy or '–'} |" for reason in REASONS.values()]
+    return head + [f"| `{reason.code}` | {reason.concerns} | {'' if reason.outcome == 'left out' else f'{reason.outcome}: '}"
+                   f"{reason.meaning} | {reason.remedy or '–'} |" for reason in REASONS.values()]

@@ -14,6 +14,7 @@ from PIL import Image
 from medical_fenlei import tables
 from medical_fenlei.cache_qa.outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear
 from medical_fenlei.config import EarSpec
+from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.build import fill_store
 from medical_fenlei.ears.scan_view import open_view, plane_line
 from medical_fenlei.ears.store import EarStore
@@ -41,10 +42,14 @@ def built(tmp_path_factory):
         hu[(radius < 1) & (radius > 0.93)] = 1200
         hu[(abs(abs(x) - 42) < 20) & (abs(y - 5) < 12)] = 900
         write_volume(here / "data/medical_data_2" / exam / "bone", hu, affine, SeriesFormat(attributes=person))
-    write_manifest(here / "artifacts/manifest_ears.csv", dict.fromkeys(EXAMS, (5, 1)))
+    base, path = here / "data/medical_data_2", here / "artifacts/manifest_ears.csv"
+    write_manifest(path, dict.fromkeys(EXAMS, (5, 1)))
+    digests = {exam: open_series(base / exam / "bone").digest for exam in EXAMS}
+    manifest = tables.MANIFEST.read(path)
+    manifest = manifest.assign(series_digest=manifest.exam_id.map(digests))
+    tables.MANIFEST.write(path, manifest)
     store = EarStore(here / "cache/ears_hu", SPEC)
-    manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv")
-    fill_store(store, manifest, dicom_base=here / "data/medical_data_2", workers=1, label="ears")
+    fill_store(store, manifest, dicom_base=base, workers=1, label="ears")
     return here
 
 
@@ -135,7 +140,23 @@ def test_a_damaged_ear_is_reported_and_does_not_stop_the_command(hospital, capsy
     found = tables.QA_EARS.read(here / "artifacts/qa_ears/qa_ears.csv")
     assert len(found) + len(said) == 2 * len(EXAMS) and (found.picture != "").all()
     assert found[found.exam_id == "0001"].plane_difference_mm.isna().all()
-    assert "2 could not be used" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "2 could not be used" in told.err and "1 passed over: not_cached" in told.out
+    assert f"{2 * len(EXAMS)} ears in the manifest: {len(found)} read, 1 not cached, 2 damaged or out of date" in told.out
+
+
+def test_an_uncached_ear_of_an_exam_without_a_label_is_no_task_for_the_user(hospital, capsys):
+    here, store = hospital
+    path = here / "artifacts/manifest_ears.csv"
+    manifest = tables.MANIFEST.read(path)
+    manifest.loc[manifest.exam_id == "0002", "label_code"] = 0
+    tables.MANIFEST.write(path, manifest)
+    for side in SIDES:
+        store.remove("0002", side)
+    assert qa("--worst", 0) == 0
+    said = tables.REJECTS.read(here / "artifacts/qa_ears/qa_ears_rejects.csv")
+    assert said.detail.str.contains("of an exam without a label, which no split contains").all() and len(said) == 2
+    assert "2 passed over: not_cached" in capsys.readouterr().out
 
 
 def test_an_ear_of_another_series_than_the_manifest_names_is_listed_and_not_shown_as_sound(hospital, capsys):

@@ -1,15 +1,19 @@
 """The fast ways to stored values give what pydicom gives, bit for bit, or leave the file to it."""
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from helpers.dicom_files import SeriesFormat, axial, write_volume
+from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
+from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.fast_pixels import decode_lossless_jpeg, read_stored
 from medical_fenlei.dicom.header import read_header
+from medical_fenlei.dicom.pixels import decode_hu
 from medical_fenlei.errors import Rejected
 
 LOSSLESS = sorted((Path(__file__).with_name("jpeg_lossless")).glob("*_*"))
@@ -74,3 +78,38 @@ def test_lossless_jpeg_equals_gdcm_or_is_left_to_it(path):
     expected = pixel_array(dataset, raw=True, decoding_plugin="gdcm")
     assert found is None or (found.dtype == expected.dtype and np.array_equal(found, expected))
     assert found is not None or "12_signed" in path.name
+
+
+@pytest.mark.parametrize("spoil", [lambda frame: frame[:-2], lambda frame: frame[:len(frame) // 2],
+                                   lambda frame: frame[:-60] + bytes(60)])
+@pytest.mark.parametrize("whole_file", [True, False])
+def test_a_lossless_jpeg_stream_that_ends_within_its_image_is_refused(tmp_path, spoil, whole_file):
+    """Decoders make up the rest. whole_file: whether the stream is cut within a complete file, or the file is cut."""
+    path, values = written(tmp_path), np.random.default_rng(2).integers(0, 4096, (6, 8)).astype(np.uint16)
+    frame = imagecodecs.jpeg_encode(values, lossless=True, bitspersample=16, predictor=1)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.PixelData = encapsulate([frame if not whole_file else spoil(frame)])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path, enforce_file_format=True)
+    if not whole_file:
+        content = path.read_bytes()
+        at = content.index(frame)
+        path.write_bytes(content[:at] + spoil(frame))
+    header = read_header(path)
+    with pytest.raises(Rejected, match="ends within the image"):
+        read_stored(header)
+    if whole_file:
+        with pytest.raises(Rejected, match="ends within the image"):
+            decode_hu(read_dataset(path), header)
+
+
+def test_zeros_behind_a_lossless_jpeg_stream_are_no_damage(tmp_path):
+    path = write_volume(tmp_path, STORED, axial(STORED.shape), SeriesFormat(bits=12, signed=False))[0]
+    values = np.random.default_rng(2).integers(0, 4096, (6, 8)).astype(np.uint16)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    dataset.PixelData = encapsulate([imagecodecs.jpeg_encode(values, lossless=True, bitspersample=16, predictor=1) + bytes(9)])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path, enforce_file_format=True)
+    assert np.array_equal(read_stored(read_header(path)), values)

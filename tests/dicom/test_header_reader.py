@@ -1,10 +1,12 @@
 """A reader of many files gives the header that each file has on its own, and parses few of them."""
+import os
+
 import numpy as np
 import pydicom
 import pytest
 from helpers.dicom_files import SeriesFormat, axial, write_volume
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
 
 from medical_fenlei.dicom import header_reader
 from medical_fenlei.dicom.header import read_headers_of
@@ -119,3 +121,27 @@ def test_where_no_file_repeats_another_the_reader_stops_to_expect_it(tmp_path, m
     reader = HeaderReader()
     assert [header.kernel for path in files for header in reader.read(path)] == ["B", "U"] * (SLICES // 2)
     assert len(learned) == header_reader._MAX_MISSES
+
+
+@pytest.mark.parametrize("syntax", [*SYNTAXES, RLELossless, JPEGLSLossless])
+@pytest.mark.parametrize("missing", [9, 40, 200])
+@pytest.mark.parametrize("place", [0, 9])
+def test_a_file_that_ends_within_its_pixels_is_refused_with_the_bytes_it_should_have(tmp_path, syntax, missing, place):
+    values = np.random.default_rng(0).integers(0, 4096, (12, 32, 40))
+    files = write_volume(tmp_path, values, axial(values.shape), SeriesFormat(syntax=syntax))
+    whole = [outcome(HeaderReader().read, path) for path in files]
+    size = files[place].stat().st_size
+    os.truncate(files[place], size - missing)
+    reader = HeaderReader()
+    found = [outcome(reader.read, path) for path in files]
+    reason, detail = found.pop(place)
+    assert reason == "bad_pixels" and f"ends within its pixels: got {size - missing} bytes, expected at least" in detail
+    whole.pop(place)
+    assert found == whole
+
+
+def test_a_file_whose_closing_delimiter_alone_is_cut_holds_its_image(tmp_path):
+    path = write_volume(tmp_path, np.zeros((1, 32, 40), int), axial((1, 32, 40)), SeriesFormat(syntax=RLELossless))[0]
+    header = read_headers_of(path)
+    os.truncate(path, path.stat().st_size - 2)
+    assert HeaderReader().read(path) == header

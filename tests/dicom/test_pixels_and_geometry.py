@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from helpers.dicom_files import SeriesFormat, axial, write_volume
+from helpers.dicom_files import SeriesFormat, axial, shorten_pixels, write_volume
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -169,9 +169,21 @@ def test_junk_beside_the_slices_is_passed_over_with_a_reason(tmp_path, hu):
     assert bad[1][1].reason in {"damaged_header", "missing_attribute", "not_ct", "bad_attribute"}
 
 
-def test_a_slice_with_truncated_pixels_is_refused_and_its_file_named(tmp_path, hu):
+def test_a_file_that_ends_within_its_pixels_is_no_image_of_its_series(tmp_path, hu):
     files = write_volume(tmp_path / "s", hu, axial(SHAPE))
     files[1].write_bytes(files[1].read_bytes()[:-500])
+    headers, bad = read_headers(tmp_path / "s")
+    assert [header.path for header in headers] == [files[0], *files[2:]]
+    assert [(path, rejected.reason) for path, rejected in bad] == [(files[1], "bad_pixels")]
+    for path in (files[0], *files[2:]):
+        path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(Rejected, match=f"bad_pixels: {files[0].name}: the file ends within its pixels"):
+        open_series(tmp_path / "s")
+
+
+def test_a_slice_with_too_few_pixels_is_refused_and_its_file_named(tmp_path, hu):
+    files = write_volume(tmp_path / "s", hu, axial(SHAPE))
+    shorten_pixels(files[1], 500)
     series = open_series(tmp_path / "s")
     with pytest.raises(Rejected, match=files[1].name) as error:
         series.slice(1)

@@ -155,3 +155,25 @@ def test_values_that_are_not_hu_of_a_head_are_refused(tmp_path, scan, change):
     with pytest.raises(Rejected) as refused:
         prepare_ears(open_series(tmp_path), EarSpec(num_slices=4, image_size=16))
     assert refused.value.reason == "implausible_hu" and "RescaleIntercept" in refused.value.detail
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(90, 110)])
+@pytest.mark.parametrize("value", [-1000, 0, -1024])
+def test_a_slice_that_lost_rows_of_the_head_is_refused_with_its_file(tmp_path, scan, rows, value):
+    _, hu, affine = scan
+    spoilt = hu.copy()
+    spoilt[6:8, rows] = value
+    files = write_volume(tmp_path, spoilt, affine)
+    with pytest.raises(Rejected, match=f"{files[6].name}: .* rows in the middle .* pixels were lost") as refused:
+        prepare_ears(open_series(tmp_path), EarSpec(num_slices=10, image_size=16))
+    assert refused.value.reason == "bad_pixels"
+
+
+def test_air_of_one_value_above_a_head_and_around_it_is_no_loss(tmp_path, scan):
+    _, hu, affine = scan
+    spoilt = np.where(hu < -500, -1024, hu)
+    spoilt[8:] = -1024
+    spoilt[:, :70] = -1024                                       # the face of a head that reaches a little higher elsewhere
+    spoilt[[2, 5], 60:70, 80:110] = 40
+    write_volume(tmp_path, spoilt, affine)
+    assert prepare_ears(open_series(tmp_path), EarSpec(num_slices=10, image_size=16))

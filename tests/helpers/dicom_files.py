@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 
@@ -82,6 +83,14 @@ def write_volume(
         files.append(folder / f"IM{number:04d}")
         ds.save_as(files[-1], enforce_file_format=True)
     return files
+
+
+def shorten_pixels(path: Path, by: int) -> None:
+    """Remove so many bytes of the pixels of a file that stays complete in itself."""
+    ds = pydicom.dcmread(path)
+    is_compressed = ds.file_meta.TransferSyntaxUID.is_encapsulated
+    ds.PixelData = encapsulate([get_frame(ds.PixelData, 0, number_of_frames=1)[:-by]]) if is_compressed else ds.PixelData[:-by]
+    ds.save_as(path)
 
 
 def head(shape: tuple[int, int, int], noise: float = 60.0, seed: int = 0) -> np.ndarray:

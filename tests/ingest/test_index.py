@@ -8,7 +8,7 @@ from helpers.dicom_files import axial, head, write_volume
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.index import build_index
 from medical_fenlei.ingest.index_counts import FILES
-from medical_fenlei.ingest.label_sheet import LabelSheet
+from medical_fenlei.ingest.label_sheet import LabelSheet, read_label_sheet
 from medical_fenlei.ingest.series_rules import SeriesRules
 from medical_fenlei.ingest.tree import find_exams
 
@@ -30,6 +30,17 @@ def test_a_folder_is_named_by_its_id_however_it_is_typed(tmp_path):
     for name in ("００１２３", " 00124 ", "A-7"):
         (tmp_path / "2020-01-05" / name).mkdir(parents=True)
     assert [exam.exam_id for exam in find_exams(tmp_path).exams] == ["00123", "00124", "A-7"]
+
+
+def test_a_row_without_a_readable_id_counts_as_a_row_and_not_as_an_exam(tmp_path):
+    bone(tmp_path / "data/2024-02-01/123/bone")
+    sheet = tmp_path / "labels.csv"
+    sheet.write_text("检查号,左侧诊断-训练,右侧诊断-训练\n123,5,1\n1.2E+07,5,1\n,5,\n", encoding="utf-8")
+    index = build_index(read_label_sheet(sheet), find_exams(tmp_path / "data"), base=tmp_path / "data", workers=1,
+                        scan_file=tmp_path / "scan.jsonl", rules=SeriesRules())
+    assert index.counts["rows in the label sheet"] == 3 and index.counts["exams in the label sheet"] == 1
+    assert index.counts["of these, without a readable exam id"] == 2
+    assert index.rejects[index.rejects.reason == "unparsable_exam_id"].detail.str.contains("got '1.2E\\+07'").all()
 
 
 def index_of(base, ids):
@@ -110,7 +121,7 @@ def test_indented_counts_add_up_to_the_one_above(tmp_path):
             sums.append(above[-1])
     whole = [entry for entry in sums if entry["parts"]]
     assert len(whole) == 3 and all(entry["total"] == sum(entry["parts"]) > 0 for entry in whole)
-    assert index.counts["of these, resampled over missing slices"] == 1
+    assert index.counts["of these, resampled (missing slices or uneven steps)"] == 1
     assert index.counts["of these, little z-coverage: a part may be missing"] == 1
 
 

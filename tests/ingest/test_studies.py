@@ -220,6 +220,18 @@ def test_studies_are_numbered_by_time_and_what_states_nothing_joins_its_uid():
     assert "7" not in repr(first)
 
 
+def test_a_series_dealt_out_to_folders_in_turn_is_used_as_one(tmp_path):
+    exam = tmp_path / "data/2024-02-01/101"
+    for k, path in enumerate(write(exam / "all", AccessionNumber="101")):
+        (exam / f"{k % 6}").mkdir(exist_ok=True)
+        path.rename(exam / f"{k % 6}" / path.name)
+    (exam / "all").rmdir()
+    index = index_of(tmp_path / "data", ["101"])
+    assert open_series(tmp_path / "data" / index.table.series_relpath[0]).shape == SHAPE
+    assert "joined_fragments: 20 images in 6 folders" in index.table.series_reason[0]
+    assert set(index.rejects.reason) <= {"doubtful_values"}
+
+
 @pytest.mark.parametrize(("slices", "uids"), [(1, True), (1, False), (5, True), (5, False)])
 def test_a_series_with_a_folder_for_each_slice_or_a_few_is_used_as_one(tmp_path, slices, uids):
     exam = tmp_path / "data/2024-02-01/101"
@@ -235,7 +247,7 @@ def test_a_series_with_a_folder_for_each_slice_or_a_few_is_used_as_one(tmp_path,
     index = index_of(tmp_path / "data", ["101"])
     chosen = index.table.series_relpath[0]
     assert chosen.startswith("2024-02-01/101#") and open_series(tmp_path / "data" / chosen).shape == SHAPE
-    assert "joined_fragments: 20 images under" in index.table.series_reason[0]
+    assert f"joined_fragments: 20 images in {20 // slices} folders" in index.table.series_reason[0]
     assert "split_series" not in set(index.rejects.reason)
     assert index.counts["files of chosen series"] == index.counts["files of other series"] == 20
     exams, _ = find_loose_exams(tmp_path / "data", rules=SeriesRules(), workers=1)

@@ -85,8 +85,10 @@ def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple
     warn_unproven(store, manifest, states)
     missing, stale, cached = (manifest[mask] for mask in (
         states == "missing", states == "stale", ~states.isin(["missing", "stale"])))
+    labelled = {*manifest.exam_id[manifest.label_code > 0]}
     rejects: list[dict[str, object]] = [
-        {"exam_id": exam, "file": "", "reason": NOT_CACHED, "detail": side}
+        {"exam_id": exam, "file": "", "reason": NOT_CACHED,
+         "detail": side if exam in labelled else f"{side}: of an exam without a label, which no split contains"}
         for exam, side in zip(missing.exam_id, missing.side, strict=True)]
     rejects += [{"exam_id": ear["exam_id"], "file": f"{ear['exam_id']}_{ear['side']}.npy", "reason": STALE,
                  "detail": f"{ear['side']}: {describe_stale(store, ear)}; build the cache again"}

@@ -33,6 +33,9 @@ _LENGTH, _UNDEFINED = 4, b"\xff\xff\xff\xff"
 _MAX_STREAM = 1 << 26
 """Largest size of a compressed image that is read at once, bytes."""
 
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+"""Markers before and behind the values of a JPEG stream. Without the second, decoders make up what is missing."""
+
 _WORD_TAGS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 
 
@@ -48,7 +51,7 @@ def read_stored(header: Header) -> np.ndarray | None:
     """Read the stored values (rows, columns) of a file of one image with 16 bits per value, uncompressed or lossless JPEG.
 
     Returns None where the file is of another kind, or unusual in any way. Raises Rejected: changed_file, if it holds another
-    image than the header's; bad_pixels, if the image is of another size.
+    image than the header's; bad_pixels, if the image is of another size or cut off.
     """
     begin = _BEGINS.get(header.transfer_syntax)
     if begin is None or header.frame is not None:
@@ -78,7 +81,7 @@ def read_stored(header: Header) -> np.ndarray | None:
 def decode_lossless_jpeg(dataset: Dataset, header: Header) -> np.ndarray | None:
     """Decode a lossless JPEG frame to its stored values (rows, columns), or return None where this decoder does not serve.
 
-    Raises Rejected (bad_pixels) where the image is of another size.
+    Raises Rejected (bad_pixels) where the image is of another size or cut off.
     """
     word = _word(dataset, header)
     if header.transfer_syntax not in LOSSLESS_JPEG or word is None:
@@ -102,10 +105,15 @@ def _native(file: io.FileIO, start: bytes, first: int, header: Header, word: _Wo
 
 
 def _decoded(frame: bytes, header: Header, word: _Word) -> np.ndarray | None:
-    """Return the stored values of a lossless JPEG stream, None where this decoder fails: it is stricter than others."""
+    """Return the stored values of a lossless JPEG stream, None where this decoder fails: it is stricter than others.
+
+    Raises Rejected (bad_pixels) where the stream is of another size, or ends within the image.
+    """
     import imagecodecs  # slow to import, and needed by few
 
     refuse_other_size(frame, header)
+    if frame.rfind(_END_OF_IMAGE) < frame.rfind(_START_OF_SCAN):  # neither occurs within a scan
+        raise Rejected("bad_pixels", "the JPEG stream ends within the image: the file was cut off or overwritten")
     try:
         stored = imagecodecs.jpeg8_decode(frame)
     except (RuntimeError, ValueError):                           # a damaged stream, or one of another JPEG process

@@ -30,9 +30,12 @@ class Joined:
     """Why the images cannot be joined safely, although they seem to be of one series."""
 
 
-def join_fragments(groups: Iterable[Group], *, fits: Callable[[Header, Header], bool], of: str = "SeriesInstanceUID"
-                   ) -> list[Joined]:
-    """Join the groups that are fragments of one series. fits: whether direction and spacing agree; of: what separates them."""
+def join_fragments(groups: Iterable[Group], *, fits: Callable[[Header, Header], bool],
+                   how: str = "under {} values of SeriesInstanceUID") -> list[Joined]:
+    """Join the groups that are fragments of one series.
+
+    fits: whether direction and spacing agree; how: what separates the groups, with a place for their number.
+    """
     whole: list[Joined] = []
     fragments: dict[Hashable, list[list[Group]]] = {}
     for group in groups:
@@ -45,7 +48,7 @@ def join_fragments(groups: Iterable[Group], *, fits: Callable[[Header, Header], 
             kinds.append([group])
         else:
             kind.append(group)
-    return whole + [joined for kinds in fragments.values() for kind in kinds for joined in _join(kind, of)]
+    return whole + [joined for kinds in fragments.values() for kind in kinds for joined in _join(kind, how)]
 
 
 def _kind(header: Header) -> Hashable:
@@ -53,7 +56,7 @@ def _kind(header: Header) -> Hashable:
             header.study.accession)
 
 
-def _join(fragments: Sequence[Group], of: str) -> list[Joined]:
+def _join(fragments: Sequence[Group], how: str) -> list[Joined]:
     """Join fragments that agree but for their frames of reference: within each frame, or not at all."""
     frames: dict[str, list[Group]] = {}
     for group in fragments:
@@ -62,22 +65,27 @@ def _join(fragments: Sequence[Group], of: str) -> list[Joined]:
     for own in frames.values():
         if _are_one(own):
             headers = tuple(header for group in own for header in group)
-            joined.append(Joined(headers, (f"joined_fragments: {len(headers)} images under {len(own)} values of {of}, joined "
-                                           "by geometry, kernel and frame of reference",)))
+            joined.append(Joined(headers, (f"joined_fragments: {len(headers)} images {how.format(len(own))}, joined by "
+                                           "geometry, kernel and frame of reference",)))
         else:
             rest += own
     if _are_one(rest) and all(len(group) == 1 for group in rest):
         headers = tuple(header for group in rest for header in group)
         return [*joined, Joined(headers, (), Rejected(
-            "unjoined_fragments", f"{len(headers)} images have {len(rest)} values of {of} and not one FrameOfReferenceUID, so "
-            "that nothing says which of them are one scan: export the series again with its UIDs"))]
+            "unjoined_fragments", f"{len(headers)} images lie {how.format(len(rest))} and not one FrameOfReferenceUID, so that "
+            "nothing says which of them are one scan: export the series again with its UIDs"))]
     return [*joined, *(Joined(tuple(group)) for group in rest)]
 
 
 def _are_one(fragments: Sequence[Group]) -> bool:
-    """Return whether fragments are many, and those of several images do not overlap along their normal."""
+    """Return whether fragments are many, and either share their SeriesInstanceUID, or do not overlap along their normal.
+
+    Only fragments of several images can overlap.
+    """
     if len(fragments) < MIN_FRAGMENTS or sum(map(len, fragments)) < MIN_IMAGES:
         return False
+    if len(uids := {header.series_uid for group in fragments for header in group}) == 1 and "" not in uids:
+        return True                                              # separated by folder alone, in whatever order
     spans = sorted((float(along.min()), float(along.max())) for group in fragments if len(group) > 1
                    for along in [np.array([header.position for header in group]) @ fragments[0][0].normal])
     return all(before[1] < after[0] for before, after in itertools.pairwise(spans))

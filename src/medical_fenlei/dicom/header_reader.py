@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from medical_fenlei.dicom.cut_off import refuse_cut_off
 from medical_fenlei.dicom.dataset import PREAMBLE, list_until_pixels, read_start
 from medical_fenlei.dicom.elements import plain_value, tag_of
 from medical_fenlei.dicom.header import HEADER_TAGS, IMAGE_TAGS, Header, next_image, read_headers_of
-from medical_fenlei.dicom.scan_elements import Unusual, element_at, end_of
+from medical_fenlei.dicom.scan_elements import Placed, Unusual, element_at, end_of
 
 _OF_IMAGE = {int(tag_of(name)): name for name in IMAGE_TAGS}
 _OF_SERIES = {int(tag_of(name)) for name in (*HEADER_TAGS, "SpecificCharacterSet", "TransferSyntaxUID")} - {*_OF_IMAGE}
 
+_TAG_BYTES = 4
 _MAX_MISSES = 8
 """Files in a row that do not repeat the one before them, after which a reader no longer expects it."""
 
@@ -28,20 +30,28 @@ class HeaderReader:
         self._misses = 0
 
     def read(self, path: Path) -> list[Header]:
-        """Read and check the header of a CT image, or of each of its frames. Raises Rejected, as `read_headers_of` does."""
-        if self._misses == _MAX_MISSES:
-            return read_headers_of(path)
-        start = b""
+        """Read and check the header of a CT image, or of each of its frames.
+
+        Raises Rejected, as `read_headers_of` does; bad_pixels, if the file ends within its pixels.
+        """
+        start, known = b"", None
         with contextlib.suppress(Exception):                     # whatever is unusual is read and reported below
             start = read_start(path)
-            if self._pattern is not None:
-                header = self._pattern.header_of(start, path)
-                self._misses = 0
-                return [header]
-        self._misses += 1
-        headers = read_headers_of(path)
-        if len(headers) == 1 and headers[0].frame is None:
-            self._pattern = _learn(start, headers[0], self._pattern)
+            if self._pattern is not None and self._misses < _MAX_MISSES:
+                known = self._pattern.header_of(start, path)
+        headers = [known[0]] if known else read_headers_of(path)
+        pixels = known[1] if known else None
+        if known:
+            self._misses = 0
+        else:
+            elements = _list(start)
+            pixels = elements[-1] if elements else None
+            if self._misses < _MAX_MISSES:
+                self._misses += 1
+                if len(headers) == 1 and headers[0].frame is None:
+                    self._pattern = _learn(start, elements, headers[0], self._pattern)
+        if pixels is not None:
+            refuse_cut_off(path, start, pixels.begin, implicit=pixels.implicit)
         return headers
 
 
@@ -67,8 +77,11 @@ class _Pattern:
     rest: bytes
     """What follows the last piece, up to the tag of the pixel data."""
 
-    def header_of(self, start: bytes, path: Path) -> Header:
-        """Return the header of a file that starts like this. 
+    pixels: Placed
+    """The pixel data element."""
+
+    def header_of(self, start: bytes, path: Path) -> tuple[Header, Placed]:
+        """Return the header of a file that starts like this, and its pixel data element.
 
         Raises Unusual, KeyError or ValueError where it does not follow the pattern, and Rejected.
         """
@@ -86,24 +99,29 @@ class _Pattern:
             at = end
         if not start.startswith(self.rest, at):
             raise Unusual
-        return next_image(self.header, own, path)
+        return next_image(self.header, own, path), self.pixels._replace(begin=at + len(self.rest) - _TAG_BYTES)
 
 
-def _learn(start: bytes, header: Header, before: _Pattern | None) -> _Pattern | None:
-    """Return the pattern of a file that was parsed; elements that differ from those of the file before may differ again."""
+def _list(start: bytes) -> list[Placed] | None:
+    """Return the elements of a file up to its pixel data, None where it is unusual."""
     with contextlib.suppress(Exception):
-        elements = list_until_pixels(start)
-        if elements is not None:
-            *elements, pixels = elements
-            content = {element.tag: start[element.begin:element.end] for element in elements}
-            differing = frozenset(_OF_IMAGE)
-            if before is not None:
-                differing = before.differing | {tag for tag, old in before.content.items() if content.get(tag, old) != old}
-            differing -= _OF_SERIES
-            pieces, at = [], PREAMBLE
-            for element in elements:
-                if element.tag in differing:
-                    pieces.append(_Piece(start[at:element.begin], element.tag, element.vr, element.implicit))
-                    at = element.end
-            return _Pattern(header, content, differing, tuple(pieces), start[at:pixels.begin + 4])
+        return list_until_pixels(start)
     return None
+
+
+def _learn(start: bytes, listed: list[Placed] | None, header: Header, before: _Pattern | None) -> _Pattern | None:
+    """Return the pattern of a file that was parsed; elements that differ from those of the file before may differ again."""
+    if not listed:
+        return None
+    *elements, pixels = listed
+    content = {element.tag: start[element.begin:element.end] for element in elements}
+    differing = frozenset(_OF_IMAGE)
+    if before is not None:
+        differing = before.differing | {tag for tag, old in before.content.items() if content.get(tag, old) != old}
+    differing -= _OF_SERIES
+    pieces, at = [], PREAMBLE
+    for element in elements:
+        if element.tag in differing:
+            pieces.append(_Piece(start[at:element.begin], element.tag, element.vr, element.implicit))
+            at = element.end
+    return _Pattern(header, content, differing, tuple(pieces), start[at:pixels.begin + _TAG_BYTES], pixels)

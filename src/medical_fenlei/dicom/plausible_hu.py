@@ -2,6 +2,8 @@
 
 Limits are wide: sharp kernels have a noise of 100 to 200 HU, and a field of view of one ear holds little air.
 """
+from collections.abc import Sequence
+
 import numpy as np
 
 AIR_BELOW, BONE_ABOVE, SOME = -300, 300, 0.001
@@ -79,6 +81,29 @@ def is_noise(hu: np.ndarray) -> bool:
     values = np.clip(hu, *IN_SCALE).astype(np.float32)
     apart = np.roll(values, (values.shape[0] // 2, values.shape[1] // 2), (0, 1))
     return bool(np.abs(np.diff(values, axis=1)).mean() > GRAIN * np.abs(values - apart).mean() > 0)
+
+
+def lost_rows(slices: Sequence[np.ndarray]) -> list[int]:
+    """Return how many rows each slice lacks in its middle half: of a single value, between slices that show the head there.
+
+    slices: int16 HU (rows, columns), lowest first. A row is compared with those of the nearest slices where it is not blank, so
+    that air above a head, or around it, is no loss.
+    """
+    blank, solid = (np.array(found) for found in zip(*map(_row_kinds, slices), strict=True))
+    between = np.ones(blank.shape, bool)
+    for order in (1, -1):
+        nearest = np.zeros(blank.shape[1], bool)
+        for own, whole, shown in zip(blank[::order], solid[::order], between[::order], strict=True):
+            shown &= nearest
+            nearest = np.where(own, nearest, whole)
+    counts: list[int] = (blank & between).sum(axis=1).tolist()
+    return counts
+
+
+def _row_kinds(hu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows in the middle half of a slice hold a single value, and which mostly show the head; bool (rows,)."""
+    rows, middle = hu[hu.shape[0] // 4: -(hu.shape[0] // 4) or None], _middle(hu)
+    return rows.min(axis=1) == rows.max(axis=1), 2 * (middle > AIR_BELOW).sum(axis=1) > middle.shape[1]
 
 
 def blank_rows(hu: np.ndarray) -> int:

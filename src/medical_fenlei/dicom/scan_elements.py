@@ -21,12 +21,12 @@ _SHORT = frozenset((b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL
 """VRs whose length takes two bytes."""
 
 _CHARACTER_SET = int(Tag("SpecificCharacterSet"))
-_UNDEFINED = 0xFFFFFFFF
+UNDEFINED = 0xFFFFFFFF
 _META_GROUP = b"\x02\x00"
 _MAX_DEPTH = 64
 """Sequences nested deeper are damage, or an attack on parsers that recurse."""
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_TAG_AND_LENGTH, _LENGTH = struct.Struct("<HHI"), struct.Struct("<I")
+ITEM, _ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+TAG_AND_LENGTH, _LENGTH = struct.Struct("<HHI"), struct.Struct("<I")
 
 Element = tuple[int, bytes, int, int]
 """(tag, VR or b"" where it is implicit, first byte of the value, length)."""
@@ -76,7 +76,7 @@ def scan_elements(content: bytes, at: int, *, implicit: bool, wanted: Collection
     for tag, vr, begin, first, end, length in _walk(content, at, implicit):
         at = begin
         if tag in wanted:
-            if length == _UNDEFINED or end > len(content):
+            if length == UNDEFINED or end > len(content):
                 raise Unusual
             found.append(Placed(tag, vr, implicit, begin, first, end))
     return dataset_of(content, found), at
@@ -117,7 +117,7 @@ def element_at(content: bytes, at: int, implicit: bool) -> Element:
     """Return the element that begins at an offset. Raises Unusual where none does."""
     if at + 12 > len(content):
         raise Unusual
-    group, number, length = _TAG_AND_LENGTH.unpack_from(content, at)
+    group, number, length = TAG_AND_LENGTH.unpack_from(content, at)
     tag = group << 16 | number
     if implicit or group == 0xFFFE:
         return tag, b"", at + 8, length
@@ -131,19 +131,19 @@ def element_at(content: bytes, at: int, implicit: bool) -> Element:
 
 def end_of(content: bytes, first: int, length: int, implicit: bool) -> int:
     """Return the offset behind a value, also behind items of undefined length, however deep they nest. Raises Unusual."""
-    if length != _UNDEFINED:
+    if length != UNDEFINED:
         return first + length
-    at, closing = first, [_SEQUENCE_END]
+    at, closing = first, [SEQUENCE_END]
     while closing:
         tag, _, first, length = element_at(content, at, implicit)
         if tag == closing[-1]:
             closing.pop()
             at = first
-        elif length != _UNDEFINED:
+        elif length != UNDEFINED:
             at = first + length
         elif len(closing) == _MAX_DEPTH:
             raise Unusual
         else:
-            closing.append(_ITEM_END if tag == _ITEM else _SEQUENCE_END)
+            closing.append(_ITEM_END if tag == ITEM else SEQUENCE_END)
             at = first
     return at

@@ -128,7 +128,7 @@ def join_scattered(found: Iterable[Stack]) -> tuple[list[Stack], list[Stack]]:
     few = {frozenset(header.path for header in one.headers): one for one in found
            if len(one.headers) <= FRAGMENT and not one.refusal and not one.is_part}
     joined, used = [], []
-    for whole in join_fragments([one.headers for one in few.values()], fits=_fits, of="folders"):
+    for whole in join_fragments([one.headers for one in few.values()], fits=_fits, how="in {} folders"):
         paths = {header.path for header in whole.headers}
         own = [one for part, one in few.items() if part <= paths]
         if len({path.parent for path in paths}) < len(own) or len(own) < 2:

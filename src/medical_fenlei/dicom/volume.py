@@ -113,5 +113,12 @@ def read_headers(series: Path) -> tuple[list[Header], list[tuple[Path, Rejected]
 
 
 def open_series(series: Path) -> Series:
-    """Open a series, named by its folder or by `<folder>#<name>`; files that are no CT images are skipped. Raises Rejected."""
-    return Series(read_headers(series)[0])
+    """Open a series, named by its folder or by `<folder>#<name>`; files that are no CT images are skipped.
+
+    Raises Rejected; where no file is left, with what is wrong with the first.
+    """
+    headers, rejects = read_headers(series)
+    if rejects and not headers:
+        path, rejected = rejects[0]
+        raise Rejected(rejected.reason, f"{path.name}: {rejected.detail}")
+    return Series(headers)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from medical_fenlei.config import EarSpec
-from medical_fenlei.dicom.plausible_hu import AIR_BELOW, BONE_ABOVE, SOME
+from medical_fenlei.dicom.plausible_hu import AIR_BELOW, BONE_ABOVE, SOME, lost_rows
 from medical_fenlei.dicom.volume import Series
 from medical_fenlei.ears import sampling
 from medical_fenlei.ears.landmarks import GRID_MM
@@ -61,6 +61,17 @@ class _Slices:
             self._decoded[k] = self._series.slice(k)
         return self._decoded[k]
 
+    def refuse_lost_pixels(self) -> None:
+        """Raise Rejected (bad_pixels) if a slice lacks rows of the head that the slices below and above it show."""
+        decoded = sorted(self._decoded)
+        lost = {k: rows for k, rows in zip(decoded, lost_rows([self._decoded[k] for k in decoded]), strict=True) if rows}
+        if lost:
+            first, others = min(lost), len(lost) - 1
+            more = f" (and {others} more slices likewise)" if others else ""
+            name = self._series.headers[first].path.name
+            raise Rejected("bad_pixels", f"{name}: {lost[first]} rows in the middle of the slice hold one value, where slices "
+                                         f"below and above show the head{more}: pixels were lost")
+
     def nearest(self, positions: np.ndarray) -> list[int]:
         return np.clip(np.rint(positions), 0, self._series.shape[0] - 1).astype(int).tolist()
 
@@ -68,11 +79,13 @@ class _Slices:
 def prepare_ears(series: Series, spec: EarSpec, sides: Iterable[Side] = SIDES) -> dict[Side, EarVolume]:
     """Cut the ears of these sides that the series holds; a slice that both need is decoded once.
 
-    Raises Rejected where a slice cannot be read, or the values are no HU of a head (implausible_hu).
+    Raises Rejected where a slice cannot be read or has lost pixels, or the values are no HU of a head (implausible_hu).
     """
     slices = _Slices(series)
     found, searched = _find(series, slices, spec)
-    return {side: _cut(series, slices, spec, side, found, searched) for side in sides if _holds(series, found, side)}
+    ears = {side: _cut(series, slices, spec, side, found, searched) for side in sides if _holds(series, found, side)}
+    slices.refuse_lost_pixels()
+    return ears
 
 
 def localize_ears(series: Series) -> Localization:

@@ -203,7 +203,7 @@ def _reject_rows(exam_id: str, problems: Iterable[Problem]) -> list[dict[str, ob
 def _lost(verdicts: Sequence[SeriesVerdict]) -> list[Problem]:
     """Return the series that were not chosen, and the chosen ones with files that only repeat an image."""
     lost = [(facts.relpath, reason, detail) for facts, reason, detail in verdicts if reason != "chosen"]
-    return lost + [(facts.relpath, "copies", f"{facts.copies} files repeat an image of this series")
+    return lost + [(facts.relpath, "copies", f"files that repeat an image of this series: {facts.copies}")
                    for facts, reason, _ in verdicts if reason == "chosen" and facts.copies]
 
 

@@ -12,12 +12,13 @@ from medical_fenlei.ingest.unmatched import Unmatched
 
 FILES = ("in folders of these exams", "of chosen series", "of other series", "that are no CT image or cannot be read")
 """Counts of files; the first is the sum of the others."""
-DOUBTS = ("cut at a hole", "resampled over missing slices", "little z-coverage: a part may be missing")
+DOUBTS = ("cut at a hole", "resampled (missing slices or uneven steps)", "little z-coverage: a part may be missing")
 """Ways in which a usable series is not as it was scanned."""
 
 _DEPTH = {
-    "missing on disk": 1, "matched to a folder": 1, "unlabelled on both sides": 2, "labelled, without a usable series": 2,
-    "usable": 2, **dict.fromkeys((f"files {what}" for what in FILES[1:]), 1),
+    "of these, without a readable exam id": 1, "missing on disk": 1, "matched to a folder": 1,
+    "unlabelled on both sides": 2, "labelled, without a usable series": 2, "usable": 2,
+    **dict.fromkeys((f"files {what}" for what in FILES[1:]), 1),
     **dict.fromkeys(("of these, there but for leading zeros", "of these, elsewhere under a similar name",
                      "of these, ambiguous (several folders)", "of these, date differs from the label sheet"), 2),
     **dict.fromkeys((f"of these, {what}" for what in ("with a series for each ear", *DOUBTS)), 3),
@@ -39,10 +40,12 @@ def count_index(sheet: LabelSheet, table: pd.DataFrame, unmatched: Unmatched, *,
 
     table: `tables.INDEX`; chosen: by exam id; files: the sum of `count_files` over the exams.
     """
+    lost = sum(not reject["exam_id"] for reject in sheet.rejects)
     unlabelled = (table.left_code == 0) & (table.right_code == 0)
     usable = table[~unlabelled & (table.series_relpath != "")]
     return {
-        "rows in the label sheet": sheet.rows,
+        "rows in the label sheet": sheet.rows + lost,
+        **({"of these, without a readable exam id": lost} if lost else {}),
         "exams in the label sheet": len(sheet.labels),
         "missing on disk": len(unmatched.missing),
         "of these, there but for leading zeros": len(unmatched.but_for_zeros),

@@ -14,6 +14,7 @@ SERIAL_DAYS = range(20_000, 75_000)
 _CODED = re.compile(r"0?([1-6])(?:[.,]0+)?(?!\d)\s*([:∶、.,;)\-]*)\s*(.*)")
 _DOUBT = re.compile(r"[\d?]")
 _SCIENTIFIC = re.compile(r"\d+([.,]\d+E[+-]?|E[+-])\d+", re.IGNORECASE)
+_EXPONENT = re.compile(r"(?<=\d)E[+-]?\d", re.IGNORECASE)
 _GROUPED = re.compile(r"\d{1,3}(,\d{3})+(\.0+)?|\d{1,3}\.000")
 """An id with a separator of thousands; 123.000 may be 123 or 123,000."""
 _ERROR = re.compile(r"#(N/A|REF!|VALUE!|NAME\?|NULL!|NUM!|DIV/0!|SPILL!|CALC!)")
@@ -53,7 +54,9 @@ _MEDICAL_WORDS = {*"".join(d.chinese for d in DIAGNOSES.values()), *re.findall(r
 def quoted(cell: object) -> str:
     """Return a cell for a report. Words that occur in no diagnosis may be a person's name: only their length is given."""
     def reported(word: re.Match[str]) -> str:
-        return word[0] if any(known in word[0].casefold() for known in _MEDICAL_WORDS) else f"<{len(word[0])} letters>"
+        if any(known in word[0].casefold() for known in _MEDICAL_WORDS) or _EXPONENT.match(word.string, word.start()):
+            return word[0]
+        return "<1 letter>" if len(word[0]) == 1 else f"<{len(word[0])} letters>"
 
     return shown(re.sub(r"[^\W\d_]+", reported, plain(str(cell))))
 
