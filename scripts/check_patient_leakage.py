@@ -7,8 +7,8 @@ Also looks for an exam in two sets, for exams that are one study, and for the sa
 of --cache-dir (their indices hold hashes, so that nothing is decoded), and with --pixels in the middle slices of every series.
 --run checks what a finished run used. Finds exact copies, but no new reconstruction of the same scan.
 
-Exits with status 1 and a table of offenders if a split by patient separates what belongs together, if any split has an exam in
-two sets, or if the same scan has different patients and is not kept in one set. Other repetitions only cause a warning.
+Exits with status 1 and a table of offenders if a split has a patient or an exam in two sets, or if the same scan has different
+patients and is not kept in one set. Other repetitions only cause a warning.
 """
 from pathlib import Path
 

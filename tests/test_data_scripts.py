@@ -1,4 +1,5 @@
 """From faulty DICOM folders to a cache, through the scripts: what is used, what is left out, and what is reported."""
+import json
 import shutil
 
 import pandas as pd
@@ -132,17 +133,45 @@ def test_a_patient_in_two_sets_is_found(here, capsys):
     assert "LEAKAGE: 1 patients" in said and manifest.patient_key["000000"] in said
 
 
-def test_before_any_split_the_check_lists_patients_and_a_split_by_exam_is_only_warned_about(here, capsys):
+def test_before_any_split_the_check_lists_patients_and_a_split_by_exam_that_parts_one_fails(here, capsys):
     assert run("build_index") == 0 and run("build_manifest_ears") == 0
     assert run("check_patient_leakage") == 0
     assert "2 with several exams" in (said := capsys.readouterr().out) and "none yet" in said
     for seed in range(20):                                       # some seed parts a person's two exams
-        assert run("make_splits_dual", "--out-dir", "artifacts/splits_dual", "--seed", seed) == 0
-        assert run("check_patient_leakage") == 0
-        if "made without --patient-split" in capsys.readouterr().err:
+        assert run("make_splits_dual", "--out-dir", "artifacts/splits_dual", "--by-exam", "--seed", seed) == 0
+        if run("check_patient_leakage"):
+            assert "patients are in several sets of one split" in capsys.readouterr().out
             break
     else:
         pytest.fail("no seed parted a patient")
+
+
+def sets_of_patients(here, root):
+    """The patients of each set of a split, and whether its statistics say that it is by patient."""
+    manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv").drop_duplicates("exam_id").set_index("exam_id")
+    split = tables.read_split(here / root, 100)
+    said = json.loads((split.folder / "stats.json").read_text(encoding="utf-8"))["by_patient"]
+    return [set(manifest.patient_key[exams.exam_id]) for exams in split.sets.values()], said
+
+
+def test_splits_are_by_patient_unless_exams_are_asked_for_or_patients_are_unknown(here, capsys):
+    assert run("build_index") == 0 and run("build_manifest_ears") == 0
+    for seed in range(6):
+        assert run("make_splits_dual", "--out-dir", f"artifacts/by_default_{seed}", "--seed", seed) == 0
+        sets, by_patient = sets_of_patients(here, f"artifacts/by_default_{seed}")
+        assert by_patient and sum(map(len, sets)) == len(set.union(*sets))
+    assert run("make_splits_dual", "--out-dir", "artifacts/by_exam", "--by-exam") == 0
+    assert not sets_of_patients(here, "artifacts/by_exam")[1] and "patients are unknown" not in capsys.readouterr().err
+    (here / "artifacts/manifest_ears.csv").rename(here / "artifacts/kept.csv")
+    assert run("make_splits_dual", "--out-dir", "artifacts/unknown") == 0
+    assert "patients are unknown" in (said := capsys.readouterr().err) and "build_manifest_ears" in said
+    for words in (("--patient-split",), ("--manifest-csv", "absent.csv")):
+        assert run("make_splits_dual", "--out-dir", "artifacts/none", *words) == 2
+    other = tables.MANIFEST.read(here / "artifacts/kept.csv")
+    tables.MANIFEST.write(here / "artifacts/other.csv", other.assign(exam_id="9" + other.exam_id))
+    capsys.readouterr()
+    assert run("make_splits_dual", "--out-dir", "artifacts/none", "--manifest-csv", "artifacts/other.csv") == 2
+    assert "it belongs to another index" in capsys.readouterr().err and not (here / "artifacts/none").exists()
 
 
 def test_one_damaged_exam_costs_only_that_exam_and_is_accounted_for(here, hospital, capsys):

@@ -39,7 +39,7 @@ def hospital(tmp_path_factory):
         assert run("build_manifest_ears", "--num-workers", 1) == 0
         ratios = ("--val-ratio", 0.4, "--tune-ratio", 0.2)
         assert run("make_splits_dual", "--out-dir", SPLITS, "--patient-split", *ratios) == 0
-        assert run("make_splits_dual", "--out-dir", "artifacts/splits_dual", *ratios) == 0
+        assert run("make_splits_dual", "--out-dir", "artifacts/splits_dual", "--by-exam", *ratios) == 0
         assert run("build_cache_dual", "--splits-root", SPLITS, "--num-slices", 16, "--image-size", 32, "--num-workers", 1) == 0
         assert run(*TRAIN, "--epochs", 2, "--output-dir", "outputs/a") == 0
         assert run("predict_dual", "--checkpoint", BEST, "--index-csv", VAL, "--out-csv", "predictions.csv") == 0

@@ -1,10 +1,14 @@
 """The ears that a run works on: those of its split and task, at most `--limit` exams of each set, on either route."""
+from pathlib import Path
+
 import numpy as np
 import pytest
-from helpers.small_study import codes_in_turn, write_study
+from helpers.small_study import MANIFEST, codes_in_turn, write_study
 
+from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, EarSpec
 from medical_fenlei.data.sources import find_ears
+from medical_fenlei.run_report.data_section import data_section
 from medical_fenlei.tasks import find_task
 
 
@@ -50,3 +54,14 @@ def test_limit_counts_exams_that_the_task_concerns(study):
 def test_without_a_task_every_labelled_ear_is_found(study):
     sources = found_ears(study, task=None)
     assert sources.dataset(study, "train").present.tolist() == [[True, True], [False, True], [False, True], [True, True]]
+
+
+def test_a_split_that_parts_patients_is_named_in_every_figure_made_from_it(study, caplog):
+    assert found_ears(study).notes == () and not caplog.messages
+    manifest = tables.MANIFEST.read(Path(MANIFEST))
+    keys = manifest.patient_key.replace("patient_of_exam_y", "patient_of_c")
+    tables.MANIFEST.write(Path(MANIFEST), manifest.assign(patient_key=keys))
+    note, = found_ears(study).notes
+    assert "1 patients are in several sets" in note and "c; exam_y" in note and caplog.messages == [note]
+    told = data_section(DataConfig(pct=100))
+    assert told["parted_patients"] == note and not told["tables_missing"]

@@ -122,13 +122,16 @@ def test_before_any_split_a_copy_under_another_patient_is_a_leak_and_under_the_s
     assert status == 1 and out.count(COPIES) == 1 and "1 groups of exams hold the same, within" in err
 
 
-def test_a_split_by_exam_fails_only_for_copies_under_different_patients(split, capsys):
+def test_a_split_by_exam_fails_if_it_parts_a_patient_or_copies_under_different_patients(split, collection, capsys):
     split(by_patient=False, train=["000", "001"], val=["003", "006"])
     status, out, err = check(capsys, "--pixels")
     assert status == 1 and COPIES in out                         # in no set together: nothing keeps them so
-    split(by_patient=False, train=["000", "001", "002"], val=["003", "006"])
+    patient = collection[2].drop_duplicates("exam_id").set_index("exam_id").patient_key
+    assert patient["001"] == patient["003"] != patient["000"]
+    assert "LEAKAGE: 1 patients are in several sets" in out and patient["001"] in out
+    split(by_patient=False, train=["000", "001", "002", "003"], val=["006"])
     status, out, err = check(capsys, "--pixels")
-    assert status == 0 and "made without --patient-split" in err and "2 groups of exams" in err
+    assert status == 0 and "2 groups of exams" in err
 
 
 def test_the_cache_suffices_to_find_copies_without_decoding(split, here, capsys):

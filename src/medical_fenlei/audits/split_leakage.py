@@ -21,7 +21,7 @@ def audit_leakage(data: DataConfig, cache_key: str) -> Audit:
     leaks = sum(counts.values())
     explanation = ", ".join(f"{count} {what}" for what, count in counts.items())
     if not split.by_patient:
-        explanation += "; the split was made without --patient-split"
+        explanation += "; the split divides exams, not patients"
     if leaks:
         explanation += "; check_patient_leakage names them"
     return Audit(question="Does the test leak into the training?", figure="patients, exams and scans in several sets",

@@ -15,6 +15,7 @@ from medical_fenlei.ears.source import entry_states, refuse_stale, sources_of
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
+from medical_fenlei.leakage.shared import describe_parted_patients
 from medical_fenlei.log import LOG
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.vocabulary import SIDES, UNLABELLED, WHOLE_MANIFEST
@@ -35,6 +36,9 @@ class Sources:
 
     data: DataConfig
     """The settings that selected them."""
+
+    notes: tuple[str, ...] = ()
+    """Warnings about every figure of these sets."""
 
     def placement(self, store: EarStore, device: torch.device, *, processes: int = 1) -> Placement:
         """Choose where all sets together are stored, for a network on this device. Raises UserError if they do not fit.
@@ -64,6 +68,9 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     if tasks is not None:
         has_target = np.any([task.targets(code) != OUTSIDE for task in tasks], axis=0)
     eligible = manifest[has_target]
+    parted = describe_parted_patients(manifest, split) if split is not None else ""
+    if parted:
+        LOG.warning("%s", parted)
     exams = {WHOLE_MANIFEST: eligible} if split is None else split.sets
     ears = {name: tables.first_exams(eligible[eligible.exam_id.isin(exams[name].exam_id)], data.limit)
             for name in sets if name in exams}
@@ -74,7 +81,7 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     if split is not None:
         csvs |= {name: split.folder / f"{name}.csv" for name in split.sets}
     hashes = {name: sha256(path) if path.is_file() else None for name, path in csvs.items()}
-    return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data)
+    return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data, (parted,) if parted else ())
 
 
 def set_label(set_name: str, data: DataConfig) -> str:

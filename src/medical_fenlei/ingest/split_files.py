@@ -29,6 +29,18 @@ class ExamsToDivide:
     """Exams of an earlier validation set; empty if a new one is to be drawn."""
 
 
+def manifest_of_patients(manifest_csv: Path, *, required: bool) -> Path | None:
+    """Return the manifest if it is there, else None with a warning that patients are unknown.
+
+    Raises UserError if it is required and missing.
+    """
+    if manifest_csv.is_file() or required:
+        return manifest_csv                                      # a missing one is named when it is read
+    LOG.warning("there is no %s, so that patients are unknown and exams are divided: a patient may be in several sets, and "
+                "figures are then too good; build_manifest_ears writes it (--by-exam: as you wish)", manifest_csv)
+    return None
+
+
 def read_exams_to_divide(index_csv: Path, manifest_csv: Path | None, val_from: Path | None) -> ExamsToDivide:
     """Read the exams of an index that have a label and a series, and log how many there are.
 
@@ -44,6 +56,9 @@ def read_exams_to_divide(index_csv: Path, manifest_csv: Path | None, val_from: P
     if manifest_csv is not None:
         manifest = tables.MANIFEST.read(manifest_csv)
         patients = dict(zip(manifest.exam_id, manifest.patient_key, strict=True))
+        if len(usable) and not usable.exam_id.isin(list(patients)).any():
+            raise UserError(f"--manifest-csv {manifest_csv}: holds none of the {len(usable)} exams of {index_csv}: it belongs "
+                            "to another index; build it again, or divide exams with --by-exam")
         usable = _with_patient(usable, patients, manifest_csv)
     if usable.empty:
         raise UserError(f"--index-csv {index_csv}: no exam with a label and a series to divide")

@@ -37,15 +37,11 @@ class LeakageReport:
 
     @property
     def has_leakage(self) -> bool:
-        """Whether a split by patient shares a patient, any split an exam, or a scan is a leak."""
+        """Whether a split shares a patient or an exam, or a scan is a leak."""
         return any(len(table) for table, _, _ in self._leaks())
 
     def warnings(self) -> Iterator[str]:
-        """Yield a line for each kind of sharing that is no leakage."""
-        by_exam = self.patients[~self.patients.by_patient.astype(bool)]
-        if len(by_exam):
-            yield (f"{by_exam.patient_key.nunique()} patients are in several sets of splits made without --patient-split: "
-                   + ", ".join(by_exam.split.unique()))
+        """Yield a line if scans are repeated without leakage."""
         repeated = self.scans[~self.scans.leak]
         if len(repeated):
             yield f"{repeated.exam_ids.nunique()} groups of exams hold the same, within one patient or set"
@@ -63,8 +59,7 @@ class LeakageReport:
     def _leaks(self) -> list[tuple[pd.DataFrame, str, str]]:
         """Return the offenders of each kind of leakage, the column that names one, and a description."""
         return [
-            (self.patients[self.patients.by_patient.astype(bool)], "patient_key",
-             "patients are in several sets of one split by patient"),
+            (self.patients, "patient_key", "patients are in several sets of one split"),
             (self.exams, "exam_id", "exams are in several sets of one split"),
             (self.scans[self.scans.leak], "exam_ids",
              "groups of exams hold the same, separated by a split or under several patients"),
@@ -72,4 +67,4 @@ class LeakageReport:
 
 
 def _shown(table: pd.DataFrame) -> str:
-    return table.drop(columns=["by_patient", "leak"], errors="ignore").to_string(index=False)
+    return table.drop(columns=["leak"], errors="ignore").to_string(index=False)

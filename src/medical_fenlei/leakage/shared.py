@@ -20,7 +20,7 @@ def exams_per_patient(manifest: pd.DataFrame) -> pd.DataFrame:
 
 
 def shared_patients(manifest: pd.DataFrame, splits: Iterable[Split]) -> pd.DataFrame:
-    """Return the patients in several sets of a split: split, by_patient, patient_key, sets, exam_ids.
+    """Return the patients in several sets of a split: split, patient_key, sets, exam_ids.
 
     An exam that the manifest does not hold counts as a patient of its own.
     """
@@ -31,11 +31,19 @@ def shared_patients(manifest: pd.DataFrame, splits: Iterable[Split]) -> pd.DataF
         members["patient_key"] = members.exam_id.map(patient).fillna(members.exam_id)
         for key, own in members.groupby("patient_key", sort=False):
             if own.set.nunique() > 1:
-                rows.append({
-                    "split": str(split.folder), "by_patient": split.by_patient, "patient_key": key,
-                    "sets": "; ".join(dict.fromkeys(own.set)), "exam_ids": "; ".join(sorted(set(own.exam_id))),
-                })
-    return pd.DataFrame(rows, columns=["split", "by_patient", "patient_key", "sets", "exam_ids"])
+                rows.append({"split": str(split.folder), "patient_key": key, "sets": "; ".join(dict.fromkeys(own.set)),
+                             "exam_ids": "; ".join(sorted(set(own.exam_id)))})
+    return pd.DataFrame(rows, columns=["split", "patient_key", "sets", "exam_ids"])
+
+
+def describe_parted_patients(manifest: pd.DataFrame, split: Split) -> str:
+    """Return a warning about the patients that a split parts, or "" where it parts none."""
+    parted = shared_patients(manifest, [split])
+    if parted.empty:
+        return ""
+    first = parted.iloc[0]
+    return (f"{len(parted)} patients are in several sets of {split.folder} (first: exams {first.exam_ids}, in {first.sets}), "
+            "so that figures are too good; make_splits_dual keeps each patient in one set, unless --by-exam asks otherwise")
 
 
 def shared_exams(splits: Iterable[Split]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from medical_fenlei.cohort.groupings import first_exam_per_patient, group_by_set
 from medical_fenlei.config import DataConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import read_json
+from medical_fenlei.leakage.shared import describe_parted_patients
 from medical_fenlei.tasks import OUTSIDE, Task, find_tasks
 from medical_fenlei.vocabulary import DIAGNOSES, vendor
 
@@ -17,18 +18,19 @@ MOST_VALUES = 4
 
 
 def data_section(data: DataConfig) -> dict[str, Any]:
-    """Return `flow` (counts from exams to ears), `sets` (one entry per set) and `tables_missing`.
+    """Return `flow` (counts from exams to ears), `sets` (one entry per set), `parted_patients` and `tables_missing`.
 
-    Where the tables of the run cannot be read, the first two are empty and `tables_missing` is the reason.
+    `parted_patients` is a warning if the split has a patient in several sets. Where the tables of the run cannot be read, the
+    others are empty and `tables_missing` is the reason.
     """
     try:
         manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.read_split(data.splits_root, data.pct)
     except UserError as error:
-        return {"flow": [], "sets": [], "tables_missing": str(error)}
+        return {"flow": [], "sets": [], "parted_patients": "", "tables_missing": str(error)}
     ears, tasks = labelled_ears(manifest), find_tasks(data.label_task)
     sets = group_by_set(ears, [split], "set").groups
     return {"flow": _flow(data, manifest, ears), "sets": [_set_figures(name, own, tasks) for name, own in sets.items()],
-            "tables_missing": ""}
+            "parted_patients": describe_parted_patients(manifest, split), "tables_missing": ""}
 
 
 def _flow(data: DataConfig, manifest: pd.DataFrame, ears: pd.DataFrame) -> list[dict[str, Any]]:

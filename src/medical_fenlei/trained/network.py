@@ -95,7 +95,8 @@ class TrainedNetwork:
         """
         store = self.store(data)
         sources = find_ears(data, store, tasks, names)
-        sets = {name: EarSet(name, sources, store, self.compute.device) for name in names if len(sources.ears.get(name, ()))}
+        sets = {name: EarSet(name, sources, store, self.compute.device, sources.notes)
+                for name in names if len(sources.ears.get(name, ()))}
         if WHOLE_MANIFEST in sets:
             whole = sets.pop(WHOLE_MANIFEST)
             fitted_on = self._fitted_on(whole.ears)
