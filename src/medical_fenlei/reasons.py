@@ -129,6 +129,7 @@ REASONS: dict[str, Reason] = {
     **_group("ear", {
         "ear_not_in_scan": ("the series does not reach this ear: one of the other ear, or a scan that ends before it",
                             "check that the export is complete"),
+        "not_finite": ("the network computes NaN or infinity for it", "train again with --precision fp32"),
     }),
     **_group("cache", {
         "damaged_entry": ("a cached ear that differs from what was written, or lacks facts", "build_cache_ears --verify"),

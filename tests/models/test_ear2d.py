@@ -5,6 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import adapt_input_conv
+from torch import nn
 
 from medical_fenlei.config import ModelConfig
 from medical_fenlei.errors import UserError
@@ -220,6 +221,15 @@ def not_weights(folder):
     (folder / "text.safetensors").write_text("no weights")
     (folder / "text.pt").write_text("no weights")
     return [*sorted(folder.iterdir()), folder / "absent.pt", folder / "absent.safetensors"]
+
+
+def test_weights_that_are_not_finite_are_refused_and_change_nothing(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 2))
+    before = net[0].weight.clone()
+    torch.save({"0.weight": torch.full((2, 3), torch.inf)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"--backbone-weights .*w\.pt: its weights are not finite \(0\.weight\)"):
+        load_weights(net, tmp_path / "w.pt", flag="--backbone-weights")
+    assert torch.equal(net[0].weight, before)
 
 
 def test_a_file_without_weights_that_fit_is_refused_in_one_line_and_changes_nothing(tmp_path):
