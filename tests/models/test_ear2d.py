@@ -1,4 +1,5 @@
 """Pooling over slices, the 2D network of an ear, and the weights that it starts from."""
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -221,6 +222,18 @@ def not_weights(folder):
     (folder / "text.safetensors").write_text("no weights")
     (folder / "text.pt").write_text("no weights")
     return [*sorted(folder.iterdir()), folder / "absent.pt", folder / "absent.safetensors"]
+
+
+def test_published_weights_that_cannot_be_had_are_refused_at_once_with_the_remedy(monkeypatch):
+    asked = []
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *given: None)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")     # where nobody listens
+    monkeypatch.setattr(timm, "create_model", lambda *given, **more: asked.append(given))
+    said = r"^--pretrained: [^\n]*resnet18[^\n]*127\.0\.0\.1:9[^\n]*--backbone-weights FILE"
+    with pytest.raises(UserError, match=said) as caught:
+        build_backbone("resnet18", image_size=32, pretrained=True)
+    assert not asked and "timm/resnet18" in str(caught.value)
 
 
 def test_weights_that_are_not_finite_are_refused_and_change_nothing(tmp_path):
