@@ -3,13 +3,14 @@
 What a killed process has left beside its target is removed by the next process that writes to the folder.
 """
 import contextlib
+import csv
 import fcntl
 import hashlib
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -125,6 +126,14 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def csv_quoting(cells: Iterable[str]) -> int:
+    """Return how a CSV of these cells is quoted, for `csv.writer`: as needed, but wholly if one holds a carriage return.
+
+    Before Python 3.13 the writer does not quote a cell for its carriage return, at which a reader ends the row.
+    """
+    return csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
 
 
 def is_inside(path: str) -> bool:
