@@ -17,6 +17,7 @@ from medical_fenlei.log import log_to_file
 from medical_fenlei.own_files import LEDGER, OwnFiles
 
 LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
+LOCK = ".lock"
 CONTENT = ("config.json", "metrics.jsonl", "train.log", "reports", "answers", "checkpoints", "tensorboard")
 """Names of the files and folders in the folder of a run."""
 
@@ -52,6 +53,24 @@ class Run:
         """Raise UserError if the folder has no configuration, but files where those of a new run would be."""
         if not self.config_json.exists():
             OwnFiles(self.folder, "--output-dir").refuse_others(CONTENT)
+
+    @contextlib.contextmanager
+    def exclusive(self, *, is_new: bool) -> Iterator[None]:
+        """Exclude a second process from training in this folder; the lock ends with its process.
+
+        Raises UserError if another one trains there, or, for a new run, has begun one since the folder was made.
+        """
+        import filelock  # a quarter of the time of --help
+
+        try:
+            lock = filelock.FileLock(self.folder / LOCK, blocking=False).acquire()
+        except filelock.Timeout:
+            raise UserError(f"{self.folder}: another process is training in it; wait for it, or name another folder with "
+                            "--output-dir") from None
+        with lock:
+            if is_new and self.config_json.exists():
+                raise UserError(f"--output-dir {self.folder}: contains a run already; name another folder or remove it")
+            yield
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "Run":
@@ -124,8 +143,9 @@ class Run:
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):                       # not empty: other files stay
             self.reports.rmdir()
-        if {path.name for path in self.folder.glob("*")} <= {LEDGER}:
-            (self.folder / LEDGER).unlink(missing_ok=True)
+        if {path.name for path in self.folder.glob("*")} <= {LEDGER, LOCK}:
+            for name in (LEDGER, LOCK):
+                (self.folder / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
 
