@@ -36,12 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.ingest.exams import find_loose_exams
     from medical_fenlei.ingest.series_rules import read_rules
     from medical_fenlei.new_exams.predictor import Predictor
-    from medical_fenlei.new_exams.report import write_answers
+    from medical_fenlei.new_exams.report import OUTPUTS, refuse_others_files, write_answers
     from medical_fenlei.tasks import find_tasks
     from medical_fenlei.trained.network import open_network
 
-    if args.out_dir.resolve().is_relative_to(args.dicom.resolve()):
-        raise UserError(f"--out-dir {args.out_dir}: lies within --dicom {args.dicom}, where it would be taken for an exam")
     network = open_network(args.checkpoint, kind=EAR2D, device=args.device)
     tasks = find_tasks(args.label_task, among=network.tasks) if args.label_task else network.tasks
     rules = read_rules(args.series_rules)
@@ -54,8 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         cli.say(f"{name}: {'calibrated' if name in predictor.ears.calibrated else 'not calibrated'}{at}")
     if predictor.scope.trained_on is None:
         cli.warn("it is not known what this network was trained on: whether the scans are like it cannot be checked")
-    exams, strays = find_loose_exams(args.dicom, rules=rules, workers=cli.workers(args))
-    done = write_answers(args.out_dir, args.dicom, exams[: args.limit], strays, predictor, workers=cli.workers(args))
+    exams, strays = find_loose_exams(args.dicom, rules=rules, workers=cli.workers(args), reserved=OUTPUTS)
+    exams = exams[: args.limit]
+    refuse_others_files(args.out_dir, exams)
+    done = write_answers(args.out_dir, args.dicom, exams, strays, predictor, workers=cli.workers(args))
     ears = [ear for answer in done.answers for ear in answer.ears]
     cli.say(f"{len(done.answers)} exams, {len(done.answers) - done.new} of them answered before; "
             f"{sum(1 for ear in ears if ear.tasks)} ears answered, {sum(1 for ear in ears if ear.flags)} of them with a flag, "

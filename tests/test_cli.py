@@ -3,11 +3,13 @@ import argparse
 import errno
 import os
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.commands import script
+from helpers.commands import ROOT, script
 
 from medical_fenlei import cli, settings, tables
 from medical_fenlei.config import DataConfig, RunConfig
@@ -76,6 +78,55 @@ def test_the_summary_calls_nothing_left_out_that_is_used(tmp_path, capsys):
 def test_a_stop_by_hand_says_what_to_do(capsys):
     assert cli.run(raising(KeyboardInterrupt())) == 75
     assert "run it again to go on" in capsys.readouterr().err
+
+
+TELLING = """
+import sys
+from pathlib import Path
+from medical_fenlei import cli
+from medical_fenlei.log import LOG
+
+def main():
+    for _ in range(3):
+        cli.say("found " * 1000)
+        LOG.info("logged")
+        cli.warn("doubtful")
+    Path(sys.argv[1]).write_text("whole")
+    if sys.argv[2] == "refuse":
+        raise cli.UserError("x.csv: no such file")
+    return cli.PARTLY
+
+raise SystemExit(cli.run(main))
+"""
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr", "both", "full"])
+@pytest.mark.parametrize(("end", "status"), [("finish", 3), ("refuse", 2)])
+def test_status_and_files_are_the_same_whoever_reads_along(tmp_path, closed, end, status):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open("/dev/full", "w") as full:
+        streams = {"stdout": {"stdout": writing, "stderr": subprocess.PIPE}, "stderr": {"stderr": writing, "stdout": full},
+                   "both": {"stdout": writing, "stderr": writing}, "full": {"stdout": full, "stderr": subprocess.PIPE}}[closed]
+        done = subprocess.run([sys.executable, "-c", TELLING, tmp_path / "x.csv", end], text=True, **streams)
+    os.close(writing)
+    assert done.returncode == status and (tmp_path / "x.csv").read_text() == "whole"
+    assert "Traceback" not in (done.stderr or "") and "Exception" not in (done.stderr or "")
+    if closed == "full":
+        assert done.stderr.count("standard output cannot be written (No space left on device)") == 1
+
+
+def test_help_that_nobody_reads_is_no_fault():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, ROOT / "scripts/train_ear2d.py", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_broken_pipe_to_a_worker_is_not_taken_for_success():
+    with pytest.raises(BrokenPipeError):
+        cli.run(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

@@ -1,10 +1,58 @@
 """A file is written completely or not at all, and an error names it."""
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
+from helpers.commands import ROOT
 
+from medical_fenlei.files import atomic, write_new
+
+WRITING = """
+import sys, time
+from pathlib import Path
 from medical_fenlei.files import atomic
+
+with atomic(Path(sys.argv[1]), "w") as file:
+    file.write("half")
+    file.flush()
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def begin_to_write(path):
+    """A process that has begun to write a file, and finishes it when its standard input is closed."""
+    process = subprocess.Popen([sys.executable, "-c", WRITING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_not_what_a_living_one_writes(tmp_path):
+    killed, living = begin_to_write(tmp_path / "killed.csv"), begin_to_write(tmp_path / "living.csv")
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    (tmp_path / ".notes.part").write_text("of somebody else")
+    assert len(list(tmp_path.glob(".*.csv.*.part"))) == 2
+    begin_to_write(tmp_path / "next.csv").communicate()
+    living.communicate()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.part", "living.csv", "next.csv"]
+    assert living.returncode == 0 and (tmp_path / "living.csv").read_text() == "half"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none_and_has_its_permissions_from_the_beginning(tmp_path, monkeypatch, links):
+    def refuse(*given, **more):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "key"
+    assert write_new(path, b"first", permissions=0o600) and not write_new(path, b"second", permissions=0o600)
+    assert path.read_bytes() == b"first" and path.stat().st_mode & 0o777 == 0o600 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_file_that_cannot_be_written_is_named_as_requested(tmp_path):

@@ -25,6 +25,14 @@ def test_text_that_a_spreadsheet_would_run_is_escaped_and_comes_back(path, text)
     assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
 
 
+@pytest.mark.parametrize("text", ["H70\rsharp", "\r", "a\r\nb", "'\r", "a,\"b\"\r"])
+def test_a_carriage_return_in_a_cell_ends_no_row(path, text):
+    rows = [{"exam_id": exam, "file": text, "reason": "r", "detail": detail} for exam, detail in (("1", text), ("2", ""))]
+    frame = tables.REJECTS.frame(rows)
+    tables.REJECTS.write(path, frame)
+    assert tables.REJECTS.read(path).equals(frame)
+
+
 def test_an_empty_table_keeps_its_columns(path):
     tables.MANIFEST.write(path, tables.MANIFEST.empty())
     assert list(tables.MANIFEST.read(path).columns) == list(tables.MANIFEST.columns)

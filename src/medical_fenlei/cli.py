@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from medical_fenlei import ENVIRONMENT_HINT, settings
 from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import BAD_INPUT, CHECK_FAILED, OK, PARTLY, STOPPED, CheckFailed, Stopped, UserError
-from medical_fenlei.log import FILE_ONLY, LOG, log_to_terminal
+from medical_fenlei.log import FILE_ONLY, LOG, log_to_terminal, write_to
+from medical_fenlei.own_files import keep_apart
 from medical_fenlei.parallel import Workers
 from medical_fenlei.reasons import USED, remedy
 from medical_fenlei.signals import stop_on_signals
@@ -68,9 +69,41 @@ FORMER_NAMES = {"resamples": ("--draws",)}
 """Flags that were called otherwise in earlier versions."""
 
 
+READ = ("dicom", "dicom_base", "archives", "xlsx_path", "index_csv", "manifest_csv", "series_rules", "checkpoint",
+        "predictions", "train_npz", "val_npz")
+"""Flags that name what a command only reads."""
+WRITTEN = ("out_dir", "out_csv", "out_npz", "output_dir", "cache_dir", "patient_key_file", "log")
+"""Flags that name what a command writes."""
+
+
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, *given: Any, **more: Any) -> Any:
+        """Parse the flags. Raises UserError if an output is, holds or lies in an input."""
+        found = super().parse_args(*given, **more)
+        keep_input_apart(found)
+        return found
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        write_to(file or sys.stderr, message)
+
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see --help)\n")
+
+
+def keep_input_apart(args: argparse.Namespace, **more: Path) -> None:
+    """Raise UserError if an output of these flags is, holds or lies in an input. more: inputs that are no flags, by name."""
+    keep_apart(_paths(args, WRITTEN), _paths(argparse.Namespace(**{**vars(args), **more}), READ))
+
+
+def _paths(args: argparse.Namespace, names: Collection[str]) -> dict[str, Path | None]:
+    """The paths that these flags name, by flag; of several, each counts."""
+    found: dict[str, Path | None] = {}
+    for name in names:
+        given = getattr(args, name, None)
+        for number, path in enumerate(given if isinstance(given, list) else [given]):
+            if isinstance(path, Path):
+                found["--" + name.replace("_", "-") + (f" [{number + 1}]" if number else "")] = path
+    return found
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -106,8 +139,8 @@ def workers(args: argparse.Namespace) -> Workers:
 
 
 def say(text: str) -> None:
-    """Print a line of the result to standard output."""
-    print(text, flush=True)
+    """Print a line of the result to standard output. Where nobody reads it, such as behind `| head`, the work goes on."""
+    write_to(sys.stdout, text + "\n")
 
 
 def warn(text: str) -> None:
@@ -165,16 +198,13 @@ def run(main: Callable[[], int]) -> int:
     log_to_terminal()
     try:
         return main()
-    except BrokenPipeError:                                     # `| head` closed the pipe: not a fault
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except (Exception, KeyboardInterrupt) as error:
         reason, status = _explained(error)
         LOG.log(logging.INFO if status == STOPPED else logging.ERROR, "%s", reason, extra=FILE_ONLY)
         if status is None:
             raise
         rank = os.environ.get("RANK", "0")
-        print(f"{Path(sys.argv[0]).stem}{f' (rank {rank})' if rank != '0' else ''}: {reason}", file=sys.stderr)
+        write_to(sys.stderr, f"{Path(sys.argv[0]).stem}{f' (rank {rank})' if rank != '0' else ''}: {reason}\n")
         return status
 
 

@@ -1,13 +1,23 @@
-"""Atomic files: written beside the target, flushed, then renamed, so that a file is complete or absent."""
+"""Atomic files: written beside the target, flushed, then renamed, so that a file is complete or absent.
+
+What a killed process has left beside its target is removed by the next process that writes to the folder.
+"""
 import contextlib
+import csv
+import fcntl
 import hashlib
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.part")
+"""Names of files that are not finished. Each is locked by the process that writes it, for as long as it lives."""
+_SWEPT: set[str] = set()
+"""Folders from which this process has removed what killed ones left."""
 
 
 @contextlib.contextmanager
@@ -17,19 +27,71 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Text is UTF-8; undecodable bytes of file names survive (surrogateescape). An OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    beside = _beside(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
         with open(beside, mode, **text) as file:  # type: ignore[call-overload]
+            _lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+            os.replace(beside, path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
         if isinstance(error, OSError):                           # name the requested file, not the temporary one
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def write_new(path: Path, content: bytes, *, permissions: int) -> bool:
+    """Write a file that does not exist yet, and return whether it was written; False if there is one.
+
+    permissions: its mode bits, from the beginning. An OSError names `path`.
+    """
+    beside = _beside(path)
+    try:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions), "wb") as file:
+            _lock(file.fileno())
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                os.link(beside, path)                            # which, unlike a renaming, replaces nothing
+            except FileExistsError:
+                return False
+            except OSError:                                      # a file system without hard links
+                if path.exists():
+                    return False
+                os.rename(beside, path)
+        return True
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """The name under which a file is written until it is finished; the first in a folder removes what killed processes left."""
+    folder = os.path.abspath(path.parent)
+    if folder not in _SWEPT:
+        _SWEPT.add(folder)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for left in [entry.path for entry in entries if PARTIAL.fullmatch(entry.name)]:
+                remove_partial(Path(left))
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+
+
+def remove_partial(path: Path) -> None:
+    """Remove an unfinished file, unless the process that writes it lives."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+
+
+def _lock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):                           # a file system without locks: nothing is removed there
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,6 +126,14 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def csv_quoting(cells: Iterable[str]) -> int:
+    """Return how a CSV of these cells is quoted, for `csv.writer`: as needed, but wholly if one holds a carriage return.
+
+    Before Python 3.13 the writer does not quote a cell for its carriage return, at which a reader ends the row.
+    """
+    return csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
 
 
 def is_inside(path: str) -> bool:

@@ -3,9 +3,12 @@
 A program that only imports the package gets warnings through Python's own logging, and may configure the logger
 `medical_fenlei` as it likes.
 """
+import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 LOG = logging.getLogger("medical_fenlei")
 
@@ -31,7 +34,23 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record to what `sys.stdout` and `sys.stderr` are at this moment."""
         if not getattr(record, "file_only", False):
-            print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+            write_to(sys.stderr if record.levelno >= logging.WARNING else sys.stdout, self.format(record) + "\n")
+
+
+def write_to(stream: TextIO, text: str) -> None:
+    """Write a text to standard output or standard error.
+
+    Where it cannot be written, because nobody reads it any more (`| head`) or a disk is full, the work goes on, and what else
+    is written to the stream goes nowhere: files and exit status do not depend on who looks on.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not isinstance(error, BrokenPipeError) and stream is not sys.stderr:
+            LOG.warning("standard output cannot be written (%s); the work goes on", error.strerror)
 
 
 def log_to_terminal() -> None:

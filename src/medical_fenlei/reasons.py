@@ -68,11 +68,12 @@ REASONS: dict[str, Reason] = {
     **_group("folder", {
         "not_in_sheet": ("an exam folder that the label sheet does not list", "add the exam to the sheet if it has labels"),
         "hidden_folder": ("a folder whose name begins with a dot; it is not searched", "rename it if it holds images"),
+        "special_file": ("a pipe, a socket or a device; it is not opened", "remove it"),
     }, is_fault=False),
     **_group("folder", {
         "outside_exam": ("files outside any `<YYYY-MM-DD>/<exam_id>/` folder", "move them into an exam's folder"),
         "not_unpacked": ("an archive among the exams", "extract it to `<YYYY-MM-DD>/<exam_id>/`"),
-        "bad_link": ("a link to a folder or to nothing; it is not followed", "put the folder itself there"),
+        "bad_link": ("a link to a folder, to nothing or to itself; it is not followed", "put the folder itself there"),
         "missing_folder": ("the folder of an indexed series is gone", "build the index again"),
         "outside_base": ("a path that leads out of its base folder", "put the files below the base folder"),
     }),
@@ -148,6 +149,7 @@ REASONS: dict[str, Reason] = {
     **_group("ear", {
         "ear_not_in_scan": ("the series does not reach this ear: one of the other ear, or a scan that ends before it",
                             "check that the export is complete"),
+        "not_finite": ("the network computes NaN or infinity for it", "train again with --precision fp32"),
     }),
     **_group("cache", {
         "damaged_entry": ("a cached ear that differs from what was written, or lacks facts", "build_cache_ears --verify"),

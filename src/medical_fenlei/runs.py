@@ -14,8 +14,12 @@ from medical_fenlei import __version__
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import write_json, write_text
 from medical_fenlei.log import log_to_file
+from medical_fenlei.own_files import LEDGER, OwnFiles
 
 LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
+LOCK = ".lock"
+CONTENT = ("config.json", "metrics.jsonl", "train.log", "reports", "answers", "checkpoints", "tensorboard")
+"""Names of the files and folders in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,10 @@ class Run:
 
     @classmethod
     def new(cls, output_dir: Path | None, name: str) -> "Run":
-        """Make the folder of a new run, by default below outputs/. Raises UserError if it contains a run already."""
+        """Make the folder of a new run, by default below outputs/.
+
+        Raises UserError if it contains a run already, or files where those of the run would be.
+        """
         if output_dir is None:
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             output_dir = Path("outputs") / f"{name}-{stamp}"
@@ -38,8 +45,32 @@ class Run:
         run = cls(output_dir)
         if run.config_json.exists():
             raise UserError(f"--output-dir {output_dir}: contains a run already; name another folder or remove it")
+        OwnFiles(output_dir, "--output-dir").claim(*CONTENT)
         run.reports.mkdir(parents=True, exist_ok=True)
         return run
+
+    def refuse_others_files(self) -> None:
+        """Raise UserError if the folder has no configuration, but files where those of a new run would be."""
+        if not self.config_json.exists():
+            OwnFiles(self.folder, "--output-dir").refuse_others(CONTENT)
+
+    @contextlib.contextmanager
+    def exclusive(self, *, is_new: bool) -> Iterator[None]:
+        """Exclude a second process from training in this folder; the lock ends with its process.
+
+        Raises UserError if another one trains there, or, for a new run, has begun one since the folder was made.
+        """
+        import filelock  # a quarter of the time of --help
+
+        try:
+            lock = filelock.FileLock(self.folder / LOCK, blocking=False).acquire()
+        except filelock.Timeout:
+            raise UserError(f"{self.folder}: another process is training in it; wait for it, or name another folder with "
+                            "--output-dir") from None
+        with lock:
+            if is_new and self.config_json.exists():
+                raise UserError(f"--output-dir {self.folder}: contains a run already; name another folder or remove it")
+            yield
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "Run":
@@ -110,9 +141,13 @@ class Run:
             return
         for file in (self.config_json, self.train_log):
             file.unlink(missing_ok=True)
-        for folder in (self.reports, self.folder):
-            with contextlib.suppress(OSError):                   # not empty: other files stay
-                folder.rmdir()
+        with contextlib.suppress(OSError):                       # not empty: other files stay
+            self.reports.rmdir()
+        if {path.name for path in self.folder.glob("*")} <= {LEDGER, LOCK}:
+            for name in (LEDGER, LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         """Append a line to the metrics."""

@@ -81,10 +81,14 @@ def test_embeddings_of_the_training_set_are_kept_until_the_network_changes(here,
     mended, _ = training_embeddings(trained, data, tmp_path)
     assert looked[4:] == [6]
     np.testing.assert_array_equal(mended.embedding, found.embedding)
+    (tmp_path / "embeddings_of_mine").mkdir()
+    (part.parent / "notes.txt").touch()
     with torch.no_grad():
         next(trained.model.parameters()).mul_(1.01)
     training_embeddings(trained, data, tmp_path)
-    assert looked[5:] == [6, 6, 4] and len(list(tmp_path.iterdir())) == 1
+    left = {path.name for path in tmp_path.rglob("*") if path.is_dir()}
+    assert looked[5:] == [6, 6, 4] and left > {"embeddings_of_mine", part.parent.name} and len(left) == 3
+    assert [path.name for path in part.parent.iterdir()] == ["notes.txt"]                # a file of somebody else
 
 
 def random_ears(count, seed, prefix):

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from helpers.commands import ROOT, run, script
-from helpers.small_study import codes_in_turn, write_study
+from helpers.small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei import cli, settings, tables
 from medical_fenlei.commands.train import add_run_flags, with_cache
@@ -190,6 +190,21 @@ def test_a_folder_with_runs_of_other_settings_is_refused(here):
     with pytest.raises(UserError, match="other settings"):
         Study(here / "study", [Job(here / "study/one", settings.changed(config, lr=0.5))]).run()
     Study(here / "study", [Job(here / "study/one", settings.changed(config, num_workers=99))]).run()
+
+
+def test_files_and_runs_of_others_in_the_folder_are_refused_and_stay(here, capfd):
+    words = ("run_seeds_ear2d", *SMALL, "--pct", 100, "--seeds", "0,1", "--cache-dir", CACHE)
+    folder = here / "outputs/ear2d_seeds/normal_vs_abnormal_100pct_test_resnet"
+    kept = folder / "seed_1/checkpoints/best.pt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of another program")
+    assert run(*words) == 2 and "holds checkpoints, which this command did not write" in capfd.readouterr().err
+    assert kept.read_text() == "of another program" and not (folder / "seed_0").exists()
+    shutil.rmtree(folder)
+    assert run("train_ear2d", *SMALL[:2], "--pct", 100, *SMALL[4:], "--epochs", 1, "--seed", 1, "--cache-dir", CACHE,
+               "--output-dir", folder / "seed_1") == 0
+    capfd.readouterr()
+    assert run(*words) == 2 and "seed_1 in it is a run with other settings" in capfd.readouterr().err
 
 
 def test_the_mean_over_seeds_has_the_interval_of_new_patients_and_the_deviation_of_new_seeds():

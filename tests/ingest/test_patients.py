@@ -1,5 +1,7 @@
 """Exams of one patient share a keyed hash that does not identify the patient."""
+import errno
 import hashlib
+import os
 import stat
 
 import pytest
@@ -50,6 +52,20 @@ def test_the_key_is_made_once_and_readable_by_its_owner_alone(tmp_path):
     path.write_bytes(b"short")
     with pytest.raises(UserError, match="got 5 bytes"):
         read_or_make_key(path)
+
+
+def test_a_key_that_a_full_disk_did_not_take_is_made_by_the_next_start(tmp_path, monkeypatch):
+    path = tmp_path / "conf" / "patient.key"
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"patient\.key: cannot be made or read \(No space left on device\)"):
+            read_or_make_key(path)
+    assert not list(path.parent.iterdir())
+    assert read_or_make_key(path)[1] and [file.name for file in path.parent.iterdir()] == ["patient.key"]
 
 
 def test_an_identity_does_not_print_itself():

@@ -1,10 +1,12 @@
 """Pooling over slices, the 2D network of an ear, and the weights that it starts from."""
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import adapt_input_conv
+from torch import nn
 
 from medical_fenlei.config import ModelConfig
 from medical_fenlei.errors import UserError
@@ -220,6 +222,27 @@ def not_weights(folder):
     (folder / "text.safetensors").write_text("no weights")
     (folder / "text.pt").write_text("no weights")
     return [*sorted(folder.iterdir()), folder / "absent.pt", folder / "absent.safetensors"]
+
+
+def test_published_weights_that_cannot_be_had_are_refused_at_once_with_the_remedy(monkeypatch):
+    asked = []
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *given: None)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")     # where nobody listens
+    monkeypatch.setattr(timm, "create_model", lambda *given, **more: asked.append(given))
+    said = r"^--pretrained: [^\n]*resnet18[^\n]*127\.0\.0\.1:9[^\n]*--backbone-weights FILE"
+    with pytest.raises(UserError, match=said) as caught:
+        build_backbone("resnet18", image_size=32, pretrained=True)
+    assert not asked and "timm/resnet18" in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused_and_change_nothing(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 2))
+    before = net[0].weight.clone()
+    torch.save({"0.weight": torch.full((2, 3), torch.inf)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"--backbone-weights .*w\.pt: its weights are not finite \(0\.weight\)"):
+        load_weights(net, tmp_path / "w.pt", flag="--backbone-weights")
+    assert torch.equal(net[0].weight, before)
 
 
 def test_a_file_without_weights_that_fit_is_refused_in_one_line_and_changes_nothing(tmp_path):

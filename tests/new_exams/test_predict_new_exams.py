@@ -164,6 +164,50 @@ def test_an_exam_that_was_predicted_before_is_not_predicted_again(here, capsys):
     assert predict(checkpoint=SIX) == 0 and "0 of them answered before" in capsys.readouterr().out
 
 
+def test_files_of_others_in_the_output_are_neither_removed_nor_replaced(here, capsys):
+    bring(here, validation()[:1])
+    exam = validation().exam_id.iloc[0]
+    for taken in (f"{exam}/photo.png", "page.html"):
+        (here / "answers" / taken).parent.mkdir(parents=True, exist_ok=True)
+        (here / "answers" / taken).write_text("kept")
+        assert predict() == 2 and f"holds {taken.split('/')[0]}, which this command did not write" in capsys.readouterr().err
+        assert (here / "answers" / taken).read_text() == "kept" and not (here / "answers/predictions.csv").exists()
+        shutil.rmtree(here / "answers")
+    assert predict() == 0
+    (here / "answers" / exam / "photo.png").write_text("kept")
+    next((here / "new").rglob(f"{exam}/*/*")).touch()            # so that the exam is predicted again
+    capsys.readouterr()
+    assert predict() == 0 and "0 of them answered before" in capsys.readouterr().out
+    assert (here / "answers" / exam / "photo.png").read_text() == "kept"
+
+
+def test_an_ear_without_a_finite_output_is_refused_and_the_other_is_answered(here, monkeypatch):
+    bring(here, validation()[:2])
+    inside, first = ear_predictor.forward_blocks, validation().exam_id.min()
+
+    def broken(model, volumes, augment):
+        found = inside(model, volumes, augment)
+        if not seen:
+            found.logits[0] = np.nan
+        seen.append(len(volumes))
+        return found
+
+    seen: list[int] = []
+    monkeypatch.setattr(ear_predictor, "forward_blocks", broken)
+    assert predict("--top-k", 0) == 3 and seen == [2, 2]
+    found = answers(here)
+    assert found[found.refused == "not_finite"][["exam_id", "side"]].to_numpy().tolist() == [[first, "left"]]
+    assert (found[found.refused == ""].probability > 0).all()
+
+
+def test_an_exam_named_like_an_output_gets_another_name(here):
+    bring(here, validation()[:1])
+    (found,) = (here / "new").glob("*/*")
+    found.rename(found.with_name("page.html"))
+    assert predict() == 0
+    assert (here / "answers/page.html").is_file() and set(answers(here).exam_id) == {"page.html_2"}
+
+
 def test_a_network_that_cannot_be_explained_predicts_without_pictures_and_only_once(here, capsys, monkeypatch):
     def refuse(*given):
         raise UserError("this backbone does not name its stages")
@@ -369,7 +413,7 @@ def test_the_json_has_model_probabilities_slices_and_positions(here):
 
 @pytest.mark.parametrize(("words", "says"), [
     (("--dicom", "none"), "--dicom none: no such folder"), (("--dicom", "new"), "holds no readable CT image"),
-    (("--dicom", DATA, "--out-dir", f"{DATA}/answers"), "lies within"),
+    (("--dicom", DATA, "--out-dir", f"{DATA}/answers"), "lies within"), (("--dicom", DATA, "--out-dir", "data"), "holds"),
     (("--dicom", DATA, "--checkpoint", "none.pt"), "none.pt"), (("--dicom", DATA, "--checkpoint", "dual.pt"), "predict_dual"),
     (("--dicom", DATA, "--label-task", "six_class"), "--label-task"), (("--dicom", DATA, "--top-k", "-1"), "--top-k"),
 ])

@@ -70,8 +70,8 @@ def main_series(folder, truth):
 
 
 def content(folder):
-    """Every byte of the images and the truth, without the workbook, which contains its time of writing."""
-    return {f.relative_to(folder).as_posix(): f.read_bytes() for part in ("data", "truth")
+    """Every byte of the images, the label sheet and the truth."""
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for part in ("data", "metadata", "truth")
             for f in sorted((folder / part).rglob("*")) if f.is_file()}
 
 

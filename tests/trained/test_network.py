@@ -13,6 +13,7 @@ from torch import nn
 
 from medical_fenlei import tables
 from medical_fenlei.config import DUAL, EAR2D
+from medical_fenlei.embeddings.extraction import embed
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.tasks import find_task, find_tasks
@@ -62,6 +63,19 @@ def write_calibration():
                 tasks={TASK.name: FITTED}, data={}).write(Path(BEST))
 
 
+class OutputOfOneIsNot(torch.nn.Module):
+    """A network whose output for the first ear of a batch is NaN in one of its parts."""
+
+    def __init__(self, model, part):
+        super().__init__()
+        self.model, self.part = model, part
+
+    def forward(self, volume):
+        found = self.model(volume)
+        getattr(found, self.part)[0] = torch.nan
+        return found
+
+
 # Opening
 
 def test_a_network_has_the_settings_tasks_and_precision_of_its_run(network):
@@ -98,6 +112,15 @@ def test_a_prediction_is_the_probability_of_the_logit_beside_its_ear(network, da
 
 
 # Sets
+
+@pytest.mark.parametrize("part", ["logits", "embedding", "attention"])
+def test_an_output_that_is_not_finite_is_no_answer_of_any_command(network, data, part):
+    broken = replace(network, model=OutputOfOneIsNot(network.model, part).eval())
+    ears = broken.open_set(data, "val", (TASK,))
+    for answer in (broken.infer, broken.predict, lambda dataset: embed(broken, dataset)):
+        with pytest.raises(UserError, match=r"its output is not finite for 2 of 6 ears"):
+            answer(ears.dataset)
+
 
 def test_sets_that_are_opened_together_share_their_sources_and_one_without_ears_is_absent(network, data):
     sets = network.open_sets(data, ("train", "val", "test"), network.tasks)

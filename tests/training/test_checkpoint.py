@@ -1,4 +1,5 @@
 """Checkpoints come back as they were written, or are refused in one line."""
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def checkpoint():
 def path(tmp_path, checkpoint):
     write_checkpoint(tmp_path / "run" / "best.pt", checkpoint)
     return tmp_path / "run" / "best.pt"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(path, checkpoint, value):
+    name = "1.running_var"                                       # of no parameter, and as harmful
+    weights = {**checkpoint.weights, name: torch.full_like(checkpoint.weights[name], value)}
+    write_checkpoint(path, replace(checkpoint, weights=weights))
+    assert f"not finite ({name})" in refusal(path) and "--precision fp32" in refusal(path)
 
 
 def refusal(path, content=None, *, kind=EAR2D):

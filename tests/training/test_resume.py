@@ -3,6 +3,8 @@ import io
 import json
 import random
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 from helpers.commands import run
 from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
+from medical_fenlei.errors import UserError
+from medical_fenlei.runs import Run
 from medical_fenlei.training.checkpoint import FOOTER
 from medical_fenlei.training.loop import Trainer
 
@@ -111,6 +115,38 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(s
         (study / f"outputs/run/checkpoints/{name}.pt").write_bytes(b"nothing")
     assert run("train_ear2d", "--resume", "outputs/run") == 2
     assert "is not a checkpoint" in capfd.readouterr().err
+
+
+HOLD = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+
+
+def test_a_second_process_in_the_folder_of_a_run_is_refused_and_changes_nothing(study, capfd):
+    folder, short = study / "outputs/run", (*TRAIN, "--epochs", 1, "--output-dir", "outputs/run")
+    folder.mkdir(parents=True)
+
+    def refused(*words):
+        with subprocess.Popen([sys.executable, "-c", HOLD, folder / ".lock"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as other:
+            other.stdout.readline()
+            before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+            assert run(*words) == 2 and "another process is training in it" in capfd.readouterr().err
+            assert before == {path: path.read_bytes() for path in before}
+            other.kill()
+
+    refused(*short)
+    assert not (folder / "config.json").exists() and run(*short) == 0
+    refused("train_ear2d", "--resume", "outputs/run")
+    assert run("train_ear2d", "--resume", "outputs/run") == 0
+
+
+def test_of_two_starts_in_one_folder_the_later_one_finds_the_run_of_the_first(tmp_path):
+    first, second = Run.new(tmp_path, "ear2d"), Run.new(tmp_path, "ear2d")               # both before either has a config
+    with first.exclusive(is_new=True):
+        first.write_config({}, {})
+    with pytest.raises(UserError, match="contains a run already"), second.exclusive(is_new=True):
+        pass
+    with first.exclusive(is_new=False):                          # a resumption
+        pass
 
 
 def test_a_frozen_backbone_keeps_its_weights_and_statistics_and_then_learns(study, monkeypatch):

@@ -24,4 +24,6 @@ def open_checkpoint(args: argparse.Namespace, *, kind: str) -> tuple["TrainedNet
     from medical_fenlei.trained.network import open_network
 
     network = open_network(args.checkpoint, kind=kind, device=args.device)
-    return network, settings.from_flags(DataConfig, args, base=network.config.data)
+    data = settings.from_flags(DataConfig, args, base=network.config.data)
+    cli.keep_input_apart(args, dicom_base=data.dicom_base)
+    return network, data

@@ -23,7 +23,7 @@ from medical_fenlei import cli, parallel
 from medical_fenlei.archives.extract import INSTALL_SEVEN_ZIP, extract_all
 from medical_fenlei.archives.unpack import Reject
 from medical_fenlei.errors import Stopped, UserError
-from medical_fenlei.files import atomic
+from medical_fenlei.files import atomic, csv_quoting
 from medical_fenlei.log import LOG, log_to_file
 from medical_fenlei.reasons import remedy
 
@@ -33,7 +33,8 @@ _BY_A_SIGNAL = "by a signal; what was extracted is kept, run it again to continu
 def report(rejects: Sequence[Reject], path: Path) -> int:
     """Write the members that were left out to a CSV, log how many and why, and return the exit status."""
     with atomic(path, "w") as file:
-        table = csv.writer(file, lineterminator="\n")
+        names = (text for reject in rejects for text in (reject.archive, reject.member, reject.detail))
+        table = csv.writer(file, lineterminator="\n", quoting=csv_quoting(names))  # type: ignore[arg-type]
         table.writerow(("exam_id", "file", "reason", "detail"))
         for reject in rejects:
             where = f" (in {', '.join(reject.volumes)})" if reject.volumes else ""

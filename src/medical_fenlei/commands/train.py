@@ -46,6 +46,7 @@ def _train(args: argparse.Namespace, route: RunConfig) -> "FinishedRun":
             raise UserError("--resume: a run is resumed with its own settings; leave out the other flags")
         return resume_run(Path(args.resume), kind=route.kind, report=write_training_report)
     config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
+    cli.keep_input_apart(args, dicom_base=config.data.dicom_base)
     earlier = run_like(config, args.output_dir) if args.resume else None
     if earlier:
         return resume_run(earlier, kind=route.kind, report=write_training_report)

@@ -156,6 +156,13 @@ def _same_pixels(one: Header, other: Header) -> bool:
     return one.position == other.position and bool(np.array_equal(first, second))
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:                                              # such as a link to itself
+        return False
+
+
 def series_files(folder: Path) -> list[Path]:
     """List the files of a series folder that may be images, sorted by name; hidden files and folders are skipped.
 
@@ -163,7 +170,7 @@ def series_files(folder: Path) -> list[Path]:
     """
     try:
         with os.scandir(folder) as entries:                      # saves a stat call per file
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_file(entry))
     except (FileNotFoundError, NotADirectoryError):
         raise Rejected("missing_folder", "the series folder is not there") from None
     except OSError as error:

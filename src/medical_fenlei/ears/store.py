@@ -18,7 +18,7 @@ import numpy as np
 from medical_fenlei import settings, tables
 from medical_fenlei.config import EarSpec
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import atomic, read_json, sha256, write_json
+from medical_fenlei.files import atomic, read_json, remove_partial, sha256, write_json
 from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import Side
 
@@ -126,7 +126,7 @@ class EarStore:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for path in self.folder.glob(".*.part"):
-                    path.unlink(missing_ok=True)
+                    remove_partial(path)
             fcntl.flock(file, fcntl.LOCK_SH)                     # while any builder holds it, none gets the lock above
             yield
 

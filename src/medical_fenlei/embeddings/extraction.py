@@ -1,7 +1,8 @@
 """Compute the embeddings of ears with a trained network; those of the training set are kept between runs."""
+import contextlib
 import hashlib
 import json
-import shutil
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,6 @@ from medical_fenlei.embeddings.vectors import Embeddings
 from medical_fenlei.errors import UserError
 from medical_fenlei.trained.ear_set import EarSet
 from medical_fenlei.trained.network import TrainedNetwork
-from medical_fenlei.training.predict import InferenceResult, infer
 
 PART_EARS = 256
 """Ears whose embeddings are written together; an interruption loses at most the current part."""
@@ -29,9 +29,7 @@ def embed(
 
     samples: the numbers of some samples, in the order of the result; None takes all.
     """
-    found = InferenceResult.concatenate([infer(
-        network.model, dataset, augment=network.config.augment, compute=network.compute, samples=samples,
-        batch_size=batch_size or network.config.training.batch_size)])
+    found = network.infer(dataset, batch_size=batch_size, samples=samples)
     ears = dataset.ears_in_order
     ears = ears if samples is None else ears.iloc[samples]
     return Embeddings(embedding=found.embedding, **{name: ears[name].to_numpy() for name in (
@@ -55,8 +53,8 @@ def training_embeddings(
     key = hashlib.sha256(json.dumps([network.fingerprint(), train.hashes, names]).encode()).hexdigest()[:16]
     own = folder / f"{KEPT}{key}"
     for other in folder.glob(f"{KEPT}*"):
-        if other != own:
-            shutil.rmtree(other)                                 # of another network, or of other data
+        if other != own and re.fullmatch(f"{KEPT}[0-9a-f]{{16}}", other.name):
+            _remove_kept(other)                                  # of another network, or of other data
     parts = []
     for start in range(0, len(names), PART_EARS):
         samples = np.arange(start, min(start + PART_EARS, len(names)))
@@ -64,6 +62,14 @@ def training_embeddings(
         progress(int(samples[-1]) + 1, len(names))
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])}
     return Embeddings(**joined), train
+
+
+def _remove_kept(folder: Path) -> None:
+    """Remove the parts in a folder of embeddings, and the folder if nothing else is in it."""
+    for part in folder.glob("[0-9]" * 7 + ".npz"):
+        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _part(network: TrainedNetwork, dataset: EarDataset, samples: np.ndarray, path: Path, batch_size: int | None) -> Embeddings:

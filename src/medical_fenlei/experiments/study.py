@@ -3,7 +3,6 @@
 Each run has a process of its own (`experiments/workers.py`) and a folder of its own. `state.json` records their status.
 """
 import json
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -96,6 +95,7 @@ class Study:
         with _exclusive(self.folder):
             state = self.state()
             self._refuse_other_settings(state)
+            self._refuse_others_files(state)
             waiting = deque(self._unfinished(state))
             threads = max(1, default_workers() // parallel) if parallel > 1 else None
             with WorkerProcesses(_train_and_evaluate, quiet=parallel > 1, threads=threads) as workers:
@@ -112,6 +112,17 @@ class Study:
         for job in self.jobs:
             if job.name in state and state[job.name]["settings"] != job.settings:
                 raise UserError(f"--output-dir {self.folder}: holds {job.name} with other settings; name another folder")
+
+    def _refuse_others_files(self, state: dict[str, dict[str, Any]]) -> None:
+        """Raise UserError if the folder of a job holds files, or a run with other settings, that are not of this study."""
+        for job in self.jobs:
+            run = Run(job.folder)
+            run.refuse_others_files()
+            if job.name not in state and run.config_json.exists():
+                there = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
+                if decisive_settings(there) != job.settings:
+                    raise UserError(f"--output-dir {self.folder}: {job.name} in it is a run with other settings; name another "
+                                    "folder")
 
     def _unfinished(self, state: dict[str, dict[str, Any]]) -> Iterator[Job]:
         for job in self.jobs:
@@ -157,7 +168,7 @@ def _train_and_evaluate(job: Job) -> None:
         if run.config_json.is_file():
             resume_run(job.folder, kind=config.kind, report=write_training_report)
         else:
-            shutil.rmtree(job.folder, ignore_errors=True)        # incomplete, if the run was killed while it started
+            run.discard()                                        # what a kill left while it started
             start_run(config, job.folder, report=write_training_report)
         network = open_network(run.checkpoint("best"), kind=config.kind, device=config.training.device)
         for result in evaluate(network, config.data, REPORTED_SET):

@@ -138,10 +138,12 @@ def explain_ear(network: TrainedNetwork, data: DataConfig, exam_id: str, side: S
     volume = np.array(ear.store.read(exam_id, side))
     affine = ear.store.read_affine(exam_id, side)
     calibrations, code = network.calibrations(tasks), int(ear.ears.label_code.iloc[0])
-    explained = [
-        ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine,
-                     explanation=explain(network, volume, affine, task, request)).calibrated(calibrations[task.name])
-        for task in tasks]
+    try:
+        found = [explain(network, volume, affine, task, request) for task in tasks]
+    except Rejected as rejected:
+        raise UserError(f"--checkpoint {network.path}: no explanation of {exam_id} {side}: {rejected.detail}") from None
+    explained = [ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine, explanation=own).calibrated(
+        calibrations[task.name]) for task, own in zip(tasks, found, strict=True)]
     out_dir, written = out_dir or network.run.reports / "gradcam" / f"{exam_id}_{side}", []
     for task, own in zip(tasks, explained, strict=True):
         folder = out_dir / task.name if len(network.tasks) > 1 else out_dir

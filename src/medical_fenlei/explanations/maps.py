@@ -11,7 +11,7 @@ import torch
 from medical_fenlei.config import BONE
 from medical_fenlei.data.augment import window
 from medical_fenlei.data.blocks import block_starts, mean_over_blocks
-from medical_fenlei.errors import UserError
+from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.explanations.class_activation import CAMS, class_activation, find_stage
 from medical_fenlei.explanations.integrated_gradients import INTEGRATED, integrated_gradients
 from medical_fenlei.explanations.logit import ClassLogit, EarBlocks, class_logits, split_into_blocks
@@ -25,6 +25,8 @@ from medical_fenlei.trained.network import TrainedNetwork
 METHODS = (INTEGRATED, *CAMS)
 DEFAULT_METHODS = (INTEGRATED, "hirescam")
 """The finest map of all, above chance with both networks measured, and the finest class activation (docs/explanations.md)."""
+NOT_FINITE = "not_finite"
+"""Reason of an ear for which the network computes NaN or infinity."""
 PREDICTED = "predicted"
 """Stands for the class with the highest probability."""
 
@@ -112,7 +114,8 @@ def explain(
 
     volume: int16 HU (K, H, W); affine: its voxel index to LPS mm. A network that sees an ear in B blocks of M slices predicts
     their mean, which is what is mapped. Integrated gradients are computed in the run's precision, as its predictions are; class
-    activation in float32. Raises UserError for an unknown class, method or layer, or a backbone that does not name its stages.
+    activation in float32. Raises Rejected (not_finite) if output or map is not finite; UserError for an unknown class, method
+    or layer, or a backbone that does not name its stages.
     """
     check_request(network, task, request)
     model = network.model
@@ -136,6 +139,8 @@ def explain(
         weights = weights / weights.sum()
     target = ClassLogit(network.columns(task), number)
     maps = [_map(network, image, blocks, target, method, request.layer, affine) for method in request.methods]
+    if not (outputs.isfinite().all() and weights.isfinite().all() and all(np.isfinite(own.heat).all() for own in maps)):
+        raise Rejected(NOT_FINITE, "got NaN or infinity from the network, expected numbers")
     probabilities = task.probabilities(outputs.detach().double().cpu().numpy())
     return Explanation(
         class_name=task.class_names[number],

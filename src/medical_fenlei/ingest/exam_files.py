@@ -2,6 +2,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,8 @@ class ExamFiles:
 def list_exam(base: Path, relpath: str) -> ExamFiles:
     """List the files of an exam's folder in one pass.
 
-    Hidden files are ignored. Hidden folders and links to folders are not searched; these, and folders that cannot be listed,
-    are problems.
+    Hidden files are ignored. Hidden folders and links to folders are not searched; these, folders that cannot be listed, and
+    what is neither file nor folder are problems.
     """
     files: list[tuple[str, list[tuple[str, int, int]]]] = []
     problems: list[Problem] = []
@@ -43,13 +44,13 @@ def list_exam(base: Path, relpath: str) -> ExamFiles:
                     if name[0] == ".":
                         if entry.is_dir(follow_symlinks=False):
                             problems.append((f"{folder}/{name}", "hidden_folder", "if it holds images, rename it"))
-                    elif entry.is_file():                        # tested first, since most are
+                    elif is_file(entry):                         # tested first, since most are
                         found = entry.stat()
                         here.append((name, found.st_size, found.st_mtime_ns))
                     elif entry.is_dir(follow_symlinks=False):
                         todo.append(f"{folder}/{name}")
-                    elif entry.is_symlink():
-                        problems.append((f"{folder}/{name}", "bad_link", _about_link(entry)))
+                    else:
+                        problems.append((f"{folder}/{name}", *no_file(entry)))
         except OSError as error:
             problems.append((folder, "unreadable", error.strerror or type(error).__name__))
         if here:
@@ -71,5 +72,24 @@ def _open_folder(folder: str) -> Iterator[int]:
         os.close(opened)
 
 
-def _about_link(entry: os.DirEntry[str]) -> str:
-    return "links to folders are not followed: put the folder itself there" if entry.is_dir() else "a link to nothing"
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a file or a link to one; a link that cannot be followed is none."""
+    try:
+        return entry.is_file()
+    except OSError:                                              # such as a link to itself
+        return False
+
+
+def no_file(entry: os.DirEntry[str]) -> tuple[str, str]:
+    """Return reason and detail of an entry that is neither a file nor a folder."""
+    if not entry.is_symlink():
+        return "special_file", "a pipe, a socket or a device"
+    try:
+        there = entry.stat()
+    except FileNotFoundError:
+        return "bad_link", "a link to nothing"
+    except OSError as error:
+        return "bad_link", f"a link that leads nowhere ({error.strerror})"
+    if stat.S_ISDIR(there.st_mode):
+        return "bad_link", "links to folders are not followed: put the folder itself there"
+    return "special_file", "a link to a pipe, a socket or a device"

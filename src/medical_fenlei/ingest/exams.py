@@ -66,11 +66,12 @@ class _Folder:
     problems: tuple[Problem, ...]
 
 
-def find_loose_exams(base: Path, *, rules: SeriesRules, workers: Workers) -> tuple[list[LooseExam], list[Problem]]:
+def find_loose_exams(base: Path, *, rules: SeriesRules, workers: Workers, reserved: Iterable[str] = ()
+                     ) -> tuple[list[LooseExam], list[Problem]]:
     """Find the exams below a folder.
 
-    Returns the exams by name, and the redacted problems that belong to none of them. Raises UserError if the folder holds no
-    readable CT image.
+    reserved: names that no exam gets. Returns the exams by name, and the redacted problems that belong to none of them. Raises
+    UserError if the folder holds no readable CT image.
     """
     if not base.is_dir():
         raise UserError(f"--dicom {base}: no such folder")
@@ -83,7 +84,7 @@ def find_loose_exams(base: Path, *, rules: SeriesRules, workers: Workers) -> tup
     groups = [exam.series for exam in found]
     owners = Counter(folder for group in groups for folder in {one.folder for one in group})
     choices = [choose_series(_joined(base, group, owners), rules) for group in groups]
-    names = _names(base, groups, first=[n for n, choice in enumerate(choices) if choice.chosen])
+    names = _names(base, groups, first=[n for n, choice in enumerate(choices) if choice.chosen], reserved=reserved)
     problems_of, rest = _assign(problems, groups)
     exams = [_exam(name, exam.series, choice, [*problems_of.get(number, ()), *exam.problems], folders)
              for number, (name, exam, choice) in enumerate(zip(names, found, choices, strict=True))]
@@ -176,11 +177,11 @@ def _split_series(group: Sequence[LooseSeries]) -> list[Problem]:
     return problems
 
 
-def _names(base: Path, groups: Sequence[Sequence[LooseSeries]], first: Sequence[int]) -> list[str]:
+def _names(base: Path, groups: Sequence[Sequence[LooseSeries]], first: Sequence[int], reserved: Iterable[str]) -> list[str]:
     """Return a name for each exam: its topmost folder that holds no other exam, redacted.
 
     Below a date folder the name is that of the folder alone, as in an index. first: numbers of the exams that are named before
-    the others, so that they keep a name that several would have.
+    the others, so that they keep a name that several would have; reserved: names that none gets.
     """
     owners: dict[str, set[int]] = {}
     for number, group in enumerate(groups):
@@ -188,7 +189,7 @@ def _names(base: Path, groups: Sequence[Sequence[LooseSeries]], first: Sequence[
             for above in (one.folder, *map(str, PurePosixPath(one.folder).parents)):
                 owners.setdefault(above, set()).add(number)
     names: dict[int, str] = {}
-    taken: set[str] = set()
+    taken = {name.casefold() for name in reserved}
     for number in dict.fromkeys([*first, *range(len(groups))]):
         top = PurePosixPath(os.path.commonpath([one.folder for one in groups[number]]) or ".")
         while str(top.parent) != "." and len(owners[str(top.parent)]) == 1 and not date_of(top.parent.name):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medical_fenlei.dicom.identity import Identity
 from medical_fenlei.errors import UserError
+from medical_fenlei.files import write_new
 from medical_fenlei.ingest.person import PersonEvidence, normalize_identity
 
 KEY_BYTES = 32
@@ -22,20 +23,17 @@ def default_key_file() -> Path:
 
 
 def read_or_make_key(path: Path) -> tuple[bytes, bool]:
-    """Return the key, and whether it was made just now (mode 0600). Raises UserError if the file is no key."""
+    """Return the key, and whether it was made now (mode 0600, complete or not at all). Raises UserError if it is no key."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+        made = not path.exists() and write_new(path, secrets.token_bytes(KEY_BYTES), permissions=0o600)
         key = path.read_bytes()
-        if len(key) != KEY_BYTES:
-            raise UserError(f"--patient-key-file {path}: got {len(key)} bytes, expected a key of {KEY_BYTES}") from None
-        return key, False
     except OSError as error:
-        raise UserError(f"--patient-key-file {path}: cannot be made ({error.strerror})") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
-    return path.read_bytes(), True
+        raise UserError(f"--patient-key-file {path}: cannot be made or read ({error.strerror})") from None
+    if len(key) != KEY_BYTES:
+        raise UserError(f"--patient-key-file {path}: got {len(key)} bytes, expected a key of {KEY_BYTES}; put the key "
+                        "there that made your manifest, or remove this file and build the manifest again")
+    return key, made
 
 
 @dataclass(frozen=True, kw_only=True)

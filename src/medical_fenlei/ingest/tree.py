@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.ingest.exam_files import Problem
+from medical_fenlei.ingest.exam_files import Problem, is_file, no_file
 from medical_fenlei.ingest.label_cells import YEARS, parse_exam_id
 from medical_fenlei.log import LOG
 
@@ -54,8 +54,10 @@ def find_exams(base: Path) -> Tree:
     """Find every exam folder below `base`, without following links to folders. Raises UserError if there is none."""
     if not base.is_dir():
         raise UserError(f"--dicom-base {base}: no such folder")
-    tree = Tree([])
-    _walk(base, "", tree)
+    tree, todo = Tree([]), [""]
+    while todo:                                                  # not by recursion, since folders may be nested deeply
+        todo += _list_folder(base, todo.pop(), tree)
+    tree.problems.sort()
     tree.exams.sort(key=lambda exam: (exam.date, exam.exam_id, exam.relpath))
     if not tree.exams:
         there = sorted(path.name for path in base.iterdir() if not path.name.startswith("."))
@@ -114,13 +116,14 @@ def _holds_dates(folder: Path) -> bool:
     return False
 
 
-def _walk(base: Path, relpath: str, tree: Tree) -> None:
-    """Add the exams and problems below a folder to the tree.
+def _list_folder(base: Path, relpath: str, tree: Tree) -> list[str]:
+    """Add the exams and problems in a folder to the tree, and return the folders in it that are still to be listed.
 
     If date folders are nested, the innermost counts: the outer one may be the date of an export.
     """
     date = date_of(relpath.rpartition("/")[2])
     strays: list[str] = []
+    inside: list[str] = []
     try:
         with os.scandir(base / relpath) as entries:
             for entry in entries:
@@ -131,9 +134,9 @@ def _walk(base: Path, relpath: str, tree: Tree) -> None:
                     if date and not _DATE_FOLDER.fullmatch(entry.name) and not _holds_dates(base / below):
                         tree.exams.append(ExamFolder(exam_id_of(entry.name), date, below))
                     else:
-                        _walk(base, below, tree)
-                elif entry.is_dir():
-                    tree.problems.append((below, "bad_link", "links to folders are not followed: put the folder itself there"))
+                        inside.append(below)
+                elif not is_file(entry):
+                    tree.problems.append((below, *no_file(entry)))
                 elif entry.name.lower().endswith(_PACKED):
                     tree.problems.append((below, "not_unpacked", "an archive: unpack it to <YYYY-MM-DD>/<exam_id>/"))
                 else:
@@ -143,3 +146,4 @@ def _walk(base: Path, relpath: str, tree: Tree) -> None:
     if strays:
         what = f"{len(strays)} files in no <YYYY-MM-DD>/<exam_id>/ folder, {min(strays)} the first"
         tree.problems.append((relpath or ".", "outside_exam", what))
+    return inside

@@ -1,12 +1,20 @@
 """Any 2D network of timm as the encoder of slices."""
 import difflib
+import os
+import urllib.error
+import urllib.request
 from typing import Any
 
 import timm
 import torch
+from timm.models import PretrainedCfg
+from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import nn
 
 from medical_fenlei.errors import UserError
+
+CONNECT_SECONDS = 5.0
+"""How long a server of published weights may take to answer."""
 
 
 def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained: bool) -> tuple[nn.Module, int]:
@@ -21,6 +29,8 @@ def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained:
     options: dict[str, Any] = {"pretrained": pretrained, "in_chans": channels, "num_classes": 0}
     facts = timm.get_pretrained_cfg(name, allow_unregistered=True)
     size: dict[str, Any] = {"img_size": image_size} if facts is not None and facts.fixed_input_size else {}
+    if pretrained and facts is not None:
+        _require_published_weights(name, facts)
     try:
         try:
             backbone = timm.create_model(name, **options, **size)
@@ -32,6 +42,27 @@ def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained:
         raise UserError(f"--backbone {name}: cannot be used with slices of {image_size} × {image_size}"
                         f"{' and --pretrained' if pretrained else ''}: {why}") from None
     return backbone, features
+
+
+def _require_published_weights(name: str, facts: PretrainedCfg) -> None:
+    """Raise UserError at once if published weights are neither on this machine nor to be had; a download tries for a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache  # needed for this alone
+
+    if not facts.hf_hub_id or os.environ.get("HF_HUB_OFFLINE"):
+        return
+    files = (facts.hf_hub_filename, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+    if any(isinstance(try_to_load_from_cache(facts.hf_hub_id, file), str) for file in files if file):
+        return
+    server = constants.ENDPOINT
+    try:
+        urllib.request.urlopen(urllib.request.Request(server, method="HEAD"), timeout=CONNECT_SECONDS).close()
+    except urllib.error.HTTPError:                               # it answers, if not to this request
+        return
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or error
+        raise UserError(f"--pretrained: the published weights of {name} are not on this machine, and {server} cannot be "
+                        f"reached ({why}); copy {facts.hf_hub_id} here from a machine with internet and name its file with "
+                        "--backbone-weights FILE (docs/SETUP.md)") from None
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 """Load weights from a file into a network, matched by name and shape."""
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def load_weights(network: nn.Module, path: Path, *, flag: str, channels: int = 1
     """Load a .safetensors or .pt file; log how many tensors match by name and shape, and which do not.
 
     channels: input channels of the network. A first convolution for one or three channels is adapted to them.
-    Raises UserError if the file cannot be read, no tensor matches, or the first convolution has another number of channels.
+    Raises UserError if the file cannot be read, no tensor matches, the first convolution has another number of channels, or a
+    weight is not finite.
     """
     found = _read_weights(path, flag)
     own = network.state_dict()
@@ -38,6 +40,8 @@ def load_weights(network: nn.Module, path: Path, *, flag: str, channels: int = 1
             matched[name] = given
     if not matched:
         raise UserError(f"{flag} {path}: none of its {len(found)} tensors fits this network by name and shape")
+    if broken := first_not_finite(matched):
+        raise UserError(f"{flag} {path}: its weights are not finite ({broken}); copy or download them again")
     network.load_state_dict(matched, strict=False)
     LOG.info("%s: %d of the network's %d tensors matched", path, len(matched), len(own))
     unmatched = {"not in the file, so random": own.keys() - matched, "in the file, but not used": found.keys() - matched}
@@ -45,6 +49,11 @@ def load_weights(network: nn.Module, path: Path, *, flag: str, channels: int = 1
         if names:
             listed = ", ".join(sorted(names)[:MAX_LISTED]) + (", …" if len(names) > MAX_LISTED else "")
             LOG.info("%d tensors are %s: %s", len(names), what, listed)
+
+
+def first_not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor with a NaN or an infinity; None if all are finite."""
+    return next((name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
 def _adapt_channels(kernel: torch.Tensor, channels: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from medical_fenlei.ears.prepare import EarVolume
-from medical_fenlei.errors import UserError
+from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.explanations.maps import Explanation, ExplanationRequest, explain
 from medical_fenlei.log import LOG
 from medical_fenlei.metrics.predictions import probabilities
@@ -51,10 +51,14 @@ class EarPredictor:
         return frozenset(self.network.calibration.tasks if self.network.calibration else ())
 
     def predict(self, exam_id: str, ears: Mapping[Side, EarVolume]) -> EarPredictions:
-        """Answer each task for each of at least one ear of an exam."""
+        """Answer each task for each of at least one ear of an exam; an ear for which the output is not finite has no answer."""
+        inferred = _infer(self.network, np.stack([ear.volume for ear in ears.values()]))
+        ears = {side: ear for (side, ear), finite in zip(ears.items(), inferred.finite, strict=True) if finite}
+        inferred = inferred.of_ears(inferred.finite)
+        if not ears:
+            return EarPredictions()
         rows = pd.DataFrame({"exam_id": exam_id, "side": [str(side) for side in ears], "patient_key": exam_id,
                              "label_code": np.int8(UNLABELLED)})
-        inferred = _infer(self.network, np.stack([ear.volume for ear in ears.values()]))
         by_task = prediction_tables(inferred, rows, self.network.tasks)
         predictions = EarPredictions({side: [] for side in ears})
         for task in self.tasks:
@@ -87,6 +91,8 @@ class EarPredictor:
         except UserError as error:                               # the same for every ear of this network
             self.explainable = False
             LOG.warning("no overlays: %s", error)
+            return None
+        except Rejected:                                         # of this ear alone
             return None
 
 

@@ -16,7 +16,7 @@ from medical_fenlei import settings
 from medical_fenlei.config import PREPROCESSING_VERSION
 from medical_fenlei.data.transfer import prefetch
 from medical_fenlei.ears.prepare import EarVolume
-from medical_fenlei.explanations.maps import Explanation, ExplanationRequest
+from medical_fenlei.explanations.maps import NOT_FINITE, Explanation, ExplanationRequest
 from medical_fenlei.files import sha256
 from medical_fenlei.ingest.exams import LooseExam
 from medical_fenlei.ingest.manifest import header_facts
@@ -145,6 +145,8 @@ class Predictor:
         chosen, refused = exam.choice.chosen, screening.refused[side]
         if refused is None and side in cropped.refused:
             refused = no_ear(*cropped.refused[side], hide=exam.redactor.hide)
+        elif refused is None and side not in predicted.answers:
+            refused = no_ear(NOT_FINITE, "")
         facts = self._facts(chosen.of(side), cropped.ears.get(side)) if chosen else {}
         if refused is not None or chosen is None:
             return EarAnswer(side=side, refused=refused, facts=facts)

@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from medical_fenlei.ears.prepare import EarVolume
+from medical_fenlei.explanations.maps import NOT_FINITE
 from medical_fenlei.ingest.exams import LooseExam
 from medical_fenlei.ingest.scan import SeriesScan
 from medical_fenlei.ingest.series_rules import SeriesRules
@@ -49,6 +50,7 @@ def no_ear(code: str, detail: str, hide: Callable[[str], str] = str) -> Remark:
     text = {
         "ear_not_in_scan": "The scan does not reach this ear.",
         "implausible_hu": f"The values of the scan are not Hounsfield units ({detail}).",
+        NOT_FINITE: "The network's output for this ear is not finite, so that it has no answer.",
         "several_patients": "Its series mix images of different patients: remove what does not belong to the exam.",
     }.get(code, f"It could not be read ({code}: {detail}).")
     return Remark(code=code, text=hide(text))

@@ -9,15 +9,21 @@ import pandas as pd
 from tqdm import tqdm
 
 from medical_fenlei import tables
-from medical_fenlei.files import read_json, write_json
+from medical_fenlei.files import PARTIAL, read_json, write_json
 from medical_fenlei.ingest.exam_files import Problem
 from medical_fenlei.ingest.exams import LooseExam
 from medical_fenlei.new_exams.answers import EarAnswer, ExamAnswer
 from medical_fenlei.new_exams.page import NOTICE, PASSED_OVER, write_answers_page
 from medical_fenlei.new_exams.pictures import draw_explained_slices, draw_overviews, save_picture
 from medical_fenlei.new_exams.predictor import ExamEvidence, Predictor
+from medical_fenlei.own_files import LEDGER, OwnFiles
 from medical_fenlei.parallel import Workers
 from medical_fenlei.runs import versions
+
+ANSWER = "answer.json"
+OUTPUTS = ("predictions.csv", tables.rejects_path(Path("predictions.csv")).name, "predictions.json", "page.html")
+"""Names of the files beside the folders of the exams; no exam has one of them."""
+FLAG = "--out-dir"
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,20 @@ class WrittenAnswers:
 
     harmless: frozenset[str]
     """Reasons of the other rejects."""
+
+
+def refuse_others_files(out_dir: Path, exams: Sequence[LooseExam]) -> None:
+    """Raise UserError if the output folder, or the folder of an exam in it, holds files in the way that somebody else wrote."""
+    own = OwnFiles(out_dir, FLAG)
+    own.refuse_others([*OUTPUTS, *(exam.exam_id for exam in exams if not (out_dir / exam.exam_id / LEDGER).is_file()
+                                   and _has_files(out_dir / exam.exam_id))])
+    own.claim(*OUTPUTS)
+
+
+def _has_files(path: Path) -> bool:
+    if path.is_dir() and not path.is_symlink():
+        return not all(PARTIAL.fullmatch(below.name) for below in path.iterdir())
+    return path.exists() or path.is_symlink()
 
 
 def write_answers(
@@ -70,7 +90,7 @@ def write_answers(
 def _read(folder: Path, key: str) -> ExamAnswer | None:
     """The answer that was written before; None if it is incomplete, or has another key."""
     try:
-        plain = read_json(folder / "answer.json")
+        plain = read_json(folder / ANSWER)
         if plain["key"] != key:
             return None
         found = ExamAnswer.from_dict(plain)
@@ -82,9 +102,11 @@ def _read(folder: Path, key: str) -> ExamAnswer | None:
 
 def _write(folder: Path, answer: ExamAnswer, evidence: ExamEvidence) -> None:
     """Write the pictures of an exam, then its answer: a folder that has one is complete."""
-    (folder / "answer.json").unlink(missing_ok=True)
-    for before in folder.glob("*.png"):
-        before.unlink()
+    pictures = [answer.scan_picture, *(task.picture for ear in answer.ears for task in ear.tasks)]
+    own = OwnFiles(folder, FLAG)
+    own.claim(ANSWER, *filter(None, pictures))
+    (folder / ANSWER).unlink(missing_ok=True)
+    own.remove_files()
     if answer.scan_picture:
         save_picture(draw_overviews(evidence.overviews), folder / answer.scan_picture)
     for ear in answer.ears:
@@ -92,7 +114,7 @@ def _write(folder: Path, answer: ExamAnswer, evidence: ExamEvidence) -> None:
             if task.picture:
                 explanation = evidence.explanations[ear.side, task.task]
                 save_picture(draw_explained_slices(explanation, ear, task), folder / task.picture)
-    write_json(folder / "answer.json", answer.to_dict())
+    write_json(folder / ANSWER, answer.to_dict())
 
 
 def _table(answers: Sequence[ExamAnswer]) -> pd.DataFrame:

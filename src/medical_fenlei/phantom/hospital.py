@@ -1,9 +1,12 @@
 """The synthetic hospital: DICOM tree, label sheet and ground truth on disk; or ear volumes only, without files."""
 import functools
+import io
 import json
+import re
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -158,7 +161,7 @@ def _write_soft(folder: Path, acquisition: Acquisition, facts: SeriesFacts, rng:
 
 
 def _write_sheet(path: Path, exams: list[Exam], seed: int) -> None:
-    """Write the label sheet, with two rows of exams that do not exist."""
+    """Write the label sheet, with two rows of exams that do not exist; the same bytes whenever it is written."""
     rng = np.random.default_rng([seed, 4])
 
     def cell(code: int) -> str:
@@ -167,10 +170,22 @@ def _write_sheet(path: Path, exams: list[Exam], seed: int) -> None:
     rows = [[e.exam_id, f"{e.label_date} 09:30:00", *(cell(e.labels[side]) for side in SIDES), "合成数据", "非临床证据"]
             for e in exams if e.labels is not None]
     rows += [[f"9000000{n}", "2020-01-01 09:30:00", cell(5), cell(1), "合成数据", ""] for n in (1, 2)]      # no such exams
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file, pd.ExcelWriter(cast(BinaryIO, file), engine="openpyxl") as book:
+    written = io.BytesIO()
+    with pd.ExcelWriter(written, engine="openpyxl") as book:
         pd.DataFrame(rows, columns=SHEET_COLUMNS).to_excel(book, sheet_name=WORKSHEET, index=False)
         pd.DataFrame({"说明": [NOTE]}).to_excel(book, sheet_name="说明", index=False)
+    with atomic(path) as file:
+        _copy_without_time(written, file)
+
+
+def _copy_without_time(workbook: io.BytesIO, to: IO[bytes]) -> None:
+    """Copy a workbook with one fixed time in place of those at which it and its parts were written."""
+    with zipfile.ZipFile(workbook) as parts, zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as copy:
+        for name in parts.namelist():
+            content = parts.read(name)
+            if name == "docProps/core.xml":
+                content = re.sub(rb"\d{4}-\d\d-\d\dT[\d:]+Z", b"2020-01-01T00:00:00Z", content)
+            copy.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
 
 
 def draw_ears(exam: Exam, spec: HospitalSpec, *, num_slices: int, image_size: int, crop_mm: float) -> dict[Side, Array]:

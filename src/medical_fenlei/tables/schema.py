@@ -12,7 +12,7 @@ from typing import Literal, cast, get_args
 import pandas as pd
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import atomic, is_inside
+from medical_fenlei.files import atomic, csv_quoting, is_inside
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
 
 Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "float", "share"]
@@ -77,8 +77,9 @@ class Table:
         frame = frame.reset_index(drop=True)[list(kinds)]
         self._check(frame, str(path))
         shown = pd.DataFrame({c: self._show(frame[c], kind) for c, kind in kinds.items()})
+        quoting = csv_quoting(text for c, kind in kinds.items() if kind not in _DTYPES for text in shown[c])
         with atomic(path, "w") as file:
-            shown.to_csv(file, index=False, lineterminator="\n")
+            shown.to_csv(file, index=False, lineterminator="\n", quoting=cast(Literal[0, 1], quoting))
 
     def empty(self) -> pd.DataFrame:
         """Return a table without rows."""

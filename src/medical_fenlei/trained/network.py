@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -183,16 +184,21 @@ class TrainedNetwork:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def infer(self, dataset: EarDataset, *, batch_size: int | None = None,
+    def infer(self, dataset: EarDataset, *, batch_size: int | None = None, samples: np.ndarray | None = None,
               perturb: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> InferenceResult:
-        """Return the network's outputs for every ear. Raises ValueError if there is none.
+        """Return the network's outputs for every ear. Raises ValueError if there is none, UserError if one is not finite.
 
-        batch_size: samples per batch (default: the run's). perturb: applied first to the ears of each batch, as in
-        `predict.infer`.
+        batch_size: samples per batch (default: the run's). samples: int64 (B,), only these. perturb: applied first to the ears
+        of each batch, as in `predict.infer`.
         """
-        found = infer(self.model, dataset, augment=self.config.augment, compute=self.compute,
-                      batch_size=batch_size or self.config.training.batch_size, perturb=perturb)
-        return InferenceResult.concatenate([found])                  # raises ValueError if there was no batch
+        found = InferenceResult.concatenate([infer(              # raises ValueError if there was no batch
+            self.model, dataset, augment=self.config.augment, compute=self.compute, samples=samples, perturb=perturb,
+            batch_size=batch_size or self.config.training.batch_size)])
+        if not found.finite.all():
+            raise UserError(f"--checkpoint {self.path}: its output is not finite for {int((~found.finite).sum())} of "
+                            f"{len(found.finite)} ears, so that it has no answer for them; look at their volumes with "
+                            "qa_cache_ears, or train again with --precision fp32")
+        return found
 
     def predict(self, dataset: EarDataset, *, batch_size: int | None = None,
                 perturb: Callable[[torch.Tensor], torch.Tensor] = lambda ears: ears) -> dict[str, pd.DataFrame]:

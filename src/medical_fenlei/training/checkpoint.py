@@ -18,6 +18,7 @@ from medical_fenlei.config import DUAL, EAR2D, RunConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
 from medical_fenlei.log import LOG
+from medical_fenlei.models.weights import first_not_finite
 
 MARK = b"medical_fenlei checkpoint, sha256 "
 FOOTER = len(MARK) + 64
@@ -63,7 +64,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
-    """Read a checkpoint of this kind onto the host. Raises UserError: no file, no checkpoint, damaged, or of another kind."""
+    """Read a checkpoint of this kind onto the host.
+
+    Raises UserError: no file, no checkpoint, damaged, of another kind, or with weights that are not finite.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -77,6 +81,9 @@ def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
     if plain["kind"] != kind:
         raise UserError(f"--checkpoint {path}: holds a network of kind {plain['kind']}, expected {kind}; "
                         f"{READ_BY.get(plain['kind'], 'no command here')} reads it")
+    if name := first_not_finite(plain["weights"]):
+        raise UserError(f"--checkpoint {path}: its weights are not finite ({name}), so that it has no answer for any ear; use "
+                        "another checkpoint, or train again with a lower --lr or --precision fp32")
     return Checkpoint(**{**plain, "config": settings.from_json(RunConfig, plain["config"], where=f"--checkpoint {path}")})
 
 

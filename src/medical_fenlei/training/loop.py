@@ -25,6 +25,7 @@ from medical_fenlei.data.dataset import Batch, EarDataset
 from medical_fenlei.data.transfer import prefetch
 from medical_fenlei.data.wait_timer import WaitTimer
 from medical_fenlei.errors import CheckFailed, Stopped, UserError
+from medical_fenlei.files import remove_partial
 from medical_fenlei.log import LOG
 from medical_fenlei.metrics.predictions import measures_over
 from medical_fenlei.models.network import Network
@@ -286,7 +287,7 @@ class Trainer:
         if self.ranks.is_first:
             self.run.keep_metrics(until=epoch)
             for part in self.run.folder.rglob(".*.part"):
-                part.unlink(missing_ok=True)
+                remove_partial(part)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -36,6 +36,18 @@ class InferenceResult(NamedTuple):
     attention: np.ndarray | None
     """float32 (N, K)."""
 
+    @property
+    def finite(self) -> np.ndarray:
+        """bool (N,): whether the output for an ear has neither NaN nor infinity. Without it there is no answer."""
+        parts = [part for part in (self.logits, self.embedding, self.attention) if part is not None]
+        found: np.ndarray = np.all([np.isfinite(part).all(axis=1) for part in parts], axis=0)
+        return found
+
+    def of_ears(self, chosen: np.ndarray) -> "InferenceResult":
+        """Return the rows that a mask or an index of the N ears chooses."""
+        return InferenceResult(self.logits[chosen], self.embedding[chosen],
+                               None if self.attention is None else self.attention[chosen])
+
     @classmethod
     def concatenate(cls, parts: Sequence["InferenceResult | None"]) -> "InferenceResult":
         """Join results one after another; None stands for one without ears. Raises ValueError if there are no ears at all."""

@@ -52,7 +52,7 @@ def start_run(config: RunConfig, output_dir: Path | None, *, report: Report = _n
     name = f"{config.kind}_{'+'.join(task.name for task in tasks)}_{network}"
     with _processes(config) as (compute, ranks):
         run = ranks.on_first(lambda: Run.new(output_dir, name))
-        with _cleanup_on_error(run, is_new=ranks.is_first):
+        with _exclusive(run, ranks, is_new=True), _cleanup_on_error(run, is_new=ranks.is_first):
             return _train(run, config, compute, ranks, report, resume=False)
 
 
@@ -62,7 +62,8 @@ def resume_run(folder: Path, *, kind: str, report: Report = _no_report) -> Finis
     config = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
     if config.kind != kind:
         raise UserError(f"--resume {folder}: is a run of kind {config.kind}, expected {kind}")
-    with _processes(config) as (compute, ranks), _cleanup_on_error(run, is_new=False):
+    with (_processes(config) as (compute, ranks), _exclusive(run, ranks, is_new=False),
+          _cleanup_on_error(run, is_new=False)):
         return _train(run, config, compute, ranks, report, resume=True)
 
 
@@ -72,6 +73,14 @@ def _processes(config: RunConfig) -> Iterator[tuple[ComputeSettings, Ranks]]:
     compute = ComputeSettings.choose(config.training.device, config.training.precision)
     with Ranks.join(compute.device) as ranks:
         yield compute, ranks
+
+
+@contextlib.contextmanager
+def _exclusive(run: Run, ranks: Ranks, *, is_new: bool) -> Iterator[None]:
+    """Lock the run's folder for all its processes, by the first of them. Raises UserError if another run works in it."""
+    with contextlib.ExitStack() as held:
+        ranks.on_first(lambda: held.enter_context(run.exclusive(is_new=is_new)))
+        yield
 
 
 @contextlib.contextmanager
