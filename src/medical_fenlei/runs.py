@@ -45,7 +45,12 @@ class Run:
         run = cls(output_dir)
         if run.config_json.exists():
             raise UserError(f"--output-dir {output_dir}: contains a run already; name another folder or remove it")
-        OwnFiles(output_dir, "--output-dir").claim(*CONTENT)
+        try:
+            OwnFiles(output_dir, "--output-dir").claim(*CONTENT)
+        except BaseException:
+            with contextlib.suppress(OSError):                   # not empty: the files of others stay
+                output_dir.rmdir()
+            raise
         run.reports.mkdir(parents=True, exist_ok=True)
         return run
 
@@ -141,12 +146,12 @@ class Run:
             return
         for file in (self.config_json, self.train_log):
             file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):                       # not empty: other files stay
+        with contextlib.suppress(OSError):
             self.reports.rmdir()
-        if {path.name for path in self.folder.glob("*")} <= {LEDGER, LOCK}:
+        if not any((self.folder / name).exists() for name in CONTENT):
             for name in (LEDGER, LOCK):
                 (self.folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):                   # not empty: other files stay
                 self.folder.rmdir()
 
     def add_metrics(self, line: dict[str, Any]) -> None:

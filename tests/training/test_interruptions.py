@@ -220,7 +220,7 @@ def test_a_run_asked_to_stop_at_each_place_saves_and_ends_like_an_uninterrupted_
     for place, interruption in BEGINNING.items():
         process = start(study, *words, interruptions=[replace(interruption, actions=(number,))])
         assert "run it again" in stopped(study, process), place
-        assert not folder.exists(), place
+        assert not folder.exists(), (place, [p.name for p in folder.rglob("*")])
     for place, (interruption, come) in TRAINING.items():
         interruptions = [replace(interruption, actions=(number,))]
         text = stopped(study, resume(study, folder, *interruptions) if folder.exists()
