@@ -85,7 +85,7 @@ def test_a_new_run_replaces_no_file_of_others_and_a_start_that_failed_may_be_rep
     Run.new(tmp_path, "ear2d").train_log.touch()                 # killed now
     again = Run.new(tmp_path, "ear2d")
     again.discard()
-    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", ".written.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt"}
     (tmp_path / "notes.txt").unlink()
     again.discard()
     assert not tmp_path.exists()
