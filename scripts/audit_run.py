@@ -24,10 +24,11 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_shared_flags(parser, "resamples")
     args = parser.parse_args(argv)
 
+    network, data = open_checkpoint(args, kind=EAR2D, sets=(args.split,))
+
     from medical_fenlei.audits.run_audits import audit_run
     from medical_fenlei.run_report.page import write_page
 
-    network, data = open_checkpoint(args, kind=EAR2D)
     done = audit_run(network, data, args.split, batch_size=args.batch_size, n_resamples=args.resamples, retrain=args.retrain)
     for audit in done.audits:
         cli.say(f"{audit.verdict:9s} {audit.question} {audit.summary}")

@@ -10,6 +10,7 @@ fitted on validation or test sets, and refuses a split whose tune set shares pat
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
 from medical_fenlei.config import EAR2D
+from medical_fenlei.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,12 +21,12 @@ def main(argv: list[str] | None = None) -> int:
                         help="sensitivity that one of the operating points shall have (default: %(default)s)")
     args = parser.parse_args(argv)
 
-    from medical_fenlei.errors import UserError
-    from medical_fenlei.evaluation.calibrate import fit_calibration
-
     if not 0 < args.sensitivity <= 1:
         raise UserError(f"--sensitivity: got {args.sensitivity:g}, expected above 0, at most 1")
-    network, data = open_checkpoint(args, kind=EAR2D)
+    network, data = open_checkpoint(args, kind=EAR2D, sets=("tune",))
+
+    from medical_fenlei.evaluation.calibrate import fit_calibration
+
     found = fit_calibration(network, data, sensitivity=args.sensitivity, point=args.point)
     for name, fitted in found.tasks.items():
         cli.say(f"{name}: fitted on {fitted.ears} ears of {fitted.patients} patients of the tune set; temperature "

@@ -34,13 +34,16 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_shared_flags(parser, "resamples")
     args = parser.parse_args(argv)
 
+    network, data = open_checkpoint(args, kind=EAR2D, sets=(args.split,))
+
     from medical_fenlei.evaluation.evaluate import evaluate
+
+    results = evaluate(network, data, args.split, batch_size=args.batch_size, n_resamples=args.resamples,
+                       calibrated=not args.uncalibrated, point=args.point)
+
     from medical_fenlei.evaluation.write import write_evaluation
     from medical_fenlei.run_report.page import write_page
 
-    network, data = open_checkpoint(args, kind=EAR2D)
-    results = evaluate(network, data, args.split, batch_size=args.batch_size, n_resamples=args.resamples,
-                       calibrated=not args.uncalibrated, point=args.point)
     for result in results:
         written = write_evaluation(result, network.run.reports)
         show(result)

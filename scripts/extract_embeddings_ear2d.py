@@ -21,9 +21,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out-npz", type=Path, metavar="NPZ", help="output file (default: artifacts/emb_<set>.npz)")
     args = parser.parse_args(argv)
 
+    network, data = open_checkpoint(args, kind=EAR2D, sets=(args.split,), every_label=True)
+
     from medical_fenlei.embeddings.extraction import embed
 
-    network, data = open_checkpoint(args, kind=EAR2D)
     ears = network.open_set(data, args.split, None)
     found = embed(network, ears.dataset, batch_size=args.batch_size)
     out = args.out_npz or Path(f"artifacts/emb_{args.split}.npz")

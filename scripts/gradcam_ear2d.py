@@ -43,15 +43,20 @@ def main(argv: list[str] | None = None) -> int:
     if args.exam_id and args.split:
         raise UserError("--split: is for --all; an exam is found whatever its set")
 
+    from medical_fenlei.explanations.methods import check_methods
+
+    check_methods(args.method.split(","))
+    split = args.split or "val"
+    network, data = open_checkpoint(args, kind=EAR2D, sets=(split,) if args.all else (),
+                                    ear=None if args.all else (args.exam_id, args.side))
+
     from medical_fenlei.explanations.explain import explain_ear, explain_set
     from medical_fenlei.explanations.maps import ExplanationRequest
     from medical_fenlei.run_report.page import write_page
     from medical_fenlei.vocabulary import DIAGNOSES
 
     request = ExplanationRequest(target=args.target, methods=tuple(args.method.split(",")), top=args.top_k, layer=args.layer)
-    network, data = open_checkpoint(args, kind=EAR2D)
     if args.all:
-        split = args.split or "val"
         explained = explain_set(network, data, split, request, args.out_dir)
         for own in explained.tasks:
             cli.say(f"{own.task.name}, {split}: {own.ears} ears: {own.done.made} explained, {own.done.kept} were there, "

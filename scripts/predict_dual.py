@@ -21,16 +21,18 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
-    from medical_fenlei.data.sources import ears_of_exams
     from medical_fenlei.errors import UserError
+
+    exams = tables.EXAMS.read(args.index_csv)[: args.limit]
+    network, data = open_checkpoint(args, kind=DUAL)
+
+    from medical_fenlei.data.sources import ears_of_exams
     from medical_fenlei.evaluation.by_exam import side_by_side
     from medical_fenlei.metrics.interval_table import interval_table
     from medical_fenlei.metrics.predictions import intervals_of
     from medical_fenlei.tasks import with_task_name
 
-    network, data = open_checkpoint(args, kind=DUAL)
     tasks = network.select_tasks(data)
-    exams = tables.EXAMS.read(args.index_csv)[: args.limit]
     manifest = tables.MANIFEST.read(data.manifest_csv) if data.manifest_csv.is_file() else tables.MANIFEST.empty()
     ears = network.open_ears(data, ears_of_exams(exams, manifest), "index")
     if ears.ears.empty:

@@ -12,6 +12,7 @@ Research use only; not a medical device.
 from pathlib import Path
 
 from medical_fenlei import cli
+from medical_fenlei.commands.checkpoint import check_checkpoint
 from medical_fenlei.config import EAR2D
 
 
@@ -31,20 +32,27 @@ def main(argv: list[str] | None = None) -> int:
                         "times as long (default: %(default)s)")
     args = parser.parse_args(argv)
 
-    from medical_fenlei.errors import UserError
-    from medical_fenlei.explanations.maps import METHODS, ExplanationRequest
+    from medical_fenlei.explanations.methods import check_methods
     from medical_fenlei.ingest.exams import find_loose_exams
     from medical_fenlei.ingest.series_rules import read_rules
+    from medical_fenlei.new_exams.output_folder import OUTPUTS, refuse_others_files
+
+    check_methods([args.method])
+    check_checkpoint(args.checkpoint, kind=EAR2D)
+    rules = read_rules(args.series_rules)
+    exams, strays = find_loose_exams(args.dicom, rules=rules, workers=cli.workers(args), reserved=OUTPUTS)
+    cli.say(f"{args.dicom}: {len(exams)} exams")
+    exams = exams[: args.limit]
+    refuse_others_files(args.out_dir, exams)
+
+    from medical_fenlei.explanations.maps import ExplanationRequest
     from medical_fenlei.new_exams.predictor import Predictor
-    from medical_fenlei.new_exams.report import OUTPUTS, refuse_others_files, write_answers
+    from medical_fenlei.new_exams.report import write_answers
     from medical_fenlei.tasks import find_tasks
-    from medical_fenlei.trained.network import open_network
+    from medical_fenlei.trained.network import open_network  # slow to import
 
     network = open_network(args.checkpoint, kind=EAR2D, device=args.device)
     tasks = find_tasks(args.label_task, among=network.tasks) if args.label_task else network.tasks
-    rules = read_rules(args.series_rules)
-    if args.method not in METHODS:
-        raise UserError(f"--method: got {args.method!r}, expected one of {', '.join(METHODS)}")
     request = ExplanationRequest(methods=(args.method,), top=args.top_k) if args.top_k else None
     predictor = Predictor.of(network, tasks=tasks, rules=rules, point=args.point, request=request, force=args.force)
     for name, fitted in predictor.ears.calibrations.items():
@@ -52,9 +60,6 @@ def main(argv: list[str] | None = None) -> int:
         cli.say(f"{name}: {'calibrated' if name in predictor.ears.calibrated else 'not calibrated'}{at}")
     if predictor.scope.trained_on is None:
         cli.warn("it is not known what this network was trained on: whether the scans are like it cannot be checked")
-    exams, strays = find_loose_exams(args.dicom, rules=rules, workers=cli.workers(args), reserved=OUTPUTS)
-    exams = exams[: args.limit]
-    refuse_others_files(args.out_dir, exams)
     done = write_answers(args.out_dir, args.dicom, exams, strays, predictor, workers=cli.workers(args))
     ears = [ear for answer in done.answers for ear in answer.ears]
     cli.say(f"{len(done.answers)} exams, {len(done.answers) - done.new} of them answered before; "

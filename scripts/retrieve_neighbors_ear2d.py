@@ -32,11 +32,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if bool(args.exam_id) != bool(args.side):
         raise UserError("--exam-id and --side: each needs the other")
+    sets = ("train", args.split) if args.split else ("train",)
+    network, data = open_checkpoint(args, kind=EAR2D, sets=sets, every_label=True,
+                                    ear=(args.exam_id, args.side) if args.exam_id else None)
 
     from medical_fenlei.embeddings.retrieval import RetrievalOptions, retrieve_for_ear, retrieve_for_set
     from medical_fenlei.metrics.interval_table import interval_table
 
-    network, data = open_checkpoint(args, kind=EAR2D)
     out = args.out_dir or network.run.reports / "neighbors"
     options = RetrievalOptions(top_k=args.top_k, pictures=args.pictures, batch_size=args.batch_size)
     if args.split:

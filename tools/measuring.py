@@ -1,11 +1,13 @@
 """Shared parts of the benchmarks: timing, pairs measured in turn, and the figures of their tables."""
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medical_fenlei import cli
+
+Measured = TypeVar("Measured")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -15,7 +17,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def in_turn(one: Callable[[], float], other: Callable[[], float], pairs: int) -> list[tuple[float, float]]:
+def in_turn(one: Callable[[], Measured], other: Callable[[], Measured], pairs: int) -> list[tuple[Measured, Measured]]:
     """Return pairs of measurements, with alternating order, after one measurement of each to warm up."""
     one(), other()
     found = []

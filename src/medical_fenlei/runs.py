@@ -16,6 +16,10 @@ from medical_fenlei.files import write_json, write_text
 from medical_fenlei.log import log_to_file
 from medical_fenlei.own_files import LEDGER, OwnFiles
 
+OUTPUTS = Path("outputs")
+"""Folder of new runs, below the working folder."""
+MOST_LISTED = 5
+"""How many runs an error lists."""
 LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
 LOCK = ".lock"
 CONTENT = ("config.json", "metrics.jsonl", "train.log", "reports", "answers", "checkpoints", "tensorboard")
@@ -37,14 +41,13 @@ class Run:
         """
         if output_dir is None:
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            output_dir = Path("outputs") / f"{name}-{stamp}"
+            output_dir = OUTPUTS / f"{name}-{stamp}"
             taken = 1
             while output_dir.exists():
                 taken += 1
-                output_dir = Path("outputs") / f"{name}-{stamp}-{taken}"
+                output_dir = OUTPUTS / f"{name}-{stamp}-{taken}"
         run = cls(output_dir)
-        if run.config_json.exists():
-            raise UserError(f"--output-dir {output_dir}: contains a run already; name another folder or remove it")
+        run.refuse_if_taken()
         try:
             OwnFiles(output_dir, "--output-dir").claim(*CONTENT)
         except BaseException:
@@ -53,6 +56,13 @@ class Run:
             raise
         run.reports.mkdir(parents=True, exist_ok=True)
         return run
+
+    def refuse_if_taken(self) -> None:
+        """Raise UserError if the folder contains a run already, or is none."""
+        if self.config_json.exists():
+            raise UserError(f"--output-dir {self.folder}: contains a run already; name another folder or remove it")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"--output-dir {self.folder}: is a file, expected a folder")
 
     def refuse_others_files(self) -> None:
         """Raise UserError if the folder has no configuration, but files where those of a new run would be."""
@@ -136,7 +146,8 @@ class Run:
         try:
             return json.loads(self.config_json.read_text(encoding="utf-8"))[part]
         except FileNotFoundError:
-            raise UserError(f"{self.config_json}: no such file; is {self.folder} a run?") from None
+            raise UserError(f"{self.config_json}: no such file; is {self.folder} a run? {listed_runs(self.config_json.name)}"
+                            ) from None
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.config_json}: is not a run's configuration") from None
 
@@ -151,8 +162,9 @@ class Run:
         if not any((self.folder / name).exists() for name in CONTENT):
             for name in (LEDGER, LOCK):
                 (self.folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):                   # not empty: other files stay
-                self.folder.rmdir()
+            for folder in (self.folder, *([self.folder.parent] if self.folder.parent == OUTPUTS else [])):
+                with contextlib.suppress(OSError):               # not empty: other files stay
+                    folder.rmdir()
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         """Append a line to the metrics."""
@@ -174,6 +186,16 @@ class Run:
     def open_log(self) -> None:
         """Send the package's log to `train.log` and to the terminal."""
         log_to_file(self.train_log)
+
+
+def listed_runs(file: str) -> str:
+    """Return the newest runs under outputs/ that hold a file, such as `checkpoints/best.pt`, as text for an error."""
+    found = [path for depth in ("*", "*/*/*") for path in OUTPUTS.glob(f"{depth}/{file}")]
+    newest = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    listed = ", ".join(str(path if "/" in file else path.parent) for path in newest[:MOST_LISTED])
+    if not newest:
+        return f"there is no outputs/<run>/{file} below {Path.cwd()}; train_ear2d and train_dual make runs"
+    return f"there are: {listed}" + (f" and {len(newest) - MOST_LISTED} more" if len(newest) > MOST_LISTED else "")
 
 
 def versions() -> dict[str, str]:

@@ -19,8 +19,8 @@ from medical_fenlei.config import DataConfig, EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears import build
 from medical_fenlei.ears import store as store_module
-from medical_fenlei.ears.build import fill_store, missing_ears, verify_store
-from medical_fenlei.ears.source import build_command, entry_states, refuse_stale
+from medical_fenlei.ears.build import fill_store, verify_store
+from medical_fenlei.ears.source import build_command, entry_states, missing_ears, refuse_stale
 from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore, choose_store
 from medical_fenlei.errors import UserError
 from medical_fenlei.phantom.anatomy import Pose, sample_person

@@ -12,8 +12,9 @@ from torch import nn
 from medical_fenlei.config import EAR_ROUTE, AugmentConfig, ModelConfig
 from medical_fenlei.data.augment import window
 from medical_fenlei.errors import UserError
-from medical_fenlei.explanations.integrated_gradients import INTEGRATED, SMOOTH_MM
-from medical_fenlei.explanations.maps import METHODS, ExplanationRequest, explain
+from medical_fenlei.explanations.integrated_gradients import SMOOTH_MM
+from medical_fenlei.explanations.maps import ExplanationRequest, explain
+from medical_fenlei.explanations.methods import INTEGRATED, METHODS
 from medical_fenlei.models.build import build_model
 from medical_fenlei.spatial import Affine
 from medical_fenlei.tasks import find_task, find_tasks

@@ -188,7 +188,7 @@ def test_ears_that_are_not_cached_are_refused_without_their_dicom(network, data)
 def test_one_ear_is_opened_by_its_exam_and_side_or_refused_with_a_reason(network, data):
     found = network.open_ear(data, "exam_x", "right")
     assert found.name == "exam_x_right" and len(found.dataset) == 1
-    with pytest.raises(UserError, match=rf"^--exam-id exam_0: {MANIFEST} has no left ear of that exam$"):
+    with pytest.raises(UserError, match=rf"^--exam-id exam_0: {MANIFEST} has no left ear of that exam; near ids: exam_"):
         network.open_ear(data, "exam_0", "left")
     Path("dicom").mkdir()
     network.store(data).remove("exam_y", "left")

@@ -1,5 +1,6 @@
 """Networks of the dual route train, are saved and loaded, and predict the same; what cannot be trained is refused at once."""
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,6 @@ def test_the_command_starts_from_the_weights_and_a_checkpoint_needs_their_file_n
     (("--model", "dual_unet_3d", "--image-size", 40), "--image-size: got 40, dual_unet_3d takes multiples of 16"),
     (("--model", "dual_vit_3d", "--num-slices", 18), "--num-slices: got 18, dual_vit_3d takes multiples of 4"),
     (("--model", "dual_vit_3d", "--image-size", 100), "--image-size: got 100, dual_vit_3d takes multiples of 16"),
-    (("--model", "dual_slice_attention", "--backbone", "test_vit", "--image-size", 33), "--backbone test_vit: cannot be used"),
     (("--model", "dual_slice_attention", "--weights", "w.pth"), "--weights: is for 3D networks"),
     (("--model", "dual_resnet10_3d", "--backbone-weights", "w.pth"), "--backbone-weights: dual_resnet10_3d has no 2D backbone"),
     (("--model", "dual_vit_3d", "--pretrained"), "--pretrained: dual_vit_3d has no 2D backbone"),
@@ -122,6 +122,14 @@ def test_settings_that_cannot_be_trained_are_one_line_before_any_data_is_read(tm
     said = capfd.readouterr().err
     assert says in said and len(said.splitlines()) == 1
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_backbone_that_cannot_take_the_size_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path, {"train": codes_in_turn("ab"), "tune": codes_in_turn("x")}, replace(SPEC, image_size=33))
+    assert run("train_dual", "--model", "dual_slice_attention", "--backbone", "test_vit", "--pct", 100) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert "--backbone test_vit: cannot be used with slices of 33" in said[-1] and not (tmp_path / "outputs").exists()
 
 
 def test_a_cache_whose_size_the_network_cannot_take_is_refused_before_it_is_read(tmp_path, monkeypatch, capfd):

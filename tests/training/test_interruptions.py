@@ -103,7 +103,7 @@ STEP, BACKWARD, ADAM = "medical_fenlei.training.step:Stepper.__call__", "torch:T
 MEASURE, BOARD = "medical_fenlei.training.predict:forward_blocks", "torch.utils.tensorboard:SummaryWriter.add_scalar"
 WRITE, BACK = "medical_fenlei.training.loop:write_checkpoint", "medical_fenlei.training.loop:rotate_checkpoints"
 FLUSH, RENAME, LINK = "os:fsync", "os:replace", "os:link"
-CURVES = "medical_fenlei.run_report.page:plot_training"
+CURVES = "medical_fenlei.run_report.curves:plot_training"
 
 KILLS = {
     "before a step": Interruption(STEP, nth=2),

@@ -1,9 +1,13 @@
 """The flags of every command on a trained network, and opening that network."""
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medical_fenlei import cli, settings
-from medical_fenlei.config import DataConfig
+from medical_fenlei.config import DataConfig, RunConfig
+from medical_fenlei.errors import UserError
+from medical_fenlei.runs import Run
 
 if TYPE_CHECKING:
     from medical_fenlei.trained.network import TrainedNetwork
@@ -19,11 +23,61 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, leave_out: tuple[st
     settings.add_flags(parser, DataConfig, default="the run's", leave_out=("label_task", "sample", *leave_out))
 
 
-def open_checkpoint(args: argparse.Namespace, *, kind: str) -> tuple["TrainedNetwork", DataConfig]:
-    """Open the network of --checkpoint; return it with the run's data settings, as changed by the flags. Raises UserError."""
-    from medical_fenlei.trained.network import open_network
+def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] = (), every_label: bool = False,
+                    ear: tuple[str, str] | None = None) -> tuple["TrainedNetwork", DataConfig]:
+    """Open the network of --checkpoint; return it with the run's data settings, as changed by the flags. Raises UserError.
+
+    What the command will read is checked and listed first, before torch is imported: the ears of some sets (every_label: those
+    without a target in the network's tasks too), and one ear by exam and side.
+    """
+    config = check_checkpoint(args.checkpoint, kind=kind)
+    if config is not None:
+        _check_data(args, config, sets, every_label=every_label, ear=ear)
+
+    from medical_fenlei.trained.network import open_network  # slow to import
 
     network = open_network(args.checkpoint, kind=kind, device=args.device)
     data = settings.from_flags(DataConfig, args, base=network.config.data)
     cli.keep_input_apart(args, dicom_base=data.dicom_base)
     return network, data
+
+
+def check_checkpoint(path: Path, *, kind: str) -> RunConfig | None:
+    """Return the settings of the run of a checkpoint, with the paths of its data as they are reached from here.
+
+    They are those of `config.json` in the run's folder; None if there is none that can be read, since the checkpoint has them
+    too. Raises UserError if there is no checkpoint, or one of another kind. Needs no torch.
+    """
+    from medical_fenlei.trained.home import at_home, home_of
+    from medical_fenlei.training.checkpoint_file import check_file, check_kind
+
+    check_file(path)
+    run = Run.of_checkpoint(path)
+    try:
+        config = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
+    except UserError:
+        return None
+    check_kind(path, config.kind, kind)
+    home = home_of(run, config.data)
+    if home is not None:
+        cli.say(f"--checkpoint {path}: splits, manifest, DICOM and cache are those below {home}, where no flag names others")
+    return at_home(config, run)
+
+
+def _check_data(args: argparse.Namespace, config: RunConfig, sets: Sequence[str], *, every_label: bool,
+                ear: tuple[str, str] | None) -> None:
+    """Check and list what a command will read. Raises UserError."""
+    from medical_fenlei.data.selection import empty_set, find_ear, select_ears
+    from medical_fenlei.ears.store import EarStore
+    from medical_fenlei.tasks import find_tasks
+
+    data = settings.from_flags(DataConfig, args, base=config.data)
+    tasks = None if every_label else find_tasks(data.label_task, among=find_tasks(config.data.label_task))
+    if ear is not None:
+        find_ear(data, *ear)
+    if sets:
+        found = select_ears(data, tasks, sets)
+        for name in sets:
+            if name not in found.ears or found.ears[name].empty:
+                raise empty_set(data, name, tasks)
+        cli.say(found.describe(EarStore(data.cache_dir, config.ears), data))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medical_fenlei import cli, settings
-from medical_fenlei.commands.train import add_run_flags, with_cache
+from medical_fenlei.commands.train import add_run_flags, check_run, with_cache
 from medical_fenlei.config import EarSpec, RunConfig
 
 
@@ -42,6 +42,10 @@ def run_study(folder: Path, runs: Mapping[str, RunConfig], args: argparse.Namesp
 
     --dry-run only prints the runs, --summarize only writes the tables.
     """
+    if not (args.dry_run or args.summarize):
+        for config in {config.data: config for config in runs.values()}.values():
+            check_run(config)
+
     from medical_fenlei.experiments.study import Job, Study
     from medical_fenlei.experiments.summary import summarize
 

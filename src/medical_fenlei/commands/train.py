@@ -1,12 +1,13 @@
 """train_ear2d and train_dual: start a run, or resume one."""
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medical_fenlei import cli, settings
 from medical_fenlei.config import EarSpec, RunConfig, decisive_settings
-from medical_fenlei.errors import UserError
+from medical_fenlei.errors import BAD_INPUT, UserError
 from medical_fenlei.runs import Run
 
 if TYPE_CHECKING:
@@ -38,19 +39,56 @@ def train_command(doc: str | None, route: RunConfig, argv: list[str] | None) -> 
 
 def _train(args: argparse.Namespace, route: RunConfig) -> "FinishedRun":
     """Start the run of these flags, or resume the one that --resume selects."""
-    from medical_fenlei.run_report.page import write_training_report
-    from medical_fenlei.training.run import resume_run, start_run
-
     if args.resume and args.resume != AUTO:
         if args.output_dir or settings.given(args, RunConfig):
             raise UserError("--resume: a run is resumed with its own settings; leave out the other flags")
-        return resume_run(Path(args.resume), kind=route.kind, report=write_training_report)
-    config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
-    cli.keep_input_apart(args, dicom_base=config.data.dicom_base)
-    earlier = run_like(config, args.output_dir) if args.resume else None
-    if earlier:
+        earlier: Path | None = Path(args.resume)
+        config = settings.from_json(RunConfig, Run(Path(args.resume)).read_settings(), where=args.resume)
+    else:
+        config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
+        cli.keep_input_apart(args, dicom_base=config.data.dicom_base)
+        earlier = run_like(config, args.output_dir) if args.resume else None
+    if earlier is None and args.output_dir:
+        Run(args.output_dir).refuse_if_taken()
+    check_run(config)
+
+    from medical_fenlei.run_report.page import write_training_report
+    from medical_fenlei.training.run import resume_run, start_run  # slow to import
+
+    if earlier is not None:
         return resume_run(earlier, kind=route.kind, report=write_training_report)
     return start_run(config, args.output_dir, report=write_training_report)
+
+
+def check_run(config: RunConfig) -> None:
+    """Check the files that a run with these settings will read, and list its ears. Needs no torch. Raises UserError.
+
+    Of a run over several processes only the first says anything.
+    """
+    try:
+        text = _describe_ears(config)
+    except UserError:
+        if _is_first_process():
+            raise
+        raise SystemExit(BAD_INPUT) from None
+    if _is_first_process():
+        cli.say(text)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"                    # set by torchrun
+
+
+def _describe_ears(config: RunConfig) -> str:
+    from medical_fenlei.data.selection import select_ears
+    from medical_fenlei.ears.store import EarStore
+    from medical_fenlei.tasks import find_tasks
+
+    for flag, path in (("--weights", config.model.weights), ("--backbone-weights", config.model.backbone_weights)):
+        if path is not None and not path.is_file():
+            raise UserError(f"{flag} {path}: no such file")
+    found = select_ears(config.data, find_tasks(config.data.label_task), ("train", "tune"))
+    return found.describe(EarStore(config.data.cache_dir, config.ears), config.data)
 
 
 def run_like(config: RunConfig, folder: Path | None) -> Path | None:

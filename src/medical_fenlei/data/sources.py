@@ -9,16 +9,16 @@ import torch
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
 from medical_fenlei.data.dataset import EarDataset, group_by_exam
+from medical_fenlei.data.selection import select_ears
 from medical_fenlei.data.storage import Placement
-from medical_fenlei.ears.build import fill_store, missing_ears
-from medical_fenlei.ears.source import entry_states, refuse_stale, sources_of
+from medical_fenlei.ears.source import entry_states, missing_ears, refuse_stale, refuse_without_dicom, sources_of
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.leakage.shared import describe_parted_patients
 from medical_fenlei.log import LOG
-from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.vocabulary import SIDES, UNLABELLED, WHOLE_MANIFEST
+from medical_fenlei.tasks import Task
+from medical_fenlei.vocabulary import SIDES, UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,12 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     Sets that the split lacks are left out; WHOLE_MANIFEST needs no split. Raises UserError if a table is missing, the cache is
     stale (`ears.source`), or the DICOM is missing from which to prepare ears.
     """
-    split = None if list(sets) == [WHOLE_MANIFEST] else tables.read_split(data.splits_root, data.pct)
-    manifest = tables.MANIFEST.read(data.manifest_csv)
-    code = manifest.label_code.to_numpy()
-    has_target = code != UNLABELLED
-    if tasks is not None:
-        has_target = np.any([task.targets(code) != OUTSIDE for task in tasks], axis=0)
-    eligible = manifest[has_target]
-    parted = describe_parted_patients(manifest, split) if split is not None else ""
+    found = select_ears(data, tasks, sets)
+    split, ears = found.split, found.ears
+    parted = describe_parted_patients(tables.MANIFEST.read(data.manifest_csv), split) if split is not None else ""
     if parted:
         LOG.warning("%s", parted)
-    exams = {WHOLE_MANIFEST: eligible} if split is None else split.sets
-    ears = {name: tables.first_exams(eligible[eligible.exam_id.isin(exams[name].exam_id)], data.limit)
-            for name in sets if name in exams}
-    rejects = prepare_missing(data, store, pd.concat([*ears.values(), manifest[:0]]))
+    rejects = prepare_missing(data, store, found.all_ears)
     if len(rejects):
         ears = {name: frame.drop(missing_ears(store, frame).index) for name, frame in ears.items()}
     csvs = {"manifest": data.manifest_csv, "cache_index": store.folder / "index.csv"}
@@ -99,9 +91,9 @@ def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> 
     missing = wanted[(states == "missing") | ~named]             # an ear without a series becomes a reject
     if missing.empty:
         return tables.REJECTS.empty()
-    if not data.dicom_base.is_dir():
-        raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears of the split, and there "
-                        f"is no --dicom-base {data.dicom_base} to prepare them from")
+    refuse_without_dicom(store, missing, data)
+    from medical_fenlei.ears.build import fill_store  # slow to import
+
     LOG.warning("%d ears are not in the cache; preparing them now, see build_cache_ears", len(missing))
     return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects
 

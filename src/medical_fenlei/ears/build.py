@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
@@ -30,12 +29,6 @@ class _Job:
     exam_id: str
     source: EarSource
     sides: tuple[Side, ...]
-
-
-def missing_ears(store: EarStore, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the manifest (one per ear) that the store lacks; stale entries count as there."""
-    lacking = [not store.has(exam, Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)]
-    return manifest.loc[np.array(lacking, bool)]
 
 
 FACTS_BYTES = 4096

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from medical_fenlei import settings
@@ -82,6 +83,12 @@ def entry_states(store: EarStore, ears: pd.DataFrame) -> "pd.Series[str]":
     return pd.Series(states, ears.index, dtype="str")
 
 
+def missing_ears(store: EarStore, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the manifest (one per ear) that the store lacks; stale entries count as there."""
+    lacking = [not store.has(exam, Side(side)) for exam, side in zip(manifest.exam_id, manifest.side, strict=True)]
+    return manifest.loc[np.array(lacking, bool)]
+
+
 def describe_stale(store: EarStore, ear: Mapping[Any, Any]) -> str:
     """Return what a stale or damaged ear was cut from, and what its row of the manifest names instead."""
     facts = entry_facts(store.npy(str(ear["exam_id"]), Side(ear["side"])))
@@ -105,6 +112,14 @@ def refuse_stale(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]", 
             f"(first {first.exam_id} {first.side}: {describe_stale(store, first.to_dict())}); cut them anew with "
             f"{build_command(store.spec, data)}")
     warn_unproven(store, ears, states)
+
+
+def refuse_without_dicom(store: EarStore, missing: pd.DataFrame, data: DataConfig) -> None:
+    """Raise UserError if ears are missing and there is no DICOM to prepare them from. missing: rows of a manifest."""
+    if len(missing) and not data.dicom_base.is_dir():
+        raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears of the split, and there "
+                        f"is no --dicom-base {data.dicom_base} to prepare them from; where it is, "
+                        f"{build_command(store.spec, data)} makes them")
 
 
 def warn_unproven(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]") -> None:

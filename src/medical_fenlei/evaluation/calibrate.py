@@ -6,6 +6,7 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
+from medical_fenlei.data.selection import empty_set
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.metrics.bootstrap import ENOUGH_PATIENTS
@@ -29,8 +30,7 @@ def fit_calibration(network: TrainedNetwork, data: DataConfig, *, sensitivity: f
     tasks = network.select_tasks(data)
     tune = network.open_sets(data, (FITTED_ON,), tasks).get(FITTED_ON)
     if tune is None:
-        raise UserError(f"--splits-root {data.splits_root}: --pct {data.pct} has no {FITTED_ON} set to fit on; "
-                        "make_splits_dual --tune-ratio makes one")
+        raise empty_set(data, FITTED_ON, tasks)
     _refuse_reported(network, data, tune.ears)
     predictions = network.predict(tune.dataset)
     unfitted = {task.name: lack for task in tasks if (lack := _missing_class(predictions[task.name], task))}

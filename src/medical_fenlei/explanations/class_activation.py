@@ -9,11 +9,9 @@ from torch import nn
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.explanations.logit import ClassLogit, EarBlocks, class_logits
+from medical_fenlei.explanations.methods import CAMS
 from medical_fenlei.models.ear2d import Ear2d
 
-CAMS = {"gradcam": "GradCAM", "gradcam++": "GradCAMPlusPlus", "hirescam": "HiResCAM", "layercam": "LayerCAM",
-        "xgradcam": "XGradCAM"}
-"""Classes of the grad-cam library, by the name of the method."""
 BY_CELL = ("hirescam", "layercam")
 """Methods that weight each cell by its own gradient, and so can map an early, fine stage. The others weight a channel by the
 mean of its gradient over a slice, which is meaningful only after the last stage."""

@@ -7,7 +7,6 @@ from medical_fenlei.explanations.logit import ClassLogit, split_into_blocks
 from medical_fenlei.spatial import Affine
 from medical_fenlei.trained.network import TrainedNetwork
 
-INTEGRATED = "integrated"
 """Name of the method."""
 STEPS = 16
 """Gradients on the path from air to the ear. With half as many the peak of 23 of 27 ears of the demo lay within 2 mm."""

@@ -12,9 +12,10 @@ from medical_fenlei.config import BONE
 from medical_fenlei.data.augment import window
 from medical_fenlei.data.blocks import block_starts, mean_over_blocks
 from medical_fenlei.errors import Rejected, UserError
-from medical_fenlei.explanations.class_activation import CAMS, class_activation, find_stage
-from medical_fenlei.explanations.integrated_gradients import INTEGRATED, integrated_gradients
+from medical_fenlei.explanations.class_activation import class_activation, find_stage
+from medical_fenlei.explanations.integrated_gradients import integrated_gradients
 from medical_fenlei.explanations.logit import ClassLogit, EarBlocks, class_logits, split_into_blocks
+from medical_fenlei.explanations.methods import INTEGRATED, check_methods
 from medical_fenlei.metrics.calibration import tempered
 from medical_fenlei.models.ear2d import Ear2d
 from medical_fenlei.spatial import Affine
@@ -22,7 +23,6 @@ from medical_fenlei.tasks import Task
 from medical_fenlei.trained.calibration import TaskCalibration
 from medical_fenlei.trained.network import TrainedNetwork
 
-METHODS = (INTEGRATED, *CAMS)
 DEFAULT_METHODS = (INTEGRATED, "hirescam")
 """The finest map of all, above chance with both networks measured, and the finest class activation (docs/explanations.md)."""
 NOT_FINITE = "not_finite"
@@ -36,7 +36,7 @@ class ExplanationRequest:
     """How an ear is explained."""
 
     methods: tuple[str, ...] = DEFAULT_METHODS
-    """Some of METHODS; the first is the one shown most."""
+    """Some of `methods.METHODS`; the first is the one shown most."""
 
     top: int = 5
     """Number of slices to show."""
@@ -157,9 +157,8 @@ def check_request(network: TrainedNetwork, task: Task, request: ExplanationReque
     """Raise, before anything is computed, the UserError that `explain` would raise."""
     if request.target not in (PREDICTED, *task.class_names):
         raise UserError(f"--target: got {request.target!r}, expected {PREDICTED} or one of {', '.join(task.class_names)}")
+    check_methods(request.methods)
     for method in request.methods:
-        if method not in METHODS:
-            raise UserError(f"--method: got {method!r}, expected some of {', '.join(METHODS)}")
         if method != INTEGRATED:
             assert isinstance(network.model, Ear2d)
             find_stage(network.model.backbone, method, request.layer)

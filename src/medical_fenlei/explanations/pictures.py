@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medical_fenlei.explanations.explained_ear import ExplainedEar
-from medical_fenlei.explanations.integrated_gradients import INTEGRATED
 from medical_fenlei.explanations.maps import Explanation, Map
+from medical_fenlei.explanations.methods import INTEGRATED
 from medical_fenlei.pages.ear_pictures import DIM, FAINT, INK, MARK, PAPER, draw_heat, draw_marks, draw_slice, ear_palette
 from medical_fenlei.pages.plots import save
 from medical_fenlei.vocabulary import DIAGNOSES

@@ -15,8 +15,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import t as student
+from scipy.special import expit, logit, stdtrit
 
 Measures = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Weights (R, N) to named measures (R,), NaN where undefined."""
@@ -163,7 +162,7 @@ class PatientBootstrap:
             constant = "no interval: it is the same in every resample"
             low, high = (np.nan, np.nan) if scale == "log" else (estimate, estimate)
             return Interval(estimate, low, high, "; ".join(filter(None, (reason, constant))))
-        quantile = float(student.ppf(1 - tail, self._patients - 1)) * np.sqrt(self._patients / (self._patients - 1))
+        quantile = float(stdtrit(self._patients - 1, 1 - tail)) * np.sqrt(self._patients / (self._patients - 1))
         if scale == "log" and estimate > 0 and np.quantile(defined, tail / 2) > 0:
             reach = quantile * np.log(defined[defined > 0]).std(ddof=1)
             return Interval(estimate, float(estimate * np.exp(-reach)), float(estimate * np.exp(reach)), reason)

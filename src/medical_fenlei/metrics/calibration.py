@@ -3,7 +3,6 @@
 Both are fitted on one set and applied to others; the caller chooses the set.
 """
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
 PRIOR = 0.5
@@ -46,6 +45,8 @@ def fit_temperature(probability: np.ndarray, y_true: np.ndarray) -> float:
 
     if len(np.unique(y_true)) < 2:
         return float("nan")
+    from scipy.optimize import minimize_scalar  # slow to import
+
     found = minimize_scalar(negative_log_posterior, bounds=SEARCH_RANGE, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 

@@ -2,8 +2,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm, rankdata
+from scipy.special import expit, logit, ndtr, ndtri
 
 from medical_fenlei.metrics.bootstrap import Interval
 
@@ -30,6 +29,8 @@ def auroc_covariance(y_true: np.ndarray, score: np.ndarray, patient: np.ndarray)
     if min(with_class) < 2:
         raise ValueError(f"got {with_class[0]} patients with positive ears and {with_class[1]} with negative ones, expected at "
                          "least two of each")
+    from scipy.stats import rankdata  # slow to import
+
     area, components = [], []
     for own in score:
         among_all, among_positive, among_negative = rankdata(own), rankdata(own[y]), rankdata(own[~y])
@@ -53,7 +54,7 @@ def delong_interval(y_true: np.ndarray, score: np.ndarray, patient: np.ndarray, 
     The logit keeps the coverage of small sets. Raises ValueError as `auroc_covariance` does.
     """
     (area,), ((variance,),) = auroc_covariance(y_true, score, patient)
-    reach = norm.ppf((1 + level) / 2) * np.sqrt(variance)
+    reach = ndtri((1 + level) / 2) * np.sqrt(variance)
     if not by_logit:
         return Interval(float(area), float(area - reach), float(area + reach))
     if not 0 < area < 1:
@@ -71,6 +72,6 @@ def auroc_difference(y_true: np.ndarray, one: np.ndarray, other: np.ndarray, pat
     area, covariance = auroc_covariance(y_true, np.stack([one, other]), patient)
     difference = float(area[1] - area[0])
     deviation = float(np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
-    reach = float(norm.ppf((1 + level) / 2)) * deviation
-    p = float(2 * norm.sf(abs(difference) / deviation)) if deviation > 1e-12 else float("nan")
+    reach = float(ndtri((1 + level) / 2)) * deviation
+    p = float(2 * ndtr(-abs(difference) / deviation)) if deviation > 1e-12 else float("nan")
     return Difference(Interval(difference, difference - reach, difference + reach), p)

@@ -3,15 +3,16 @@ import difflib
 import os
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
-from timm.models import PretrainedCfg
-from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import nn
 
 from medical_fenlei.errors import UserError
+from medical_fenlei.models.late_dynamo import late_dynamo
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 CONNECT_SECONDS = 5.0
 """How long a server of published weights may take to answer."""
@@ -23,6 +24,9 @@ def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained:
     timm adapts published weights for three channels to any other number. Raises UserError for an unknown name, an unsupported
     image size, or missing published weights.
     """
+    with late_dynamo():
+        import timm  # slow to import
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4)
         raise UserError(f"--backbone: timm has no {name!r}" + (f"; near names: {', '.join(near)}" if near else ""))
@@ -44,9 +48,10 @@ def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained:
     return backbone, features
 
 
-def _require_published_weights(name: str, facts: PretrainedCfg) -> None:
+def _require_published_weights(name: str, facts: "PretrainedCfg") -> None:
     """Raise UserError at once if published weights are neither on this machine nor to be had; a download tries for a minute."""
     from huggingface_hub import constants, try_to_load_from_cache  # needed for this alone
+    from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     if not facts.hf_hub_id or os.environ.get("HF_HUB_OFFLINE"):
         return

@@ -9,21 +9,19 @@ import pandas as pd
 from tqdm import tqdm
 
 from medical_fenlei import tables
-from medical_fenlei.files import PARTIAL, read_json, write_json
+from medical_fenlei.files import read_json, write_json
 from medical_fenlei.ingest.exam_files import Problem
 from medical_fenlei.ingest.exams import LooseExam
 from medical_fenlei.new_exams.answers import EarAnswer, ExamAnswer
+from medical_fenlei.new_exams.output_folder import FLAG, OUTPUTS
 from medical_fenlei.new_exams.page import NOTICE, PASSED_OVER, write_answers_page
 from medical_fenlei.new_exams.pictures import draw_explained_slices, draw_overviews, save_picture
 from medical_fenlei.new_exams.predictor import ExamEvidence, Predictor
-from medical_fenlei.own_files import LEDGER, OwnFiles
+from medical_fenlei.own_files import OwnFiles
 from medical_fenlei.parallel import Workers
 from medical_fenlei.runs import versions
 
 ANSWER = "answer.json"
-OUTPUTS = ("predictions.csv", tables.rejects_path(Path("predictions.csv")).name, "predictions.json", "page.html")
-"""Names of the files beside the folders of the exams; no exam has one of them."""
-FLAG = "--out-dir"
 
 
 @dataclass(frozen=True)
@@ -46,20 +44,6 @@ class WrittenAnswers:
     """Reasons of the other rejects."""
 
 
-def refuse_others_files(out_dir: Path, exams: Sequence[LooseExam]) -> None:
-    """Raise UserError if the output folder, or the folder of an exam in it, holds files in the way that somebody else wrote."""
-    own = OwnFiles(out_dir, FLAG)
-    own.refuse_others([*OUTPUTS, *(exam.exam_id for exam in exams if not (out_dir / exam.exam_id / LEDGER).is_file()
-                                   and _has_files(out_dir / exam.exam_id))])
-    own.claim(*OUTPUTS)
-
-
-def _has_files(path: Path) -> bool:
-    if path.is_dir() and not path.is_symlink():
-        return not all(PARTIAL.fullmatch(below.name) for below in path.iterdir())
-    return path.exists() or path.is_symlink()
-
-
 def write_answers(
     out_dir: Path, base: Path, exams: Sequence[LooseExam], strays: Sequence[Problem], predictor: Predictor, *,
     workers: Workers,
@@ -69,6 +53,7 @@ def write_answers(
     base: the folder of the exams; strays: what is below it and belongs to no exam. Exams that were answered before from the
     same files, by the same checkpoint and with the same settings, are not predicted again.
     """
+    OwnFiles(out_dir, FLAG).claim(*OUTPUTS)
     known = {exam.exam_id: _read(out_dir / exam.exam_id, predictor.key(exam)) for exam in exams}
     todo = [exam for exam in exams if known[exam.exam_id] is None]
     for answer, evidence in tqdm(predictor.answers(base, todo, workers=workers), total=len(todo), desc="exams", unit="",

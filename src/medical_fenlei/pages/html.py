@@ -3,12 +3,15 @@ import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
-from matplotlib.figure import Figure
 from PIL import Image
 
 from medical_fenlei.reasons import remedy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ABBREVIATIONS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "ppv": "PPV", "npv": "NPV", "brier": "Brier score",
                  "95": "95 %"}
@@ -33,7 +36,7 @@ def template(room: str, name: str, **filters: Callable[..., object]) -> jinja2.T
     return environment.get_template(name)
 
 
-def as_png(figure: Figure) -> str:
+def as_png(figure: "Figure") -> str:
     """Return a figure as the data URL of a PNG."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)

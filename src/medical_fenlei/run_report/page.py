@@ -11,7 +11,6 @@ from typing import Any
 from medical_fenlei.files import write_json, write_text
 from medical_fenlei.pages.html import embedded, template
 from medical_fenlei.run_report.contents import report_contents
-from medical_fenlei.run_report.curves import plot_training
 from medical_fenlei.runs import Run
 from medical_fenlei.vocabulary import DIAGNOSES
 
@@ -35,6 +34,8 @@ def write_page(run: Run) -> Path:
 
 def write_training_report(run: Run) -> Path:
     """Write `reports/curves.png` of a run that was trained, and its page; return the page."""
+    from medical_fenlei.run_report.curves import plot_training  # slow to import
+
     lines = list(run.read_metrics())
     plot_training(run.reports / "curves.png", lines, best_epoch=lines[-1]["best_epoch"])
     return write_page(run)

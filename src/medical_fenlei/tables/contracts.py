@@ -12,7 +12,7 @@ INDEX = Table("index, one row per exam", {
     "exam_id": "key", "date": "text", "label_date": "text", "date_match": "flag", "ambiguous_match": "flag",
     "exam_relpath": "relpath", "series_relpath": "relpath", "n_instances": "int", "left_code": "code", "right_code": "code",
     "series_reason": "text",
-}, optional={"right_series_relpath": "relpath"}, unique=("exam_id",))
+}, optional={"right_series_relpath": "relpath"}, unique=("exam_id",), made_by="build_index")
 """right_series_relpath: series of the right ear if each ear has its own; series_relpath is then the series of the left ear."""
 SPLIT = Table("split, one row per exam", {**INDEX.columns, "patient_key": "text"}, optional=INDEX.optional, unique=("exam_id",))
 SERIES = Table("series, one row per series", {
@@ -34,7 +34,7 @@ MANIFEST = Table("manifest, one row per ear", {
     "exam_id": "key", "side": "side", "date": "text", "label_date": "text", "date_match": "flag", "series_relpath": "relpath",
     "n_instances": "int", "label_code": "code", "patient_key": "key", "patient_key_source": "text", **HEADER_FACTS,
     **{f"task_valid__{t.name}": "flag" for t in BINARY_TASKS}, **{f"task_y__{t.name}": "text" for t in BINARY_TASKS},
-}, optional={**SUBGROUP_FACTS, "series_digest": "text"}, unique=("exam_id", "side"))
+}, optional={**SUBGROUP_FACTS, "series_digest": "text"}, unique=("exam_id", "side"), made_by="build_manifest_ears")
 """series_digest: digest of the images of the series, with which cached ears are compared; earlier versions lack it."""
 LINKED_PATIENTS = Table("exams of one patient, one row per pair that was linked, or was not although some evidence agrees", {
     "exam_id": "key", "other_exam_id": "key", "evidence": "key", "linked": "flag", "why": "text",
@@ -70,7 +70,7 @@ QA_FINDINGS = Table("findings that deserve a look", {"kind": "key", "text": "key
 PREDICTIONS = Table("predictions, one row per ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "share",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
-}, more="float", unique=("exam_id", "side"))
+}, more="float", unique=("exam_id", "side"), made_by="eval_ear2d")
 
 ONE_SIDED = Table("exams whose ears differ, one row per exam, the most suspicious first", {
     "exam_id": "key", "positive_side": "side", "score_positive": "float", "score_other": "float", "lead": "float",
@@ -111,7 +111,8 @@ NEIGHBORS = Table("nearest cases, one row per ear and rank", {
 }, unique=("exam_id", "side", "rank"))
 
 EXAMS = Table("exams to predict, one row per exam", {"exam_id": "key", "series_relpath": "relpath"},
-              optional={"right_series_relpath": "relpath", "left_code": "code", "right_code": "code"}, unique=("exam_id",))
+              optional={"right_series_relpath": "relpath", "left_code": "code", "right_code": "code"}, unique=("exam_id",),
+              made_by="build_index")
 EXAM_IDS = Table("list of exams", {"exam_id": "key"})
 _OF_A_SIDE: dict[str, Kind] = {
     "label_code": "code", "y_true": "count", "y_prob": "float", "y_pred": "count", "name": "text",

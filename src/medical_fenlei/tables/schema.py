@@ -51,13 +51,17 @@ class Table:
     unique: tuple[str, ...] = ()
     """Columns that together identify a row."""
 
+    made_by: str = ""
+    """The command that writes it, named where the file is missing."""
+
     def read(self, path: Path) -> pd.DataFrame:
         """Read and check a table. Raises UserError for a missing file or column, or the first invalid cell."""
         try:
             raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig",
                               encoding_errors="surrogateescape")
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file ({self.name})") from None
+            remedy = f"; {self.made_by} writes it" if self.made_by else ""
+            raise UserError(f"{path}: no such file ({self.name}){remedy}") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{path}: cannot be read as CSV ({self.name}): {str(error).splitlines()[0]}") from None
         missing = [c for c in self.columns if c not in raw.columns]

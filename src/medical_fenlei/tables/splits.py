@@ -28,7 +28,7 @@ def read_split(root: Path, pct: int) -> Split:
     folder = root / f"{pct}pct"
     if not (folder / "train.csv").is_file():
         there = sorted(f.name for pattern in ("*pct", "fold_*") for f in root.glob(pattern)) if root.is_dir() else []
-        listed = ", ".join(there) or "no splits"
+        listed = ", ".join(there) or "no splits; make_splits_dual makes them"
         raise UserError(f"--splits-root {root} --pct {pct}: no {folder}/train.csv; there are: {listed}")
     sets = {name: SPLIT.read(folder / f"{name}.csv") for name in SETS if (folder / f"{name}.csv").is_file()}
     return Split(folder, sets, by_patient=all((s.patient_key != "").all() for s in sets.values()))

@@ -1,7 +1,7 @@
 """A trained network, opened from a checkpoint: its settings, tasks, calibration and run, and its predictions."""
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import nn
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.data.dataset import EarDataset
+from medical_fenlei.data.selection import empty_set, find_ear
 from medical_fenlei.data.sources import Sources, find_ears, prepare_missing
 from medical_fenlei.ears.source import USABLE, entry_states
 from medical_fenlei.ears.store import EarStore
@@ -22,6 +23,7 @@ from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks
 from medical_fenlei.trained.calibration import Calibration, TaskCalibration, uncalibrated
 from medical_fenlei.trained.ear_set import EarSet
+from medical_fenlei.trained.home import at_home
 from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint
 from medical_fenlei.training.device import ComputeSettings
 from medical_fenlei.training.predict import InferenceResult, infer, prediction_tables
@@ -110,8 +112,7 @@ class TrainedNetwork:
         """Open one set, as `open_sets` does. Raises UserError also if the set has no ear."""
         found = self.open_sets(data, (name,), tasks).get(name)
         if found is None:
-            what = "labelled ears" if tasks is None else "ears of " + ", ".join(task.name for task in tasks)
-            raise UserError(f"--split {name}: this set of {data.splits_root} --pct {data.pct} has no {what}")
+            raise empty_set(data, name, tasks)
         return found
 
     def open_ears(self, data: DataConfig, ears: pd.DataFrame, name: str) -> EarSet:
@@ -128,11 +129,7 @@ class TrainedNetwork:
 
     def open_ear(self, data: DataConfig, exam_id: str, side: str) -> EarSet:
         """Open one ear of the manifest as a set, labelled or not. Raises UserError if it is missing or cannot be prepared."""
-        manifest = tables.MANIFEST.read(data.manifest_csv)
-        ear = manifest[(manifest.exam_id == exam_id) & (manifest.side == side)]
-        if ear.empty:
-            raise UserError(f"--exam-id {exam_id}: {data.manifest_csv} has no {side} ear of that exam")
-        found = self.open_ears(data, ear, f"{exam_id}_{side}")
+        found = self.open_ears(data, find_ear(data, exam_id, side), f"{exam_id}_{side}")
         if len(found.rejects):
             raise UserError(f"--exam-id {exam_id}: {found.rejects.reason.iloc[0]}: {found.rejects.detail.iloc[0]}")
         return found
@@ -207,9 +204,13 @@ class TrainedNetwork:
 
 
 def open_network(path: Path, *, kind: str, device: str, precision: str | None = None) -> TrainedNetwork:
-    """Open a checkpoint. Raises UserError if it is not a checkpoint of this kind. precision: the run's by default."""
+    """Open a checkpoint, with the paths of its data as they are reached from here (`home`). precision: the run's by default.
+
+    Raises UserError if it is not a checkpoint of this kind.
+    """
     checkpoint = read_checkpoint(path, kind=kind)
-    config = checkpoint.config
+    config = at_home(checkpoint.config, Run.of_checkpoint(path))
+    checkpoint = replace(checkpoint, config=config)
     tasks = find_tasks(config.data.label_task)
     compute = ComputeSettings.choose(device, precision or config.training.precision)
     model = build_model(config.model, shape=config.input_shape, outputs=sum(task.outputs for task in tasks),

@@ -1,7 +1,4 @@
-"""Checkpoints: the weights with the whole configuration, and a checksum of the file, since torch does not notice a flipped bit.
-
-A checkpoint is an ordinary file of torch; the checksum is the comment at the end of its ZIP archive.
-"""
+"""Checkpoints: the weights with the whole configuration. A checksum guards the file: torch does not notice a flipped bit."""
 import hashlib
 import io
 import os
@@ -14,17 +11,12 @@ from typing import Any
 import torch
 
 from medical_fenlei import settings
-from medical_fenlei.config import DUAL, EAR2D, RunConfig
+from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
 from medical_fenlei.log import LOG
 from medical_fenlei.models.weights import first_not_finite
-
-MARK = b"medical_fenlei checkpoint, sha256 "
-FOOTER = len(MARK) + 64
-"""Length of the comment in bytes: the mark and the hexadecimal checksum."""
-READ_BY = {EAR2D: "predict_ear2d", DUAL: "predict_dual"}
-"""The command that predicts with a checkpoint of each kind."""
+from medical_fenlei.training.checkpoint_file import FOOTER, MARK, check_file, check_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +60,13 @@ def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
 
     Raises UserError: no file, no checkpoint, damaged, of another kind, or with weights that are not finite.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--checkpoint {path}: {error.strerror}") from None
+    check_file(path)
+    content = path.read_bytes()
     body, footer = content[:-FOOTER], content[-FOOTER:]
-    if not footer.startswith(MARK):
-        raise UserError(f"--checkpoint {path}: is not a checkpoint of this program, or was cut short")
     if hashlib.sha256(body).hexdigest().encode() != footer[len(MARK):]:
         raise UserError(f"--checkpoint {path}: is damaged: its content does not match its checksum; copy it again")
     plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    if plain["kind"] != kind:
-        raise UserError(f"--checkpoint {path}: holds a network of kind {plain['kind']}, expected {kind}; "
-                        f"{READ_BY.get(plain['kind'], 'no command here')} reads it")
+    check_kind(path, plain["kind"], kind)
     if name := first_not_finite(plain["weights"]):
         raise UserError(f"--checkpoint {path}: its weights are not finite ({name}), so that it has no answer for any ear; use "
                         "another checkpoint, or train again with a lower --lr or --precision fp32")

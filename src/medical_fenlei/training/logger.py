@@ -2,12 +2,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from medical_fenlei.config import SLICE_ATTENTION, ModelConfig, RunConfig
 from medical_fenlei.data.dataset import EarDataset
@@ -16,6 +15,9 @@ from medical_fenlei.log import LOG
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.training.device import ComputeSettings
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 EARS_SHOWN, SLICES_SHOWN = 4, 8
 """How many ears of a batch, and slices of each, TensorBoard shows."""
@@ -31,7 +33,7 @@ class TrainingLogger:
     config: RunConfig
     compute: ComputeSettings
     active: bool
-    _writer: SummaryWriter | None = None
+    _writer: "SummaryWriter | None" = None
     _shown_epoch: int = 0
 
     def __enter__(self) -> "TrainingLogger":
@@ -41,12 +43,14 @@ class TrainingLogger:
         if self._writer:
             self._writer.close()
 
-    def tensorboard(self, epoch: int) -> SummaryWriter:
+    def tensorboard(self, epoch: int) -> "SummaryWriter":
         """The writer of TensorBoard, created at first use, so that a run that fails to start leaves no file.
 
         Events of this epoch and later ones from before an interruption are hidden.
         """
         if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
             self._writer = SummaryWriter(str(self.run.tensorboard), purge_step=epoch)
         return self._writer
 

@@ -1,0 +1,82 @@
+"""The ears of a split and a task, selected from tables alone: without torch, so that a wrong path ends a command at once."""
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from medical_fenlei import tables
+from medical_fenlei.config import DataConfig
+from medical_fenlei.ears.source import missing_ears, refuse_without_dicom
+from medical_fenlei.ears.store import EarStore
+from medical_fenlei.errors import UserError
+from medical_fenlei.tasks import OUTSIDE, Task
+from medical_fenlei.vocabulary import UNLABELLED, WHOLE_MANIFEST
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The ears of each requested set, whether or not the cache holds them."""
+
+    ears: dict[str, pd.DataFrame]
+    """Manifest rows of each set, indexed by their row number in the manifest."""
+
+    split: tables.Split | None
+    """The split that they belong to; None for the whole manifest."""
+
+    @property
+    def all_ears(self) -> pd.DataFrame:
+        """Manifest rows of all sets."""
+        return pd.concat([*self.ears.values()]) if self.ears else tables.MANIFEST.empty()
+
+    def describe(self, store: EarStore, data: DataConfig) -> str:
+        """Return a line with the ears of each set, where they come from, and how many of them the cache holds.
+
+        Raises UserError if it lacks some, and there is no DICOM to prepare them from.
+        """
+        wanted = self.all_ears
+        missing = missing_ears(store, wanted)
+        refuse_without_dicom(store, missing, data)
+        sets = ", ".join(f"{len(own)} ears of {own.exam_id.nunique()} exams in {name}" for name, own in self.ears.items())
+        source = data.manifest_csv if self.split is None else self.split.folder
+        return f"{source}: {sets or 'no ears'}; {len(wanted) - len(missing)} of {len(wanted)} ears in {store.folder}"
+
+
+def select_ears(data: DataConfig, tasks: Sequence[Task] | None, sets: Sequence[str]) -> Selection:
+    """Select the ears of each set that have a target in any of the tasks (None: all that have a label).
+
+    Sets that the split lacks are left out; WHOLE_MANIFEST needs no split. Raises UserError if a table is missing.
+    """
+    split = None if list(sets) == [WHOLE_MANIFEST] else tables.read_split(data.splits_root, data.pct)
+    manifest = tables.MANIFEST.read(data.manifest_csv)
+    code = manifest.label_code.to_numpy()
+    has_target = code != UNLABELLED
+    if tasks is not None:
+        has_target = np.any([task.targets(code) != OUTSIDE for task in tasks], axis=0)
+    eligible = manifest[has_target]
+    exams = {WHOLE_MANIFEST: eligible} if split is None else split.sets
+    ears = {name: tables.first_exams(eligible[eligible.exam_id.isin(exams[name].exam_id)], data.limit)
+            for name in sets if name in exams}
+    return Selection(ears, split)
+
+
+def find_ear(data: DataConfig, exam_id: str, side: str) -> pd.DataFrame:
+    """Return the row of one ear in the manifest, labelled or not. Raises UserError if it has none."""
+    manifest = tables.MANIFEST.read(data.manifest_csv)
+    of_exam = manifest[manifest.exam_id == exam_id]
+    ear = of_exam[of_exam.side == side]
+    if ear.empty:
+        near = difflib.get_close_matches(exam_id, manifest.exam_id.unique(), n=3) if of_exam.empty else []
+        hint = f"; near ids: {', '.join(near)}" if near else ""
+        raise UserError(f"--exam-id {exam_id}: {data.manifest_csv} has no {side} ear of that exam{hint}")
+    return ear
+
+
+def empty_set(data: DataConfig, name: str, tasks: Sequence[Task] | None) -> UserError:
+    """Return the error of a set without an ear, to be raised."""
+    if name == "tune":
+        return UserError(f"--splits-root {data.splits_root}: --pct {data.pct} has no tune set to fit on; make_splits_dual "
+                         "--tune-ratio makes one")
+    what = "labelled ears" if tasks is None else "ears of " + ", ".join(task.name for task in tasks)
+    return UserError(f"--split {name}: this set of {data.splits_root} --pct {data.pct} has no {what}")
