@@ -10,9 +10,11 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1, RLELossless
 
+from medical_fenlei.dicom import fast_pixels
 from medical_fenlei.dicom.dataset import read_dataset
 from medical_fenlei.dicom.fast_pixels import decode_lossless_jpeg, read_stored
 from medical_fenlei.dicom.header import read_header
+from medical_fenlei.dicom.header_reader import HeaderReader
 from medical_fenlei.dicom.pixels import decode_hu
 from medical_fenlei.errors import Rejected
 
@@ -40,8 +42,10 @@ def test_uncompressed_values_equal_those_of_pydicom_also_with_an_overlay_above_t
     dataset["PixelData"].VR = "OW"
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=True, enforce_file_format=True)
-    found, expected = read_stored(read_header(path)), pixel_array(pydicom.dcmread(path), raw=True)
-    assert found is not None and found.dtype == expected.dtype and np.array_equal(found, expected)
+    expected = pixel_array(pydicom.dcmread(path), raw=True)
+    for header in (read_header(path), *HeaderReader().read(path)):
+        found = read_stored(header)
+        assert found is not None and found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
 def test_what_is_compressed_truncated_or_of_upper_bits_is_left_to_pydicom(tmp_path):
@@ -61,14 +65,29 @@ def test_what_is_compressed_truncated_or_of_upper_bits_is_left_to_pydicom(tmp_pa
     assert read_stored(read_header(tmp_path / "b" / "rle")) is None
 
 
-def test_a_file_that_now_holds_another_image_is_refused(tmp_path):
+@pytest.mark.parametrize("read", [read_header, lambda path: HeaderReader().read(path)[0]])
+def test_a_file_that_now_holds_another_image_is_refused(tmp_path, read):
     path = written(tmp_path)
-    header = read_header(path)
+    header = read(path)
     dataset = pydicom.dcmread(path)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     dataset.save_as(path, enforce_file_format=True)
     with pytest.raises(Rejected, match="changed_file"):
         read_stored(header)
+
+
+def test_a_header_is_parsed_again_only_where_its_bytes_have_changed(tmp_path, monkeypatch):
+    path = written(tmp_path)
+    header, = HeaderReader().read(path)
+    monkeypatch.setattr(fast_pixels, "read_until_pixels", None)
+    signed = read_stored(header)
+    monkeypatch.undo()
+    dataset = pydicom.dcmread(path)
+    dataset.PatientComments, dataset.PixelRepresentation = "moved", 0
+    dataset.save_as(path, enforce_file_format=True)
+    found = read_stored(header)
+    assert signed.dtype == np.int16 and found.dtype == np.uint16
+    assert np.array_equal(found, pixel_array(dataset, raw=True)) and np.array_equal(found, signed & 0xFFF)
 
 
 @pytest.mark.parametrize("path", LOSSLESS, ids=lambda path: path.name)

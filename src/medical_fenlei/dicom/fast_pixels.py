@@ -5,8 +5,8 @@ A file of one image is read once. Uncompressed pixels are taken where they lie; 
 """
 import contextlib
 import io
+import os
 import struct
-from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -17,6 +17,7 @@ from medical_fenlei.dicom.dataset import read_block, read_until_pixels
 from medical_fenlei.dicom.elements import value_of
 from medical_fenlei.dicom.frame_size import refuse_other_size
 from medical_fenlei.dicom.header import Header
+from medical_fenlei.dicom.stored_bits import WORD_TAGS, Word, plain_word
 from medical_fenlei.errors import Rejected
 
 LOSSLESS_JPEG = (str(JPEGLossless), str(JPEGLosslessSV1))
@@ -36,16 +37,6 @@ _MAX_STREAM = 1 << 26
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 """Markers before and behind the values of a JPEG stream. Without the second, decoders make up what is missing."""
 
-_WORD_TAGS = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
-
-
-class _Word(NamedTuple):
-    """A word of 16 bits that holds one stored value in its lowest bits."""
-
-    dtype: type[np.int16] | type[np.uint16]
-    unused: int
-    """Number of upper bits that are no part of the value."""
-
 
 def read_stored(header: Header) -> np.ndarray | None:
     """Read the stored values (rows, columns) of a file of one image with 16 bits per value, uncompressed or lossless JPEG.
@@ -58,24 +49,35 @@ def read_stored(header: Header) -> np.ndarray | None:
         return None
     with open(header.path, "rb", buffering=0) as file:
         start = read_block(file)
-        found = read_until_pixels(start, ("SOPInstanceUID", *_WORD_TAGS))
-        if found is None:
-            return None
-        dataset, at = found
-        if dataset.file_meta.get("TransferSyntaxUID") != header.transfer_syntax:
-            return None
-        if value_of(dataset, "SOPInstanceUID") != header.sop_uid:
-            raise Rejected("changed_file", "the file is not the one that was indexed")
-        word, first = _word(dataset, header), at + len(begin) + _LENGTH
+        if header.place is not None and header.place.is_in(start):
+            word, at = header.word, header.place.begin
+        else:
+            word, at = _look_up(start, header)
         if word is None or not start.startswith(begin, at):
             return None
+        first = at + len(begin) + _LENGTH
         if header.transfer_syntax not in LOSSLESS_JPEG:
             return _native(file, start, first, header, word)
         if not start.endswith(_UNDEFINED, first - _LENGTH, first):
             return None
         with contextlib.suppress(ValueError, struct.error):      # without items
-            return _decoded(get_frame(start[first:] + file.read(_MAX_STREAM), 0, number_of_frames=1), header, word)
+            rest = file.read(min(_MAX_STREAM, os.fstat(file.fileno()).st_size))
+            return _decoded(get_frame(start[first:] + rest, 0, number_of_frames=1), header, word)
     return None
+
+
+def _look_up(start: bytes, header: Header) -> tuple[Word | None, int]:
+    """Return the word of a file that starts like this, None where it is unusual, and where its pixel data element begins.
+
+    Raises Rejected (changed_file) where it holds another image than the header's.
+    """
+    found = read_until_pixels(start, ("SOPInstanceUID", "Rows", "Columns", *WORD_TAGS))
+    if found is None or found[0].file_meta.get("TransferSyntaxUID") != header.transfer_syntax:
+        return None, 0
+    dataset, at = found
+    if value_of(dataset, "SOPInstanceUID") != header.sop_uid:
+        raise Rejected("changed_file", "the file is not the one that was indexed")
+    return _word(dataset, header), at
 
 
 def decode_lossless_jpeg(dataset: Dataset, header: Header) -> np.ndarray | None:
@@ -90,7 +92,7 @@ def decode_lossless_jpeg(dataset: Dataset, header: Header) -> np.ndarray | None:
     return _decoded(frame, header, word)
 
 
-def _native(file: io.FileIO, start: bytes, first: int, header: Header, word: _Word) -> np.ndarray | None:
+def _native(file: io.FileIO, start: bytes, first: int, header: Header, word: Word) -> np.ndarray | None:
     """Read the stored values that begin at an offset, behind their length; return None where some are missing."""
     stored = np.empty((header.rows, header.columns), word.dtype)
     if start[first - _LENGTH:first] != stored.nbytes.to_bytes(_LENGTH, "little"):
@@ -104,7 +106,7 @@ def _native(file: io.FileIO, start: bytes, first: int, header: Header, word: _Wo
     return stored
 
 
-def _decoded(frame: bytes, header: Header, word: _Word) -> np.ndarray | None:
+def _decoded(frame: bytes, header: Header, word: Word) -> np.ndarray | None:
     """Return the stored values of a lossless JPEG stream, None where this decoder fails: it is stricter than others.
 
     Raises Rejected (bad_pixels) where the stream is of another size, or ends within the image.
@@ -112,7 +114,7 @@ def _decoded(frame: bytes, header: Header, word: _Word) -> np.ndarray | None:
     import imagecodecs  # slow to import, and needed by few
 
     refuse_other_size(frame, header)
-    if frame.rfind(_END_OF_IMAGE) < frame.rfind(_START_OF_SCAN):  # neither occurs within a scan
+    if _START_OF_SCAN in frame[max(0, frame.rfind(_END_OF_IMAGE)):]:           # neither occurs within a scan
         raise Rejected("bad_pixels", "the JPEG stream ends within the image: the file was cut off or overwritten")
     try:
         stored = imagecodecs.jpeg8_decode(frame)
@@ -125,11 +127,7 @@ def _decoded(frame: bytes, header: Header, word: _Word) -> np.ndarray | None:
     return stored.view(word.dtype)
 
 
-def _word(dataset: Dataset, header: Header) -> _Word | None:
-    """Return the word of a stored value; None for other than plain ones of 16 bits."""
-    rows, columns, allocated, stored, high, signed, samples = (value_of(dataset, name) for name in _WORD_TAGS)
-    if (rows, columns, allocated) != (header.rows, header.columns, 16) or (samples or 1) != 1:
-        return None
-    if not isinstance(stored, int) or not 0 < stored <= 16 or high != stored - 1 or signed not in (0, 1):
-        return None
-    return _Word(np.int16 if signed else np.uint16, 16 - stored)
+def _word(dataset: Dataset, header: Header) -> Word | None:
+    """Return the word of a stored value; None where it is unusual, or the image is of another size."""
+    size = value_of(dataset, "Rows"), value_of(dataset, "Columns")
+    return plain_word(dataset) if size == (header.rows, header.columns) else None

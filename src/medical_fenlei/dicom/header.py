@@ -14,7 +14,8 @@ from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConve
 from medical_fenlei.dicom.dataset import damage_refused, read_dataset
 from medical_fenlei.dicom.elements import value_of
 from medical_fenlei.dicom.functional_groups import GROUPS, frame_dataset
-from medical_fenlei.dicom.stored_bits import BITS_TAGS, stored_bits
+from medical_fenlei.dicom.pixel_place import PixelPlace
+from medical_fenlei.dicom.stored_bits import WORD_TAGS, Word, plain_word, stored_bits
 from medical_fenlei.dicom.study import STUDY_TAGS, StatedStudy, study_of
 from medical_fenlei.errors import Rejected
 
@@ -34,7 +35,7 @@ IMAGE_TAGS = ("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber", "Acqui
 HEADER_TAGS = (
     *IMAGE_TAGS, "SOPClassUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
-    *BITS_TAGS, "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    *WORD_TAGS, "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "FrameOfReferenceUID", *STUDY_TAGS,
 )
 """Elements that a header is made of, in files without functional groups."""
@@ -96,6 +97,12 @@ class Header:
 
     padding: tuple[int, int] | None
     """Lowest and highest stored value that mark missing data."""
+
+    word: Word | None = field(default=None, repr=False)
+    """How a stored value lies in its word; None where this is unusual."""
+
+    place: PixelPlace | None = field(default=None, repr=False, compare=False)
+    """Where the pixels lie; None where that is not known."""
 
     @property
     def normal(self) -> np.ndarray:
@@ -212,16 +219,16 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
         kernel=_text(dataset, "ConvolutionKernel"), frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
         study=study_of(dataset),
         slope=slope, intercept=_numbers(dataset, "RescaleIntercept", 1)[0], padding=_padding(dataset),
-        rescale_type=_text(dataset, "RescaleType"),
+        rescale_type=_text(dataset, "RescaleType"), word=plain_word(dataset),
     )
 
 
-def next_image(header: Header, own: Mapping[str, Any], path: Path) -> Header:
+def next_image(header: Header, own: Mapping[str, Any], path: Path, place: PixelPlace) -> Header:
     """Return the header of another file of a single image that differs in IMAGE_TAGS alone. Raises Rejected.
 
     own: the values of these elements in the other file, as `value_of` returns them.
     """
-    return replace(header, path=path, **_of_image(own.get))
+    return replace(header, path=path, place=place, **_of_image(own.get))
 
 
 def _of_image(value: Callable[[str], Any]) -> dict[str, Any]:

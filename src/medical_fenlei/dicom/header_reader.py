@@ -4,14 +4,16 @@ The files of a series differ in a few elements: UID, number, position and time o
 Where all other bytes before the pixels equal those of a file that was parsed, so do the facts in them.
 """
 import contextlib
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from medical_fenlei.dicom.cut_off import refuse_cut_off
-from medical_fenlei.dicom.dataset import PREAMBLE, list_until_pixels, read_start
+from medical_fenlei.dicom.dataset import PREAMBLE, list_until_pixels, read_block
 from medical_fenlei.dicom.elements import plain_value, tag_of
 from medical_fenlei.dicom.header import HEADER_TAGS, IMAGE_TAGS, Header, next_image, read_headers_of
+from medical_fenlei.dicom.pixel_place import PixelPlace
 from medical_fenlei.dicom.scan_elements import Placed, Unusual, element_at, end_of
 
 _OF_IMAGE = {int(tag_of(name)): name for name in IMAGE_TAGS}
@@ -34,24 +36,30 @@ class HeaderReader:
 
         Raises Rejected, as `read_headers_of` does; bad_pixels, if the file ends within its pixels.
         """
+        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+            return self._read(file, path)
+        return read_headers_of(path)                             # which reports why it cannot be opened
+
+    def _read(self, file: io.FileIO, path: Path) -> list[Header]:
         start, known = b"", None
         with contextlib.suppress(Exception):                     # whatever is unusual is read and reported below
-            start = read_start(path)
+            start = read_block(file)
             if self._pattern is not None and self._misses < _MAX_MISSES:
                 known = self._pattern.header_of(start, path)
-        headers = [known[0]] if known else read_headers_of(path)
-        pixels = known[1] if known else None
+        pixels: Placed | None
         if known:
             self._misses = 0
+            headers, pixels = [known[0]], known[1]
         else:
-            elements = _list(start)
+            headers, elements = read_headers_of(path), _list(start)
             pixels = elements[-1] if elements else None
-            if self._misses < _MAX_MISSES:
-                self._misses += 1
-                if len(headers) == 1 and headers[0].frame is None:
+            self._misses += 1
+            if pixels is not None and len(headers) == 1 and headers[0].frame is None:
+                headers = [replace(headers[0], place=PixelPlace.at(pixels.begin, start))]
+                if self._misses <= _MAX_MISSES:
                     self._pattern = _learn(start, elements, headers[0], self._pattern)
         if pixels is not None:
-            refuse_cut_off(path, start, pixels.begin, implicit=pixels.implicit)
+            refuse_cut_off(file, start, pixels.begin, implicit=pixels.implicit)
         return headers
 
 
@@ -99,20 +107,19 @@ class _Pattern:
             at = end
         if not start.startswith(self.rest, at):
             raise Unusual
-        return next_image(self.header, own, path), self.pixels._replace(begin=at + len(self.rest) - _TAG_BYTES)
+        begin = at + len(self.rest) - _TAG_BYTES
+        return next_image(self.header, own, path, PixelPlace.at(begin, start)), self.pixels._replace(begin=begin)
 
 
-def _list(start: bytes) -> list[Placed] | None:
-    """Return the elements of a file up to its pixel data, None where it is unusual."""
+def _list(start: bytes) -> list[Placed]:
+    """Return the elements of a file up to its pixel data, none where it is unusual."""
     with contextlib.suppress(Exception):
-        return list_until_pixels(start)
-    return None
+        return list_until_pixels(start) or []
+    return []
 
 
-def _learn(start: bytes, listed: list[Placed] | None, header: Header, before: _Pattern | None) -> _Pattern | None:
+def _learn(start: bytes, listed: list[Placed], header: Header, before: _Pattern | None) -> _Pattern:
     """Return the pattern of a file that was parsed; elements that differ from those of the file before may differ again."""
-    if not listed:
-        return None
     *elements, pixels = listed
     content = {element.tag: start[element.begin:element.end] for element in elements}
     differing = frozenset(_OF_IMAGE)

@@ -35,8 +35,10 @@ def rescale_to_hu(stored: np.ndarray, header: Header) -> np.ndarray:
         padding = stored == low if low == high else (stored >= low) & (stored <= high)
     shift = header.intercept
     if header.slope == 1 and shift.is_integer() and _INT16.min <= shift <= _INT16.max and stored.dtype.itemsize <= 2:
-        own = np.iinfo(stored.dtype)                             # clipped first, so that the sum fits into int16
-        np.clip(stored, max(own.min, _INT16.min - int(shift)), min(own.max, _INT16.max - int(shift)), out=stored)
+        own = np.iinfo(stored.dtype)
+        low, high = max(own.min, _INT16.min - int(shift)), min(own.max, _INT16.max - int(shift))
+        if stored.min(initial=low) < low or stored.max(initial=high) > high:       # seldom, and clipping takes long
+            np.clip(stored, low, high, out=stored)               # so that the sum fits into int16
         hu = stored.view(np.int16) if stored.dtype == np.uint16 else stored.astype(np.int16, copy=False)
         hu += np.int16(shift)                                    # uint16 values that wrapped in the view wrap back
     else:

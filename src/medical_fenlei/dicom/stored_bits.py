@@ -3,6 +3,7 @@
 Files of before 2011 may hold a value in the upper bits of its word: HighBit need not have been BitsStored - 1.
 """
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -12,6 +13,7 @@ from medical_fenlei.dicom.syntaxes import is_encapsulated
 from medical_fenlei.errors import Rejected
 
 BITS_TAGS = ("BitsAllocated", "BitsStored", "HighBit")
+WORD_TAGS = (*BITS_TAGS, "PixelRepresentation", "SamplesPerPixel")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,24 @@ class StoredBits:
             raise Rejected("bad_pixels", f"HighBit: got {self.high} with BitsStored {self.stored}, but bits below the value "
                                          "are in use: export the file again")
         return (words << (self.allocated - 1 - self.high)) >> (self.allocated - self.stored)
+
+
+class Word(NamedTuple):
+    """A word of 16 bits that holds one stored value in its lowest bits."""
+
+    dtype: type[np.int16] | type[np.uint16]
+    unused: int
+    """Number of upper bits that are no part of the value."""
+
+
+def plain_word(dataset: Dataset) -> Word | None:
+    """Return the word of a stored value; None for other than plain ones of 16 bits."""
+    allocated, stored, high, signed, samples = (value_of(dataset, name) for name in WORD_TAGS)
+    if allocated != 16 or (samples or 1) != 1 or not isinstance(stored, int) or not 0 < stored <= 16:
+        return None
+    if high != stored - 1 or signed not in (0, 1):
+        return None
+    return Word(np.int16 if signed else np.uint16, 16 - stored)
 
 
 def stored_bits(dataset: Dataset) -> StoredBits:
