@@ -55,6 +55,8 @@ class CachedEar:
     method: str
     confidence: float
     reasons: tuple[str, ...]
+    """What is doubtful about the scan and about the location."""
+
     padded_share: float
     histogram: np.ndarray
     """(bins,) share of the voxels in each bin of `BIN_EDGES`."""
@@ -106,6 +108,7 @@ def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple
 
 def _parse(exam_id: str, side: Side, facts: dict[str, Any], volume: np.ndarray) -> CachedEar:
     location = facts.get("localization") or {}
+    doubts = [*(facts.get("scan_doubts") or ()), *(location.get("reasons") or ())]
     affine = Affine.from_list(facts["affine_lps"])
     unknown = [np.nan] * 3
     return CachedEar(
@@ -113,7 +116,7 @@ def _parse(exam_id: str, side: Side, facts: dict[str, Any], volume: np.ndarray) 
         np.array(location.get("ear_centre") or affine.centre(volume.shape), np.float64).reshape(3),
         np.array(location.get("midsagittal_point") or unknown, np.float64).reshape(3),
         np.array(location.get("midsagittal_normal") or unknown, np.float64).reshape(3),
-        str(location.get("method", "")), _number(location.get("confidence")), tuple(map(str, location.get("reasons") or ())),
+        str(location.get("method", "")), _number(location.get("confidence")), tuple(map(str, doubts)),
         _number(facts.get("padded_share")), histogram(volume),
     )
 

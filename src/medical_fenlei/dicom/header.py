@@ -33,7 +33,7 @@ IMAGE_TAGS = ("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber", "Acqui
 
 HEADER_TAGS = (
     *IMAGE_TAGS, "SOPClassUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImageOrientationPatient",
-    "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
+    "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "BodyPartExamined",
     *BITS_TAGS, "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "FrameOfReferenceUID", *STUDY_TAGS,
 )
@@ -75,6 +75,9 @@ class Header:
     model: str
     kernel: str
     """Multi-valued kernels joined by a backslash, as DICOM writes them."""
+
+    body_part: str = ""
+    """BodyPartExamined, as the device or its operator states it; often wrong."""
 
     acquisition: str = ""
     """Acquisition number: distinguishes scans of the same positions within a series."""
@@ -209,8 +212,8 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
         row_cosines=row_cosines, column_cosines=column_cosines,
         pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
         manufacturer=_text(dataset, "Manufacturer"), model=_text(dataset, "ManufacturerModelName"),
-        kernel=_text(dataset, "ConvolutionKernel"), frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
-        study=study_of(dataset),
+        kernel=_text(dataset, "ConvolutionKernel"), body_part=_text(dataset, "BodyPartExamined"),
+        frame_of_reference=_text(dataset, "FrameOfReferenceUID"), study=study_of(dataset),
         slope=slope, intercept=_numbers(dataset, "RescaleIntercept", 1)[0], padding=_padding(dataset),
         rescale_type=_text(dataset, "RescaleType"),
     )

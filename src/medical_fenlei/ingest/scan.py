@@ -28,7 +28,7 @@ from medical_fenlei.ingest.study_facts import AccessionFact, study_facts
 from medical_fenlei.outcomes import Outcome
 from medical_fenlei.parallel import Workers, map_items
 
-SCAN_VERSION = 7
+SCAN_VERSION = 8
 """Raised whenever the code finds other facts in the same files, or names them differently."""
 SPLIT_SERIES = "continues the series in {}: put both into one folder, otherwise each counts as a series"
 """Detail of the problem `split_series`, for the other folder."""
