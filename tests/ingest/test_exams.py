@@ -5,6 +5,7 @@ import pydicom
 import pytest
 from helpers.dicom_files import SeriesFormat, axial, head, write_volume
 
+from medical_fenlei.dicom.header_reader import HeaderReader
 from medical_fenlei.dicom.identity import Identity
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.exams import find_loose_exams, refuse_several_patients
@@ -77,13 +78,19 @@ def test_two_patients_within_one_series_are_noticed(tmp_path):
     ds.PatientID = "P999"
     ds.save_as(files[-1])
     assert found(tmp_path)[0]["x"].several_patients
-    for path, patient in ((files[-1], "P123"), (files[4], "P999")):            # hidden in its middle: seen when it is read
+    for path, patient in ((files[-1], "P123"), (files[4], "P999")):                         # hidden in its middle
+        refuse_several_patients(headers_in(files[:4]))
         ds = pydicom.dcmread(path)
         ds.PatientID = patient
         ds.save_as(path)
-    assert not found(tmp_path)[0]["x"].several_patients
+    assert found(tmp_path)[0]["x"].several_patients
     with pytest.raises(Exception, match="several_patients"):
-        refuse_several_patients(files)
+        refuse_several_patients(headers_in(files))
+
+
+def headers_in(files):
+    reader = HeaderReader()
+    return [header for path in files for header in reader.read(path)]
 
 
 def test_without_a_study_uid_folders_separate_exams(tmp_path):

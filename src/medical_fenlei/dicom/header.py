@@ -14,6 +14,7 @@ from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConve
 from medical_fenlei.dicom.dataset import damage_refused, read_dataset
 from medical_fenlei.dicom.elements import value_of
 from medical_fenlei.dicom.functional_groups import GROUPS, frame_dataset
+from medical_fenlei.dicom.identity import IDENTITY_TAGS, identity_mark
 from medical_fenlei.dicom.stored_bits import BITS_TAGS, stored_bits
 from medical_fenlei.dicom.study import STUDY_TAGS, StatedStudy, study_of
 from medical_fenlei.errors import Rejected
@@ -35,7 +36,7 @@ HEADER_TAGS = (
     *IMAGE_TAGS, "SOPClassUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "BodyPartExamined",
     *BITS_TAGS, "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "FrameOfReferenceUID", *STUDY_TAGS,
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "FrameOfReferenceUID", *STUDY_TAGS, *IDENTITY_TAGS,
 )
 """Elements that a header is made of, in files without functional groups."""
 
@@ -78,6 +79,9 @@ class Header:
 
     body_part: str = ""
     """BodyPartExamined, as the device or its operator states it; often wrong."""
+
+    identity: bytes = field(default=b"", repr=False)
+    """Mark that images share whose patient is stated alike (`identity.identity_mark`)."""
 
     acquisition: str = ""
     """Acquisition number: distinguishes scans of the same positions within a series."""
@@ -213,7 +217,7 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
         pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
         manufacturer=_text(dataset, "Manufacturer"), model=_text(dataset, "ManufacturerModelName"),
         kernel=_text(dataset, "ConvolutionKernel"), body_part=_text(dataset, "BodyPartExamined"),
-        frame_of_reference=_text(dataset, "FrameOfReferenceUID"), study=study_of(dataset),
+        frame_of_reference=_text(dataset, "FrameOfReferenceUID"), study=study_of(dataset), identity=identity_mark(dataset),
         slope=slope, intercept=_numbers(dataset, "RescaleIntercept", 1)[0], padding=_padding(dataset),
         rescale_type=_text(dataset, "RescaleType"),
     )

@@ -47,6 +47,9 @@ class SeriesScan:
     last: str
     """File with the most superior image, below the base."""
 
+    other_people: tuple[str, ...] = ()
+    """Files with an image whose patient is stated otherwise than in `first`, one for each statement, below the base."""
+
     files: int
     """Files that hold its images, copies included; a file that holds several series counts for one of them."""
 
@@ -209,7 +212,9 @@ def _series_scan(base: Path, relpath: str, found: Stack, files: int) -> SeriesSc
     except Rejected as rejected:
         geometry |= {"refused": rejected.reason, "detail": rejected.detail}
         first, last = (end(found.headers, key=lambda header: header.position[2]) for end in (min, max))
+    stated = {image.identity: image.path for image in (*reversed(found.headers), first)}
     return SeriesScan(
+        other_people=tuple(sorted(path.relative_to(base).as_posix() for path in stated.values() if path != first.path)),
         relpath=relpath, first=first.path.relative_to(base).as_posix(), last=last.path.relative_to(base).as_posix(),
         files=files, images=len(found.headers), copies=len(found.copies), plane=_plane(header),
         image_type="\\".join(header.image_type), manufacturer=header.manufacturer, model=header.model, kernel=header.kernel,
@@ -250,7 +255,8 @@ class _Kept:
         if scan is None or scan.get("stamp") != stamp:
             return None
         with contextlib.suppress(KeyError, TypeError):           # not a line of ours
-            series = tuple(SeriesScan(**{**facts, "notes": tuple(facts["notes"])}) for facts in scan["series"])
+            series = tuple(SeriesScan(**{**facts, **{name: tuple(facts[name]) for name in ("notes", "other_people")}})
+                           for facts in scan["series"])
             return ExamScan(files=scan["files"], series=series, problems=tuple(map(tuple, scan["problems"])))
         return None
 
