@@ -133,6 +133,8 @@ REASONS: dict[str, Reason] = {
     }, is_used=True),
     **_group("series", {
         "unjoined_fragments": ("images that may be one scan under several SeriesInstanceUIDs", "export the series again"),
+        "named_path": ("a series in a folder or in files that are named like the patient; their names are told nowhere",
+                       "rename folders and files, for example to numbers: every table would hold the name"),
         "empty_series": ("fewer than two images", "export the series again"),
         "mixed_orientation": ("slices in different directions", "export the series again"),
         "mixed_size": ("slices of different size or pixel spacing", "export the series again"),

@@ -136,6 +136,21 @@ def test_a_short_name_is_redacted_by_itself_and_not_within_words():
     assert Redactor([Identity("", "", "金丝雀^李", "")]).hide("x金丝雀y") == "x…y"
 
 
+JOINED = Redactor([Identity("", "", "Meier^Anna", "19340217"), Identity("", "", "Li^Wu", "20010305")], ["20200102"])
+
+
+@pytest.mark.parametrize("text", [
+    "MeierAnna3", "ANNAMEIER_2", "xmeieranna", "LiWu2", "CTliwu", "wuli07", "Li2", "LiW", "1934-2-17", "1934217", "17.2.1934",
+    "2/17/1934", "17-2-34", "340217", "170234", "17Feb1934", "2001_3_5", "5.3.01", "2001年3月5日", "2020-1-2", "2.1.2020"])
+def test_names_and_dates_are_hidden_however_they_are_joined_and_written(text):
+    assert not set(JOINED.hide(f"scan-{text}")) - set("scan-…xCT0237_日") and JOINED.finds(text)
+
+
+@pytest.mark.parametrize("text", ["slices", "wuhan", "lithium", "series 17", "193402", "1.2.34", "340218", "171 slices"])
+def test_words_and_numbers_that_name_nobody_stay(text):
+    assert JOINED.hide(text) == text and not JOINED.finds(text)
+
+
 def write_name(folder, raw, charset, study=1, **more):
     """A series whose PatientName has these bytes, under this declaration; None for no declaration."""
     mark = "Q" * (len(raw) + len(raw) % 2)

@@ -114,6 +114,14 @@ class Header:
         """Whether the slice lies within 30 degrees of the axial plane: gantry and head tilt do, reformats do not."""
         return bool(abs(self.normal[2]) > math.cos(math.radians(30)))
 
+    @property
+    def plane(self) -> str:
+        """axial, coronal, sagittal, or oblique: more than 30 degrees from each."""
+        if self.is_axial:
+            return "axial"
+        cosines = np.abs(self.normal)
+        return "oblique" if cosines.max() < math.cos(math.radians(30)) else ("sagittal", "coronal", "axial")[cosines.argmax()]
+
 
 def _numbers(dataset: Dataset, name: str, count: int, default: float | None = None) -> tuple[float, ...]:
     return _as_numbers(value_of(dataset, name), name, count, default)

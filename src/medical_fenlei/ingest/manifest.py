@@ -130,7 +130,9 @@ def _scan(folders: Iterable[str], *, base: Path, scan_file: Path, workers: Worke
             scans.failed[outcome.item] = outcome.reason, outcome.detail
         series = outcome.value.series if outcome.value else ()
         scans.series.update({facts.relpath: facts for facts in series})
-        scans.to_identify[outcome.item] = [file for facts in series for file in (facts.first, facts.last, *facts.other_people)]
+        scans.to_identify[outcome.item] = [
+            file for facts in series if facts.refused != "named_path"
+            for file in (facts.first, facts.last, *facts.other_people)]
     return scans
 
 
