@@ -144,6 +144,14 @@ def test_slices_that_repeat_their_neighbors_are_doubtful(tmp_path, syntax):
     assert note.startswith(DOUBTFUL) and "repeats the pixels of" in note
 
 
+def test_a_blank_slice_beside_the_middle_is_doubtful(tmp_path):
+    stored = HU.copy()
+    stored[SHAPE[0] // 2 - 1] = -1000
+    write(tmp_path, stored)
+    note, = scanned(tmp_path).notes
+    assert note.startswith(DOUBTFUL) and "is blank, in the middle of the scan" in note
+
+
 def test_air_above_a_head_repeats_nothing(tmp_path):
     stored = HU.copy()
     stored[:, 20:44] = -1000

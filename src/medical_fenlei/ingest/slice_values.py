@@ -70,7 +70,7 @@ def doubts_about_values(headers: Sequence[Header]) -> tuple[str, ...]:
         return ()
     middle = _judge(headers[count // 2])
     if middle.wrong is None:
-        doubt = middle.doubt or _repeated(headers[count // 2 - 1:count // 2 + 2])
+        doubt = middle.doubt or _beside(headers[count // 2 - 1:count // 2 + 2])
         return (f"{DOUBTFUL}: {doubt}",) if doubt else ()
     others = [_judge(headers[k]) for k in (count // 4, 3 * count // 4)]
     if all(other.wrong for other in others):
@@ -78,26 +78,30 @@ def doubts_about_values(headers: Sequence[Header]) -> tuple[str, ...]:
     return (f"{DOUBTFUL}: a slice that cannot be right among others that are: {middle.wrong.detail}",)
 
 
-def _repeated(headers: Sequence[Header]) -> str:
-    """Return the doubt that one of some successive slices holds the pixels of the one before, which noise prevents, or ""."""
+def _beside(headers: Sequence[Header]) -> str:
+    """Return what is doubtful about the slices below and above the one in the middle, or "".
+
+    Noise makes every slice of a scan differ from every other one, and none of a head is empty.
+    """
     if any(header.frame is not None for header in headers):
         return ""
     parts = [_middle_bytes(header) for header in headers]
     for before, header, one, other in zip(headers, headers[1:], parts, parts[1:], strict=False):
         if one and one == other and header.path != before.path:  # of a missing slice the nearest one stands in its place
             return f"{header.path.name} repeats the pixels of {before.path.name}"
-    return ""
+    blank = [header.path.name for header, part in zip(headers, parts, strict=True) if part == b""]
+    return f"{blank[0]} is blank, in the middle of the scan" if blank else ""
 
 
-def _middle_bytes(header: Header) -> bytes:
-    """Return bytes from the middle of a file, empty where it cannot be read or they all are the same pixel."""
+def _middle_bytes(header: Header) -> bytes | None:
+    """Return bytes from the middle of a file, empty where all are the same pixel; None where it cannot be read."""
     try:
         with open(header.path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             found = os.pread(file.fileno(), min(COMPARED, size // 4), size // 16 * 6)
     except OSError:
-        return b""
-    return b"" if found == found[:2] * (len(found) // 2) else found
+        return None
+    return b"" if found[2:] == found[:-2] else found
 
 
 def _judge(header: Header) -> _Slice:
