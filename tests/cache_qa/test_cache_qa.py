@@ -98,6 +98,28 @@ def test_an_odd_ear_comes_first_with_the_part_that_makes_it(hospital):
     assert [parts.columns[i] for i in parts.to_numpy().argmax(1)] == [f"odd_{why}" for why in found.why]
 
 
+def test_a_doubt_about_the_scan_is_shown_with_those_about_the_location(hospital):
+    here, store = hospital
+    location = {**store.read_facts(*ODD)["localization"], "reasons": ["few landmarks"]}
+    make_odd(store, scan_doubts=["turned_over: as well upside down"], localization=location)
+    assert qa("--worst", 1) == 0
+    found = tables.QA_EARS.read(here / "artifacts/qa_ears/qa_ears.csv").set_index(["exam_id", "side"])
+    assert found.reasons[ODD] == "turned_over: as well upside down; few landmarks"
+    assert "turned_over: as well upside down" in (here / "artifacts/qa_ears/index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("mm", "doubted"), [(40, True), (64, False), (96, False), (163, True)])
+def test_a_crop_that_is_too_small_or_too_large_in_mm_is_doubtful(built, tmp_path, mm, doubted):
+    store, source = (EarStore(folder, SPEC) for folder in (tmp_path, built / "cache/ears_hu"))
+    facts = {k: v for k, v in source.read_facts(*WHOLE).items() if k not in ("exam_id", "side", "sha256")}
+    affine = np.array(facts["affine_lps"])
+    affine[:3, 1:3] *= mm / SPEC.image_size / np.linalg.norm(affine[:3, 1])
+    store.folder.mkdir(parents=True)
+    store.write(*WHOLE, np.array(source.read(*WHOLE)), {**facts, "affine_lps": affine.tolist()})
+    reasons = read_ear(store, WHOLE).reasons
+    assert [f"a crop of {mm} × {mm} mm" in reason for reason in reasons].count(True) == doubted
+
+
 @pytest.mark.parametrize(("part", "changes"), [
     ("confidence", {"confidence": 0.2}), ("padding", {"padded_share": 0.7}), ("plane", {"centre": np.array([60.0, 0, 0])}),
     ("height", {"centre": np.array([0.0, 0, 30])}), ("histogram", {"histogram": np.eye(64)[0]}),

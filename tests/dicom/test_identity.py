@@ -5,6 +5,8 @@ import pytest
 from helpers.dicom_files import SeriesFormat, axial, write_volume
 
 from medical_fenlei.dicom.charsets import is_plausible, readings
+from medical_fenlei.dicom.header import read_header
+from medical_fenlei.dicom.header_reader import HeaderReader
 from medical_fenlei.dicom.identity import read_identity
 
 SHAPE = (1, 8, 8)
@@ -61,3 +63,17 @@ def test_a_name_that_pydicom_has_parsed_before_is_one_text(tmp_path):
         attributes={"PatientName": "Zhang^San=张^三", "SpecificCharacterSet": "GB18030", "PatientID": "编号7"}))
     assert str(pydicom.dcmread(path).PatientName) == read_identity(path).name == "Zhang^San=张^三"
     assert read_identity(path).patient_id == "编号7"
+
+
+def test_images_share_a_mark_exactly_if_their_patient_is_stated_alike(tmp_path):
+    files = write_volume(tmp_path, np.zeros((5, 8, 8)), axial((5, 8, 8)))
+    for path, changes in zip(files[1:], ({"InstanceNumber": 9}, {"PatientName": "Some^Body"}, {"PatientBirthDate": ""}, {}),
+                             strict=True):
+        dataset = pydicom.dcmread(path)
+        for name, value in changes.items():
+            setattr(dataset, name, value)
+        dataset.save_as(path)
+    reader = HeaderReader()
+    marks = [reader.read(path)[0].identity for path in files]
+    assert marks[0] == marks[1] == marks[4] and len(set(marks)) == 3
+    assert marks == [read_header(path).identity for path in files] and all(len(mark) == 16 for mark in marks)

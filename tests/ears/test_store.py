@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears import build
 from medical_fenlei.ears import store as store_module
 from medical_fenlei.ears.build import fill_store, verify_store
-from medical_fenlei.ears.source import build_command, entry_states, missing_ears, refuse_stale
+from medical_fenlei.ears.source import build_command, entry_states, missing_ears, refuse_near_miss, refuse_stale
 from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore, choose_store
 from medical_fenlei.errors import UserError
 from medical_fenlei.phantom.anatomy import Pose, sample_person
@@ -228,6 +229,22 @@ def test_of_several_caches_none_is_chosen_and_all_are_listed(tmp_path):
     spec_json.write_text(json.dumps({**json.loads(spec_json.read_text()), "image_size": 99}))
     with pytest.raises(UserError, match="build it again"):
         choose_store(tmp_path, None)
+
+
+def test_a_cache_that_another_nearly_is_is_not_built_in_silence(tmp_path):
+    there, data = EarSpec(crop_mm=80.0), DataConfig(cache_dir=tmp_path, dicom_base=tmp_path)
+    EarStore(tmp_path, there).write_spec()
+    (tmp_path / "k1_other").mkdir()
+    (tmp_path / "k1_other" / "spec.json").write_text("{")
+    for asked, refused in ((replace(there, crop_mm=81.0), True), (replace(there, crop_mm=81.0, num_slices=31), True),
+                           (replace(there, crop_mm=81.0, num_slices=31, sampling="roi"), False), (there, False)):
+        if refused:
+            with pytest.raises(UserError, match=r"no cache has .*-mm 81.* has .*-mm 80.*build_cache_ears") as raised:
+                refuse_near_miss(EarStore(tmp_path, asked), data)
+            assert there.key in str(raised.value) and "\n" not in str(raised.value)
+        else:
+            refuse_near_miss(EarStore(tmp_path, asked), data)
+    refuse_near_miss(EarStore(tmp_path / "none", EarSpec(crop_mm=81.0)), replace(data, cache_dir=tmp_path / "none"))
 
 
 def test_a_store_refuses_volumes_of_another_shape_and_unsafe_names(tmp_path):

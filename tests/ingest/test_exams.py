@@ -5,6 +5,7 @@ import pydicom
 import pytest
 from helpers.dicom_files import SeriesFormat, axial, head, write_volume
 
+from medical_fenlei.dicom.header_reader import HeaderReader
 from medical_fenlei.dicom.identity import Identity
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.exams import find_loose_exams, refuse_several_patients
@@ -77,13 +78,19 @@ def test_two_patients_within_one_series_are_noticed(tmp_path):
     ds.PatientID = "P999"
     ds.save_as(files[-1])
     assert found(tmp_path)[0]["x"].several_patients
-    for path, patient in ((files[-1], "P123"), (files[4], "P999")):            # hidden in its middle: seen when it is read
+    for path, patient in ((files[-1], "P123"), (files[4], "P999")):                         # hidden in its middle
+        refuse_several_patients(headers_in(files[:4]))
         ds = pydicom.dcmread(path)
         ds.PatientID = patient
         ds.save_as(path)
-    assert not found(tmp_path)[0]["x"].several_patients
+    assert found(tmp_path)[0]["x"].several_patients
     with pytest.raises(Exception, match="several_patients"):
-        refuse_several_patients(files)
+        refuse_several_patients(headers_in(files))
+
+
+def headers_in(files):
+    reader = HeaderReader()
+    return [header for path in files for header in reader.read(path)]
 
 
 def test_without_a_study_uid_folders_separate_exams(tmp_path):
@@ -127,6 +134,21 @@ def test_a_short_name_is_redacted_by_itself_and_not_within_words():
     redactor = Redactor([Identity("", "", "Li^Wu", "")])
     assert redactor.hide("li/slices_of_li, wuhan") == "…/slices_of_…, wuhan" and "Li" not in repr(redactor)
     assert Redactor([Identity("", "", "金丝雀^李", "")]).hide("x金丝雀y") == "x…y"
+
+
+JOINED = Redactor([Identity("", "", "Meier^Anna", "19340217"), Identity("", "", "Li^Wu", "20010305")], ["20200102"])
+
+
+@pytest.mark.parametrize("text", [
+    "MeierAnna3", "ANNAMEIER_2", "xmeieranna", "LiWu2", "CTliwu", "wuli07", "Li2", "LiW", "1934-2-17", "1934217", "17.2.1934",
+    "2/17/1934", "17-2-34", "340217", "170234", "17Feb1934", "2001_3_5", "5.3.01", "2001年3月5日", "2020-1-2", "2.1.2020"])
+def test_names_and_dates_are_hidden_however_they_are_joined_and_written(text):
+    assert not set(JOINED.hide(f"scan-{text}")) - set("scan-…xCT0237_日") and JOINED.finds(text)
+
+
+@pytest.mark.parametrize("text", ["slices", "wuhan", "lithium", "series 17", "193402", "1.2.34", "340218", "171 slices"])
+def test_words_and_numbers_that_name_nobody_stay(text):
+    assert JOINED.hide(text) == text and not JOINED.finds(text)
 
 
 def write_name(folder, raw, charset, study=1, **more):

@@ -3,12 +3,13 @@ import re
 
 import pandas as pd
 import pytest
-from helpers.dicom_files import axial, head, write_volume
+from helpers.dicom_files import SeriesFormat, axial, head, write_volume
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.index import build_index
 from medical_fenlei.ingest.index_counts import FILES
 from medical_fenlei.ingest.label_sheet import LabelSheet, read_label_sheet
+from medical_fenlei.ingest.manifest import build_manifest
 from medical_fenlei.ingest.series_rules import SeriesRules
 from medical_fenlei.ingest.tree import find_exams
 
@@ -163,3 +164,38 @@ def test_an_unreadable_exam_does_not_count_as_missing(tmp_path, monkeypatch):
     assert set(index.rejects.reason) == {"unexpected_error", "no_series"}
     found, *shares = (index.counts[f"files {what}"] for what in FILES)
     assert found == sum(shares) == 40
+
+
+@pytest.mark.parametrize("where", ["zhangsan_1", "SAN ZHANG/bone", "bone/Zhang_San2", "ct-张三"])
+def test_a_series_named_like_its_patient_is_refused_and_its_name_is_told_nowhere(tmp_path, where):
+    base = tmp_path / "data"
+    person = SeriesFormat(attributes={"PatientName": "Zhang^San=张^三", "SpecificCharacterSet": "ISO_IR 192"})
+    hu = head((40, 16, 16))
+    write_volume(base / "2024-02-01/123" / where, hu, axial(hu.shape, (1.0, 12.0, 12.0)), person)
+    (base / "2024-02-01/123" / where / "zhang_san.txt").write_text("x")
+    index = index_of(base, ["123", "124"])
+    assert index.series.verdict.tolist() == ["named_path"] and index.table.series_relpath.tolist() == [""]
+    index.write(tmp_path / "index.csv")
+    manifest = build_manifest(index.table, base=base, scan_file=tmp_path / "scan.jsonl", key=bytes(32), workers=1)
+    told = index.rejects.to_csv() + manifest.rejects.to_csv() + "".join(
+        path.read_text(encoding="utf-8") for path in tmp_path.iterdir() if path.is_file())
+    assert "named_path" in told and not re.search("zhang|张", told, re.IGNORECASE)
+    assert index_of(base, ["123"]).series.verdict.tolist() == ["named_path"]                # from the kept scan
+
+
+@pytest.mark.parametrize(("name", "where"), [
+    ("Bo^Ne", "bones_1"), ("ANONYMOUS", "anonymous"), ("CT0001", "ct0001"), ("Li^Wu", "slices"), ("", "bone")])
+def test_a_name_that_only_resembles_a_folder_refuses_nothing(tmp_path, name, where):
+    hu = head((40, 16, 16))
+    write_volume(tmp_path / "data/2024-02-01/123" / where, hu, axial(hu.shape, (1.0, 12.0, 12.0)),
+                 SeriesFormat(attributes={"PatientName": name}))
+    assert index_of(tmp_path / "data", ["123"]).series.verdict.tolist() == ["chosen"]
+
+
+def test_another_series_of_an_exam_is_used_where_one_is_named_like_the_patient(tmp_path):
+    bone(tmp_path / "data/2024-02-01/123/bone")
+    bone(tmp_path / "data/2024-02-01/123/Nobody")
+    index = index_of(tmp_path / "data", ["123"])
+    assert index.table.series_relpath.tolist() == ["2024-02-01/123/bone"]
+    assert build_manifest(index.table, base=tmp_path / "data", scan_file=tmp_path / "scan.jsonl", key=bytes(32),
+                          workers=1).table.exam_id.tolist() == ["123", "123"]

@@ -54,13 +54,14 @@ def test_exams_of_one_study_share_its_key_and_those_without_one_share_none(tmp_p
 
 
 def exam_of(base, series):
-    """Manifest and rejects of one exam whose series, by folder, have such headers: of a list its halves, lower and upper."""
+    """Manifest and rejects of one exam whose series, by folder, have such headers: of a list its parts, lowest first."""
     for folder, header in series.items():
         whole = np.random.default_rng(0).integers(-1000, 2000, SHAPE)
         of_all = SeriesFormat(attributes=header if isinstance(header, dict) else {})
         files = write_volume(base / "1" / folder, whole, axial(SHAPE), of_all)
         for number, more in enumerate(header if isinstance(header, list) else []):
-            for path in files[2 * number:2 * number + 2]:
+            part = len(files) // len(header)
+            for path in files[part * number:part * (number + 1)]:
                 dataset = pydicom.dcmread(path)
                 for name, value in more.items():
                     setattr(dataset, name, value)
@@ -77,6 +78,7 @@ OTHER = {"PatientID": "PAT2", "PatientName": "Somebody^Else", "PatientBirthDate"
 
 @pytest.mark.parametrize("series", [
     {"a": {}, "b": OTHER}, {"a": OTHER, "b": {}}, {"a": [{}, OTHER]}, {"a": {}, "b": [{}, OTHER]},
+    {"a": [{}, {}, OTHER, {}]}, {"a": {}, "b": [{}, OTHER, {}, {}]}, {"a": [{}, {"PatientID": "PAT1 "}, OTHER, {}]},
     {"a": {"PatientID": ""}, "b": {"PatientID": "", "PatientName": "Somebody^Else"}},
 ])
 def test_an_exam_with_images_of_two_patients_is_refused_and_nobody_is_named(tmp_path, series):
@@ -89,8 +91,9 @@ def test_an_exam_with_images_of_two_patients_is_refused_and_nobody_is_named(tmp_
     {"PatientID": "pat1 "}, {"PatientID": ""}, {"PatientID": "", "PatientName": "Somebody^Else", "PatientBirthDate": ""},
     {"PatientName": "NOBODY^TEST"}, {"PatientID": "", "PatientName": "nobody^test"},
 ])
-def test_one_patient_written_in_two_ways_or_unknown_in_part_is_one(tmp_path, other):
-    manifest, rejects = exam_of(tmp_path, {"a": {}, "b": other})
+@pytest.mark.parametrize("within", [False, True])
+def test_one_patient_written_in_two_ways_or_unknown_in_part_is_one(tmp_path, other, within):
+    manifest, rejects = exam_of(tmp_path, {"a": [{}, {}, other, {}]} if within else {"a": {}, "b": other})
     assert len(manifest) == 2 and rejects.empty
 
 

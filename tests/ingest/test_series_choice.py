@@ -523,7 +523,7 @@ def test_an_exam_whose_files_changed_is_read_again_and_no_other(collection, tmp_
     else:
         path.rename(path.with_name("renamed"))
     read, real = [], scan_module.scan_exam
-    monkeypatch.setattr(scan_module, "scan_exam", lambda base, exam: read.append(exam) or real(base, exam))
+    monkeypatch.setattr(scan_module, "scan_exam", lambda base, exam, **how: read.append(exam) or real(base, exam, **how))
     exams = [f"2024-02-01/{name}" for name in names]
     for _ in range(2):                                           # and once only
         found = [outcome.value for outcome, _ in scan_exams(base, exams, scan, workers=1)]
@@ -540,16 +540,16 @@ def test_a_scan_that_was_cut_short_goes_on_and_torn_lines_are_read_again(collect
     scan.write_bytes(b"".join(lines[:6]) + lines[6][:50])
     read, real = [], scan_module.scan_exam
 
-    def until(base, exam):
+    def until(base, exam, **how):
         if len(read) == 4:
             raise KeyboardInterrupt
         read.append(exam)
-        return real(base, exam)
+        return real(base, exam, **how)
 
     monkeypatch.setattr(scan_module, "scan_exam", until)
     with pytest.raises(KeyboardInterrupt):
         list(scan_exams(base, exams, scan, workers=1))
-    monkeypatch.setattr(scan_module, "scan_exam", lambda base, exam: read.append(exam) or real(base, exam))
+    monkeypatch.setattr(scan_module, "scan_exam", lambda base, exam, **how: read.append(exam) or real(base, exam, **how))
     assert [outcome.value for outcome, _ in scan_exams(base, exams, scan, workers=1)] == whole
     assert len(read) == len(set(read)) == len(TRAPS) - 5         # an empty line first: five of six were whole
 

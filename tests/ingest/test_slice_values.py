@@ -3,6 +3,7 @@ import numpy as np
 import pydicom
 import pytest
 from helpers.dicom_files import SeriesFormat, axial, head, shorten_pixels, write_enhanced, write_volume
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from medical_fenlei.ingest.scan import scan_exam
 from medical_fenlei.ingest.series_choice import choose_series
@@ -132,3 +133,27 @@ def test_padding_below_air_is_not_doubted(tmp_path, signed, intercept, padding):
     stored[:, :, :4] = padding
     write(tmp_path, stored.clip(0 if not signed else None), signed=signed, intercept=intercept, padding=padding)
     assert not doubt(tmp_path)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless])
+def test_slices_that_repeat_their_neighbors_are_doubtful(tmp_path, syntax):
+    write(tmp_path / "each", HU + 1024, syntax=syntax, signed=False, intercept=-1024)
+    write(tmp_path / "twice", np.repeat(HU[::2] + 1024, 2, axis=0), syntax=syntax, signed=False, intercept=-1024)
+    assert not scanned(tmp_path / "each").notes
+    note, = scanned(tmp_path / "twice").notes
+    assert note.startswith(DOUBTFUL) and "repeats the pixels of" in note
+
+
+def test_a_blank_slice_beside_the_middle_is_doubtful(tmp_path):
+    stored = HU.copy()
+    stored[SHAPE[0] // 2 - 1] = -1000
+    write(tmp_path, stored)
+    note, = scanned(tmp_path).notes
+    assert note.startswith(DOUBTFUL) and "is blank, in the middle of the scan" in note
+
+
+def test_air_above_a_head_repeats_nothing(tmp_path):
+    stored = HU.copy()
+    stored[:, 20:44] = -1000
+    write(tmp_path, stored)
+    assert not any("repeats" in note for note in scanned(tmp_path).notes)

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from helpers.commands import run, working_in
 from helpers.dicom_files import shorten_pixels
+from helpers.drawn_bodies import draw_body
 from PIL import Image
 
 from medical_fenlei import tables
@@ -239,6 +240,29 @@ def test_one_ear_cut_off_leaves_the_other_predicted(here):
     assert own.refused[lost] == "ear_not_in_scan" and (own.refused.loc[[kept]] == "").all()
     rejects = tables.REJECTS.read(here / "answers/predictions_rejects.csv")
     assert (rejects.reason == "ear_not_in_scan").sum() == 1 and (found.exam_id != "half").sum() == 4
+
+
+def test_a_chest_is_refused_and_a_scan_that_is_no_plain_head_is_doubted(here):
+    row = validation().iloc[0]
+
+    def chest(ds):
+        x, y = (np.array(ds.PixelSpacing, float)[::-1, None, None] * (np.indices((ds.Rows, ds.Columns))[::-1] - ds.Rows / 2))
+        hu = draw_body("chest", 1, np.stack([x, y, np.full_like(x, ds.ImagePositionPatient[2])])[:, None])[0]
+        ds.RescaleSlope, ds.RescaleIntercept, ds.PixelRepresentation = 1, -1024, 0
+        ds.PixelData = (hu + 1024).clip(0).astype("<u2").tobytes()
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 15, 0
+
+    def turned(ds):
+        ds.PixelData, ds.BodyPartExamined = np.ascontiguousarray(ds.pixel_array[::-1]).tobytes(), "CHEST"
+
+    alter(here, row, "chest", chest)
+    alter(here, row, "turned", turned)
+    assert predict("--top-k", 0) == 3
+    found = answers(here).set_index("exam_id")
+    assert (found.refused["chest"] == "not_a_head").all() and (found.refused["turned"] == "").all()
+    for flag in ("turned_over", "other_body_part", "low_confidence"):
+        assert found.quality_flags["turned"].str.contains(flag).all()
+    assert "does not show a head" in (here / "answers/page.html").read_text(encoding="utf-8")
 
 
 def test_two_series_with_one_ear_each_give_predictions_for_both_ears(here):

@@ -6,7 +6,7 @@ distribution and is insensitive to a few outliers).
 """
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,9 @@ BIN_CENTRES = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
 PARTS = {"confidence": 0.05, "padding": 0.02, "histogram": 20.0, "plane": 2.0, "height": 2.0}
 """Parts of the score and the smallest deviation of each: a smaller difference does not matter, however alike a small cohort is.
 In units of 1 - confidence, padded share, HU, mm, mm."""
+
+CROP_MM = (50.0, 120.0)
+"""Edge of a crop, mm, that holds an ear with its surroundings and not half of the head."""
 
 DAMAGED, NOT_CACHED, STALE = "damaged_entry", "not_cached", "stale_entry"
 
@@ -55,6 +58,8 @@ class CachedEar:
     method: str
     confidence: float
     reasons: tuple[str, ...]
+    """What is doubtful about the scan and about the location."""
+
     padded_share: float
     histogram: np.ndarray
     """(bins,) share of the voxels in each bin of `BIN_EDGES`."""
@@ -74,7 +79,8 @@ def read_ear(store: EarStore, name: tuple[str, Side]) -> CachedEar:
     if not store.is_sound(exam_id, side):
         raise Rejected(DAMAGED, f"{side}: not as it was written; build_cache_ears --verify prepares it anew")
     try:
-        return _parse(exam_id, side, store.read_facts(exam_id, side), store.read(exam_id, side))
+        ear = _parse(exam_id, side, store.read_facts(exam_id, side), store.read(exam_id, side))
+        return replace(ear, reasons=(*_doubts_about_size(ear), *ear.reasons)) if store.spec.extent == "crop" else ear
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Rejected(DAMAGED, f"{side}: its facts are incomplete; remove it and build again") from None
 
@@ -106,6 +112,7 @@ def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple
 
 def _parse(exam_id: str, side: Side, facts: dict[str, Any], volume: np.ndarray) -> CachedEar:
     location = facts.get("localization") or {}
+    doubts = [*(facts.get("scan_doubts") or ()), *(location.get("reasons") or ())]
     affine = Affine.from_list(facts["affine_lps"])
     unknown = [np.nan] * 3
     return CachedEar(
@@ -113,9 +120,17 @@ def _parse(exam_id: str, side: Side, facts: dict[str, Any], volume: np.ndarray) 
         np.array(location.get("ear_centre") or affine.centre(volume.shape), np.float64).reshape(3),
         np.array(location.get("midsagittal_point") or unknown, np.float64).reshape(3),
         np.array(location.get("midsagittal_normal") or unknown, np.float64).reshape(3),
-        str(location.get("method", "")), _number(location.get("confidence")), tuple(map(str, location.get("reasons") or ())),
+        str(location.get("method", "")), _number(location.get("confidence")), tuple(map(str, doubts)),
         _number(facts.get("padded_share")), histogram(volume),
     )
+
+
+def _doubts_about_size(ear: CachedEar) -> tuple[str, ...]:
+    """Return the doubt that a crop of so many pixels is too small or too large in mm for an ear."""
+    _, down, across = (int(mm + 0.5) for mm in ear.affine.spacing * ear.shape)
+    if all(CROP_MM[0] <= mm <= CROP_MM[1] for mm in (down, across)):
+        return ()
+    return (f"a crop of {down} × {across} mm, expected {CROP_MM[0]:.0f} to {CROP_MM[1]:.0f} mm: use --crop-mm",)
 
 
 def _number(value: object) -> float:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
-from medical_fenlei.ears.source import missing_ears, refuse_without_dicom
+from medical_fenlei.ears.source import missing_ears, refuse_near_miss, refuse_without_dicom
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.tasks import OUTSIDE, Task
@@ -33,11 +33,13 @@ class Selection:
     def describe(self, store: EarStore, data: DataConfig) -> str:
         """Return a line with the ears of each set, where they come from, and how many of them the cache holds.
 
-        Raises UserError if it lacks some, and there is no DICOM to prepare them from.
+        Raises UserError if it lacks some, and there is no DICOM to prepare them from, or another cache was probably meant.
         """
         wanted = self.all_ears
         missing = missing_ears(store, wanted)
         refuse_without_dicom(store, missing, data)
+        if len(missing):
+            refuse_near_miss(store, data)
         sets = ", ".join(f"{len(own)} ears of {own.exam_id.nunique()} exams in {name}" for name, own in self.ears.items())
         source = data.manifest_csv if self.split is None else self.split.folder
         return f"{source}: {sets or 'no ears'}; {len(wanted) - len(missing)} of {len(wanted)} ears in {store.folder}"

@@ -11,7 +11,14 @@ from medical_fenlei.config import DataConfig
 from medical_fenlei.data.dataset import EarDataset, group_by_exam
 from medical_fenlei.data.selection import select_ears
 from medical_fenlei.data.storage import Placement
-from medical_fenlei.ears.source import entry_states, missing_ears, refuse_stale, refuse_without_dicom, sources_of
+from medical_fenlei.ears.source import (
+    entry_states,
+    missing_ears,
+    refuse_near_miss,
+    refuse_stale,
+    refuse_without_dicom,
+    sources_of,
+)
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
@@ -84,7 +91,8 @@ def set_label(set_name: str, data: DataConfig) -> str:
 def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
     """Prepare the ears that the store lacks; return the rejects, a `tables.REJECTS`.
 
-    Raises UserError if the store holds some of them from other images than the manifest names, or if there is no DICOM.
+    Raises UserError if the store holds some of them from other images than the manifest names, if there is no DICOM, or if
+    there is no such store and another one was probably meant.
     """
     states, named = entry_states(store, wanted), wanted.series_relpath != ""
     refuse_stale(store, wanted[named], states[named], data)
@@ -92,6 +100,7 @@ def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> 
     if missing.empty:
         return tables.REJECTS.empty()
     refuse_without_dicom(store, missing, data)
+    refuse_near_miss(store, data)
     from medical_fenlei.ears.build import fill_store  # slow to import
 
     LOG.warning("%d ears are not in the cache; preparing them now, see build_cache_ears", len(missing))

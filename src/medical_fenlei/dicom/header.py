@@ -14,6 +14,7 @@ from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConve
 from medical_fenlei.dicom.dataset import damage_refused, read_dataset
 from medical_fenlei.dicom.elements import value_of
 from medical_fenlei.dicom.functional_groups import GROUPS, frame_dataset
+from medical_fenlei.dicom.identity import IDENTITY_TAGS, identity_mark
 from medical_fenlei.dicom.pixel_place import PixelPlace
 from medical_fenlei.dicom.stored_bits import WORD_TAGS, Word, plain_word, stored_bits
 from medical_fenlei.dicom.study import STUDY_TAGS, StatedStudy, study_of
@@ -34,9 +35,9 @@ IMAGE_TAGS = ("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber", "Acqui
 
 HEADER_TAGS = (
     *IMAGE_TAGS, "SOPClassUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImageOrientationPatient",
-    "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel",
+    "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "BodyPartExamined",
     *WORD_TAGS, "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "FrameOfReferenceUID", *STUDY_TAGS,
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "FrameOfReferenceUID", *STUDY_TAGS, *IDENTITY_TAGS,
 )
 """Elements that a header is made of, in files without functional groups."""
 
@@ -77,6 +78,12 @@ class Header:
     kernel: str
     """Multi-valued kernels joined by a backslash, as DICOM writes them."""
 
+    body_part: str = ""
+    """BodyPartExamined, as the device or its operator states it; often wrong."""
+
+    identity: bytes = field(default=b"", repr=False)
+    """Mark that images share whose patient is stated alike (`identity.identity_mark`)."""
+
     acquisition: str = ""
     """Acquisition number: distinguishes scans of the same positions within a series."""
 
@@ -113,6 +120,14 @@ class Header:
     def is_axial(self) -> bool:
         """Whether the slice lies within 30 degrees of the axial plane: gantry and head tilt do, reformats do not."""
         return bool(abs(self.normal[2]) > math.cos(math.radians(30)))
+
+    @property
+    def plane(self) -> str:
+        """axial, coronal, sagittal, or oblique: more than 30 degrees from each."""
+        if self.is_axial:
+            return "axial"
+        cosines = np.abs(self.normal)
+        return "oblique" if cosines.max() < math.cos(math.radians(30)) else ("sagittal", "coronal", "axial")[cosines.argmax()]
 
 
 def _numbers(dataset: Dataset, name: str, count: int, default: float | None = None) -> tuple[float, ...]:
@@ -216,8 +231,8 @@ def _header(dataset: Dataset, path: Path, frame: int | None) -> Header:
         row_cosines=row_cosines, column_cosines=column_cosines,
         pixel_spacing=(spacing[0], spacing[1]), slice_thickness=_optional(dataset, "SliceThickness", math.nan),
         manufacturer=_text(dataset, "Manufacturer"), model=_text(dataset, "ManufacturerModelName"),
-        kernel=_text(dataset, "ConvolutionKernel"), frame_of_reference=_text(dataset, "FrameOfReferenceUID"),
-        study=study_of(dataset),
+        kernel=_text(dataset, "ConvolutionKernel"), body_part=_text(dataset, "BodyPartExamined"),
+        frame_of_reference=_text(dataset, "FrameOfReferenceUID"), study=study_of(dataset), identity=identity_mark(dataset),
         slope=slope, intercept=_numbers(dataset, "RescaleIntercept", 1)[0], padding=_padding(dataset),
         rescale_type=_text(dataset, "RescaleType"), word=plain_word(dataset),
     )

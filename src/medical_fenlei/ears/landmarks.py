@@ -144,16 +144,18 @@ def _double(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def landmark_share(
-    grid: HeadGrid, side: Side, scale: float, pitch_deg: float, rotation_deg: float, positions: tuple[slice, ...]
+    grid: HeadGrid, side: Side, scale: float, pitch_deg: float, rotation_deg: float, positions: tuple[slice, ...],
+    axes: tuple[int, int, int] = (1, 1, 1),
 ) -> np.ndarray:
     """Return the share of the landmarks, 0 to 1, that show with the tympanic centre at each of the positions.
 
-    positions: parts of the grid's axes, with u counted outwards on either side. pitch_deg, rotation_deg: of the head.
+    positions: parts of the grid's axes, with u counted outwards on either side. pitch_deg, rotation_deg: of the head; axes: -1
+    where the landmarks lie mirrored along u, v or w.
     """
     a, b = np.deg2rad([pitch_deg, rotation_deg])
     pitch = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     rotation = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    offsets = np.rint(OFFSETS @ (rotation @ pitch).T * (scale / GRID_MM)).astype(int)
+    offsets = np.rint(OFFSETS * axes @ (rotation @ pitch).T * (scale / GRID_MM)).astype(int)
     total = np.zeros(tuple(len(range(part.start, part.stop, part.step)) for part in positions), np.float32)
     for mark, offset in zip(LANDMARKS, offsets.tolist(), strict=True):
         tissue = grid.tissue(mark.tissue, mark.wide)[:: side.sign]

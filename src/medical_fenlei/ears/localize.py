@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from medical_fenlei.ears.head_check import doubts_about_slices, skull_share
 from medical_fenlei.ears.landmarks import GRID_MM, HeadGrid, landmark_share
 from medical_fenlei.ears.symmetry import BONE_HU, TISSUE_HU, MidsagittalPlane, find_plane, head_mask, ramp
 from medical_fenlei.spatial import Affine
@@ -47,6 +48,15 @@ LOW_COVERAGE_MM = 16.0
 CERTAIN_SHARE, CHANCE_SHARE = 0.65, 0.45
 """Share of the landmarks at an ear that is certain, and at a position that is no better than chance."""
 
+SCAN_DOUBT = 0.4
+"""Factor by which each doubt about the scan as a whole lowers the confidence of its ears."""
+
+TURNED_OVER = {"upside down": (1, 1, -1), "back to front": (1, -1, 1), "upside down and back to front": (1, -1, -1)}
+"""How the pixels of a scan may lie that its header states otherwise: the directions in which the landmarks then lie."""
+
+TURNED_MARGIN = 0.015
+"""By how much more landmarks must show the right way round than turned over: in drawn heads it is 0.026 and more."""
+
 
 @dataclass(frozen=True)
 class EarLocation:
@@ -71,6 +81,11 @@ class Localization:
 
     plane: MidsagittalPlane
     ears: dict[Side, EarLocation]
+    skull: float = 1.0
+    """Share of the rows beside the ears that show the skull where a head has it (`head_check.skull_share`)."""
+
+    doubts: tuple[str, ...] = ()
+    """What is doubtful about the scan as a whole, each as `<code>: <detail>`."""
 
     def lateral(self, points: np.ndarray, side: Side) -> np.ndarray:
         """Return the distance (…) of points (…, 3) from the plane towards `side`, mm; negative beyond the plane."""
@@ -95,19 +110,29 @@ class _Candidate(NamedTuple):
     share: float
     """Share of the landmarks that show there."""
 
+    pose: tuple[float, float]
+    """Pitch and rotation of the head, degrees."""
+
+    near: tuple[slice, ...]
+    """Part of the grid in which the position was sought, u counted outwards."""
+
 
 def locate(hu: np.ndarray, affine: Affine) -> Localization:
     """Find the midsagittal plane and the ears in a coarse copy of a scan.
 
     hu (K, rows, columns): HU in the canonical order, voxels of some 2 mm; affine: from its voxel index to LPS mm.
     """
+    doubts = doubts_about_slices(hu)
     hu = np.where(head_mask(hu), hu, AIR).astype(np.float32)    # without head rest and pillow
-    both, share = _both_ears(hu, affine)
-    narrow = hu.shape[2] * float(affine.spacing[2]) < ONE_EAR_MM and min(_open_sides(hu, affine).values()) < 0.3
-    if not narrow or (both.plane.match > MIN_MATCH and share > MIN_SHARE):
-        return both
-    one, share = _one_ear(hu, affine)
-    return one if share > MIN_SHARE else both                    # nothing is certain: no ear is dropped
+    found, share = _both_ears(hu, affine)
+    column_mm = float(affine.spacing[2])
+    narrow = hu.shape[2] * column_mm < ONE_EAR_MM and min(_open_sides(hu, affine).values()) < 0.3
+    if narrow and not (found.plane.match > MIN_MATCH and share > MIN_SHARE):
+        one, share = _one_ear(hu, affine)
+        found = one if share > MIN_SHARE else found              # nothing is certain: no ear is dropped
+    doubts = (*doubts, *found.doubts)
+    ears = {side: replace(ear, confidence=ear.confidence * SCAN_DOUBT ** len(doubts)) for side, ear in found.ears.items()}
+    return replace(found, ears=ears, skull=skull_share(hu, column_mm, one_sided=narrow), doubts=doubts)
 
 
 def _low_coverage(hu: np.ndarray, affine: Affine) -> list[str]:
@@ -145,7 +170,7 @@ def _both_ears(hu: np.ndarray, affine: Affine) -> tuple[Localization, float]:
     if np.hypot(back - other_back, up - other_up) > 8:
         doubts.append("the two ears differ in height or depth")
     ears = {side: _location(grid, side, found, scale, doubts) for side in SIDES}
-    return Localization(plane, ears), min(ear.share for ear in found.values())
+    return Localization(plane, ears, doubts=_turned_over(grid, found, scale)), min(ear.share for ear in found.values())
 
 
 def _one_ear(hu: np.ndarray, affine: Affine) -> tuple[Localization, float]:
@@ -163,7 +188,7 @@ def _one_ear(hu: np.ndarray, affine: Affine) -> tuple[Localization, float]:
     doubts = [*_low_coverage(hu, affine), "one ear in the scan: the midsagittal plane is a guess"]
     ear = _location(grid, side, found, scale, doubts)
     plane = replace(plane, point=ear.centre - normal * side.sign * CENTRE_MM * scale)
-    return Localization(plane, {side: ear}), found[side].share
+    return Localization(plane, {side: ear}, doubts=_turned_over(grid, found, scale)), found[side].share
 
 
 def _search(
@@ -197,8 +222,29 @@ def _search(
         share = landmark_share(grid, side, scale, *pose, near)
         weight = np.exp(40 * (share - share.max()))
         centre = np.array([(weight * line).sum() for line in lines]) / weight.sum()
-        ears[side] = _Candidate(centre * [side.sign, 1, 1], float(share.max()))
+        ears[side] = _Candidate(centre * [side.sign, 1, 1], float(share.max()), pose, near)
     return ears
+
+
+def _turned_over(grid: HeadGrid, found: dict[Side, _Candidate], scale: float) -> tuple[str, ...]:
+    """Return the doubt that the pixels lie otherwise than the header says, where as many landmarks show turned over.
+
+    Left and right cannot be told apart so, since the landmarks of both ears are mirror images.
+    """
+    shown = float(np.mean([ear.share for ear in found.values()]))
+    if shown < CHANCE_SHARE:                                     # no ear is seen either way
+        return ()
+    turned = {}
+    for name, axes in TURNED_OVER.items():
+        _, back, up = axes
+        turned[name] = np.mean([
+            landmark_share(grid, side, scale, ear.pose[0] * back * up, ear.pose[1] * back,
+                           tuple(slice(part.start, part.stop, 2) for part in ear.near), axes).max()
+            for side, ear in found.items()])
+    name, most = max(turned.items(), key=lambda item: item[1])
+    if most < shown - TURNED_MARGIN:
+        return ()
+    return (f"turned_over: the landmarks of the ears fit as well with the pixels {name} ({most:.2f}, else {shown:.2f})",)
 
 
 def _location(grid: HeadGrid, side: Side, found: dict[Side, _Candidate], scale: float, doubts: list[str]) -> EarLocation:

@@ -9,6 +9,7 @@ from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.plausible_hu import AIR_BELOW, BONE_ABOVE, SOME, lost_rows
 from medical_fenlei.dicom.volume import Series
 from medical_fenlei.ears import sampling
+from medical_fenlei.ears.head_check import MIN_SKULL, doubt_about_body_part
 from medical_fenlei.ears.landmarks import GRID_MM
 from medical_fenlei.ears.localize import Localization, locate
 from medical_fenlei.ears.resample import Axis, SliceResampler, resample, resample_rotated, round_to_hu
@@ -79,10 +80,12 @@ class _Slices:
 def prepare_ears(series: Series, spec: EarSpec, sides: Iterable[Side] = SIDES) -> dict[Side, EarVolume]:
     """Cut the ears of these sides that the series holds; a slice that both need is decoded once.
 
-    Raises Rejected where a slice cannot be read or has lost pixels, or the values are no HU of a head (implausible_hu).
+    Raises Rejected where a slice cannot be read or has lost pixels, where the values are no HU of a head (implausible_hu), and
+    where there is no skull around the ears (not_a_head).
     """
     slices = _Slices(series)
     found, searched = _find(series, slices, spec)
+    refuse_other_than_head(found)
     ears = {side: _cut(series, slices, spec, side, found, searched) for side in sides if _holds(series, found, side)}
     slices.refuse_lost_pixels()
     return ears
@@ -90,7 +93,9 @@ def prepare_ears(series: Series, spec: EarSpec, sides: Iterable[Side] = SIDES) -
 
 def localize_ears(series: Series) -> Localization:
     """Find the ears of a series. Raises Rejected as `prepare_ears` does."""
-    return _find(series, _Slices(series), EarSpec(sampling="roi"))[0]
+    found, _ = _find(series, _Slices(series), EarSpec(sampling="roi"))
+    refuse_other_than_head(found)
+    return found
 
 
 def _holds(series: Series, found: Localization, side: Side) -> bool:
@@ -146,6 +151,13 @@ def refuse_other_than_hu(hu: np.ndarray) -> None:
                                          f"{BONE_ABOVE}: check RescaleIntercept, RescaleSlope and the pixels")
 
 
+def refuse_other_than_head(found: Localization) -> None:
+    """Raise Rejected (not_a_head) where hardly any row beside the ears shows the skull of a head."""
+    if found.skull < MIN_SKULL:
+        raise Rejected("not_a_head", f"the skull lies below the skin as in a head in {found.skull:.0%} of the rows beside the "
+                                     f"ears, expected at least {MIN_SKULL:.0%}: is this another part of the body?")
+
+
 def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Localization, searched: list[int]) -> EarVolume:
     view = FieldOfView(series.affine, series.shape, spec, side, found)
     along = _slice_axis(series, slices, spec, view, searched)
@@ -159,6 +171,7 @@ def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Loca
     facts = {
         "affine_lps": affine.to_list(), "slice_files": [series.headers[k].path.name for k in slices.nearest(along.centres())],
         "geometry_notes": list(series.geometry.notes), "localization": found.facts(side),
+        "scan_doubts": [*found.doubts, *doubt_about_body_part(series.headers[0].body_part)],
         "padded_share": round(float(missing.mean()), 4),
     }
     return EarVolume(volume, facts)

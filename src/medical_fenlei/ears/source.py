@@ -15,7 +15,7 @@ import pandas as pd
 
 from medical_fenlei import settings
 from medical_fenlei.config import DUAL_ROUTE, EAR_ROUTE, DataConfig, EarSpec
-from medical_fenlei.ears.store import EarStore
+from medical_fenlei.ears.store import SPEC_JSON, EarStore, read_spec
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import read_json
 from medical_fenlei.log import LOG
@@ -24,6 +24,9 @@ from medical_fenlei.vocabulary import Side
 EntryState = Literal["missing", "current", "unproven", "stale", "damaged"]
 """current: cut from the images that are wanted; unproven: from the path that is wanted, but entry or manifest is of an earlier
 version and has no digest; stale: from another series, or from other images; damaged: its JSON cannot be read."""
+NEAR_MISS = 2
+"""Number of options in which a cache that was meant may differ from one that does not exist."""
+
 USABLE: tuple[EntryState, ...] = ("current", "unproven")
 
 
@@ -120,6 +123,25 @@ def refuse_without_dicom(store: EarStore, missing: pd.DataFrame, data: DataConfi
         raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears of the split, and there "
                         f"is no --dicom-base {data.dicom_base} to prepare them from; where it is, "
                         f"{build_command(store.spec, data)} makes them")
+
+
+def refuse_near_miss(store: EarStore, data: DataConfig) -> None:
+    """Raise UserError if the store does not exist, and another cache in its folder differs from it in few options only.
+
+    Such a difference is more often a mistyped flag than a wish to prepare all ears again.
+    """
+    if (store.folder / SPEC_JSON).is_file():
+        return
+    for path in sorted(data.cache_dir.glob(f"*/{SPEC_JSON}")):
+        try:
+            there = read_spec(path)
+        except UserError:                                        # of another version: nothing that could be meant
+            continue
+        asked, other = (settings.to_flags(one, base=base) for one, base in ((store.spec, there), (there, store.spec)))
+        if sum(word.startswith("--") for word in asked) <= NEAR_MISS:
+            raise UserError(
+                f"--cache-dir {data.cache_dir}: no cache has {shlex.join(asked)}; {path.parent.name} has {shlex.join(other)} "
+                f"and is otherwise the same: give its flags, or build the other first with {build_command(store.spec, data)}")
 
 
 def warn_unproven(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]") -> None:

@@ -22,6 +22,7 @@ from medical_fenlei.files import atomic, read_json, remove_partial, sha256, writ
 from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import Side
 
+SPEC_JSON = "spec.json"
 LOCK, BUILDERS = ".lock", ".builders"
 """Lock files in a store's folder: the first is locked per exam, the second as long as any builder runs."""
 
@@ -132,7 +133,7 @@ class EarStore:
 
     def write_spec(self) -> None:
         """Write `spec.json`, which spells out the key."""
-        write_json(self.folder / "spec.json", self.spec.spelt_out())
+        write_json(self.folder / SPEC_JSON, self.spec.spelt_out())
 
     def write_index(self) -> int:
         """Write `index.csv` of every entry, and return their number."""
@@ -156,7 +157,7 @@ def choose_store(cache_dir: Path, spec: EarSpec | None, *, default: EarSpec | No
     if spec is not None:
         return EarStore(cache_dir, spec)
     default = default or EarSpec()
-    there = sorted(cache_dir.glob("*/spec.json"))
+    there = sorted(cache_dir.glob(f"*/{SPEC_JSON}"))
     if len(there) > 1:
         flags = {path.parent.name: " ".join(settings.to_flags(read_spec(path), base=default)) for path in there}
         listed = "; ".join(f"{name}: {words or '--sampling even'}" for name, words in flags.items())

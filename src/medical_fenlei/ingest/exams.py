@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medical_fenlei.dicom.fragments import FRAGMENT, MIN_FRAGMENTS
-from medical_fenlei.dicom.identity import read_identity
+from medical_fenlei.dicom.header import Header
+from medical_fenlei.dicom.identity import Identity, read_identity
 from medical_fenlei.dicom.stacks import series_files
 from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.ingest.exam_files import ExamFiles, Problem, list_exam
@@ -48,7 +49,7 @@ class LooseExam:
     """(file or series below the exam, reason, detail), redacted: files without an image, ignored files, irregularities."""
 
     several_patients: bool = False
-    """Whether a series begins with one patient and ends with another, so that nothing of the exam can be trusted."""
+    """Whether a series holds images of several patients, so that nothing of the exam can be trusted."""
 
     redactor: Redactor = field(default_factory=Redactor, repr=False)
 
@@ -105,11 +106,14 @@ def _joined(base: Path, group: Sequence[LooseSeries], owners: Mapping[str, int])
     return [*(one.facts for one in group if one.folder not in few), *scan.series]
 
 
-def refuse_several_patients(paths: Sequence[Path]) -> None:
+def refuse_several_patients(headers: Sequence[Header]) -> None:
     """Raise Rejected (several_patients) if any of these images are of different people."""
-    people = list(dict.fromkeys(map(read_identity, paths)))
-    if any(are_different(people[0], other) for other in people[1:]):
+    if _are_several([read_identity(path) for path in {header.identity: header.path for header in headers}.values()]):
         raise Rejected("several_patients", "images of different patients in one series: take out what is not the exam's")
+
+
+def _are_several(people: Sequence[Identity]) -> bool:
+    return any(are_different(people[0], other) for other in people[1:])
 
 
 def _read_folders(base: Path, workers: Workers) -> tuple[dict[str, _Folder], list[Problem]]:
@@ -162,7 +166,7 @@ def _exam(name: str, group: Sequence[LooseSeries], choice: Choice, problems: Ite
     return LooseExam(
         name, choice, _digest((stamps, [one.facts.relpath for one in group])),
         next((one.age_years for one in group if one.age_years is not None), None), tuple(shown),
-        any(are_different(*one.people) for one in group), redactor)
+        any(_are_several(one.people) for one in group), redactor)
 
 
 def _split_series(group: Sequence[LooseSeries]) -> list[Problem]:

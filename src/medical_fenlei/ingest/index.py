@@ -136,7 +136,8 @@ def _scan_folders(tree: Tree, labels: Mapping[str, Any], *, base: Path, scan_fil
     for outcome, listing in scan_exams(base, list(matched), scan_file, workers=workers, again=rescan):
         scan = outcome.value or ExamScan(files=listing.files, series=(),
                                          problems=((outcome.item, outcome.reason, outcome.detail),))
-        scanned.append((matched[outcome.item], scan, listing.folders))
+        named = any(facts.refused == "named_path" for facts in scan.series)
+        scanned.append((matched[outcome.item], scan, () if named else listing.folders))
     names = name_exams([(exam.relpath, scan.series) for exam, scan, _ in scanned],
                        {*labels, *(exam.exam_id for exam in tree.exams)}, base=base, workers=workers)
     folders = []

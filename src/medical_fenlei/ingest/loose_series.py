@@ -31,8 +31,8 @@ class LooseSeries:
     facts: SeriesScan
     study: StatedStudy
     frame_of_reference: str
-    people: tuple[Identity, Identity]
-    """Identities in its first and its last image."""
+    people: tuple[Identity, ...]
+    """Identities in its first and its last image, and wherever the patient is stated otherwise."""
 
     dates: tuple[str, ...]
     age_years: int | None
@@ -70,7 +70,8 @@ def read_loose_series(base: Path, facts: SeriesScan) -> LooseSeries:
     first, last = base / facts.first, base / facts.last
     dataset = read_dataset(first, _DATES)
     headers = [read_headers_of(path)[0] for path in (first, last)]
-    return LooseSeries(facts, headers[0].study, headers[0].frame_of_reference, (read_identity(first), read_identity(last)),
+    people = tuple(read_identity(base / file) for file in (facts.first, facts.last, *facts.other_people))
+    return LooseSeries(facts, headers[0].study, headers[0].frame_of_reference, people,
                        tuple(str(dataset.get(name) or "") for name in _DATES), read_exam_facts(first).age_years,
                        headers[0].series_uid, (headers[0].sop_uid, headers[1].sop_uid))
 

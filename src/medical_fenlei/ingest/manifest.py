@@ -45,8 +45,8 @@ class _Scans:
     series: dict[str, SeriesScan]
     """Series by path below the base."""
 
-    ends: dict[str, list[str]]
-    """First and last file of every series, by exam folder."""
+    to_identify: dict[str, list[str]]
+    """First and last file of every series, and those whose patient is stated otherwise, by exam folder."""
 
     failed: dict[str, tuple[str, str]]
     """(reason, detail) of folders that could not be read."""
@@ -77,12 +77,13 @@ def build_manifest(index: pd.DataFrame, *, base: Path, scan_file: Path, key: byt
     found = _found_series(wanted, exams, scans, rejects)
 
     read: dict[str, tuple[ExamPatient, dict[str, Any]]] = {}
-    first_files = [(exam_id, tuple(dict.fromkeys([of_side[Side.LEFT].first, *scans.ends[exams[exam_id]["exam_relpath"]]])))
-                   for exam_id, of_side in found.items()]
+    to_read = [(exam_id, tuple(dict.fromkeys([of_side[Side.LEFT].first,
+                                              *scans.to_identify[exams[exam_id]["exam_relpath"]]])))
+               for exam_id, of_side in found.items()]
     constant = constant_uids({exam_id: list(of_side.values()) for exam_id, of_side in found.items()})
     separate = frozenset(exam_id for exam_id, of_side in found.items()
                          if {facts.study_uid for facts in of_side.values()} & constant)
-    for outcome in map_items(functools.partial(_patient_facts, base, key, separate), first_files, workers=workers,
+    for outcome in map_items(functools.partial(_patient_facts, base, key, separate), to_read, workers=workers,
                              label="patients"):
         exam_id, files = outcome.item
         if outcome.value is None:
@@ -129,7 +130,9 @@ def _scan(folders: Iterable[str], *, base: Path, scan_file: Path, workers: Worke
             scans.failed[outcome.item] = outcome.reason, outcome.detail
         series = outcome.value.series if outcome.value else ()
         scans.series.update({facts.relpath: facts for facts in series})
-        scans.ends[outcome.item] = [file for facts in series for file in (facts.first, facts.last)]
+        scans.to_identify[outcome.item] = [
+            file for facts in series if facts.refused != "named_path"
+            for file in (facts.first, facts.last, *facts.other_people)]
     return scans
 
 
@@ -153,9 +156,9 @@ def _patient_facts(base: Path, key: bytes, separate: frozenset[str], exam: tuple
                    ) -> tuple[ExamPatient, dict[str, Any]]:
     """Return the patient and `tables.SUBGROUP_FACTS` from the first of these files of an exam.
 
-    The files are the first and the last image of each series. Raises Rejected (several_patients) if they are of different
-    people: a series, or a part of one, lies in the wrong exam. Images between them are not read. separate: exams whose
-    StudyInstanceUID is a constant of the export.
+    The files are the first and the last image of each series, and one for every other statement of its patient. Raises Rejected
+    (several_patients) if they are of different people: a series, or a part of one, lies in the wrong exam. separate: exams
+    whose StudyInstanceUID is a constant of the export.
     """
     exam_id, (file, *others) = exam
     path = inside(base, file)

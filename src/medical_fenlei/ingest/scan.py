@@ -17,18 +17,19 @@ from tqdm import tqdm
 
 from medical_fenlei.dicom.digest import series_digest
 from medical_fenlei.dicom.geometry import canonical
-from medical_fenlei.dicom.header import Header
+from medical_fenlei.dicom.identity import read_identity
 from medical_fenlei.dicom.stacks import Stack, join_scattered, read_stacks
 from medical_fenlei.dicom.volume import PART
 from medical_fenlei.errors import Rejected
 from medical_fenlei.files import atomic
 from medical_fenlei.ingest.exam_files import ExamFiles, Problem, list_exam
+from medical_fenlei.ingest.redaction import Redactor
 from medical_fenlei.ingest.slice_values import doubts_about_values
 from medical_fenlei.ingest.study_facts import AccessionFact, study_facts
 from medical_fenlei.outcomes import Outcome
 from medical_fenlei.parallel import Workers, map_items
 
-SCAN_VERSION = 7
+SCAN_VERSION = 8
 """Raised whenever the code finds other facts in the same files, or names them differently."""
 SPLIT_SERIES = "continues the series in {}: put both into one folder, otherwise each counts as a series"
 """Detail of the problem `split_series`, for the other folder."""
@@ -46,6 +47,9 @@ class SeriesScan:
 
     last: str
     """File with the most superior image, below the base."""
+
+    other_people: tuple[str, ...] = ()
+    """Files with an image whose patient is stated otherwise than in `first`, one for each statement, below the base."""
 
     files: int
     """Files that hold its images, copies included; a file that holds several series counts for one of them."""
@@ -130,7 +134,7 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers
         found = {} if again else {exam: scan for exam, listing in listings.items()
                                   if (scan := known.get(exam, listing.stamp)) is not None}
         todo = [exam for exam in listings if exam not in found]
-        read = map_items(functools.partial(scan_exam, base), todo, workers=workers, label="headers")
+        read = map_items(functools.partial(scan_exam, base, named=False), todo, workers=workers, label="headers")
         for exam, listing in listings.items():
             if exam in found:
                 yield Outcome(exam, found[exam]), listing
@@ -143,8 +147,12 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers
             pass
 
 
-def scan_exam(base: Path, relpath: str, listing: ExamFiles | None = None) -> ExamScan:
-    """Read every header of an exam, or those of the listed folders if a listing is given."""
+def scan_exam(base: Path, relpath: str, listing: ExamFiles | None = None, *, named: bool = True) -> ExamScan:
+    """Read every header of an exam, or those of the listed folders if a listing is given.
+
+    named: whether folders and files may be named like the patient. If not, such series are refused (named_path) and none of
+    their paths is told; the name of the exam's own folder is its id, and stays.
+    """
     listing = listing or list_exam(base, relpath)
     found: list[tuple[str, Stack]] = []
     problems = list(listing.problems)
@@ -168,9 +176,26 @@ def scan_exam(base: Path, relpath: str, listing: ExamFiles | None = None) -> Exa
         counted |= own
         series.append(_series_scan(base, name, one, len(own)))
     stated = study_facts([(one.headers[0].study, one.headers[0].frame_of_reference) for _, one in found], relpath)
+    if not named:
+        people = {header.identity: header.path for _, one in found for header in one.headers}.values()
+        redactor = Redactor(map(read_identity, people), names_alone=True)
+        series = [_refused_if_named(base, relpath, redactor, facts, one, number)
+                  for number, (facts, (_, one)) in enumerate(zip(series, found, strict=True), 1)]
+        problems = [(relpath + redactor.hide(file.removeprefix(relpath)), reason, redactor.hide(detail))
+                    for file, reason, detail in problems]
     series = sorted((replace(facts, **of_study) for facts, of_study in zip(series, stated, strict=True)),
                     key=lambda facts: facts.relpath)
     return ExamScan(files=listing.files, series=tuple(series), problems=tuple(problems))
+
+
+def _refused_if_named(base: Path, exam: str, redactor: Redactor, facts: SeriesScan, found: Stack, number: int) -> SeriesScan:
+    """Return a series, refused and without a path of its own if a path below the exam's folder holds its patient's name."""
+    below = "\n".join(header.path.relative_to(base).as_posix().removeprefix(exam) for header in found.headers)
+    if not redactor.finds(below):
+        return facts
+    shown = f"{exam}{PART}named{number}"
+    return replace(facts, relpath=shown, first=shown, last=shown, other_people=(), slices=0, digest="", notes=(),
+                   refused="named_path", detail="a folder or file of the series is named like the patient: rename it")
 
 
 def _common_folder(base: Path, found: Stack) -> str:
@@ -209,21 +234,16 @@ def _series_scan(base: Path, relpath: str, found: Stack, files: int) -> SeriesSc
     except Rejected as rejected:
         geometry |= {"refused": rejected.reason, "detail": rejected.detail}
         first, last = (end(found.headers, key=lambda header: header.position[2]) for end in (min, max))
+    stated = {image.identity: image.path for image in (*reversed(found.headers), first)}
     return SeriesScan(
+        other_people=tuple(sorted(path.relative_to(base).as_posix() for path in stated.values() if path != first.path)),
         relpath=relpath, first=first.path.relative_to(base).as_posix(), last=last.path.relative_to(base).as_posix(),
-        files=files, images=len(found.headers), copies=len(found.copies), plane=_plane(header),
+        files=files, images=len(found.headers), copies=len(found.copies), plane=header.plane,
         image_type="\\".join(header.image_type), manufacturer=header.manufacturer, model=header.model, kernel=header.kernel,
         transfer_syntax=header.transfer_syntax, rows=header.rows, columns=header.columns,
         pixel_spacing=header.pixel_spacing[0],
         slice_thickness=None if np.isnan(header.slice_thickness) else header.slice_thickness,
         digest=series_digest(found.headers), **geometry)
-
-
-def _plane(header: Header) -> str:
-    if header.is_axial:
-        return "axial"
-    cosines = np.abs(header.normal)
-    return "oblique" if cosines.max() < np.cos(np.radians(30)) else ("sagittal", "coronal", "axial")[int(cosines.argmax())]
 
 
 class _Kept:
@@ -250,7 +270,8 @@ class _Kept:
         if scan is None or scan.get("stamp") != stamp:
             return None
         with contextlib.suppress(KeyError, TypeError):           # not a line of ours
-            series = tuple(SeriesScan(**{**facts, "notes": tuple(facts["notes"])}) for facts in scan["series"])
+            series = tuple(SeriesScan(**{**facts, **{name: tuple(facts[name]) for name in ("notes", "other_people")}})
+                           for facts in scan["series"])
             return ExamScan(files=scan["files"], series=series, problems=tuple(map(tuple, scan["problems"])))
         return None
 

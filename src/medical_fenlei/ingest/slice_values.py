@@ -1,7 +1,9 @@
 """Whether the values of a series are HU of a head, from its middle slice.
 
-One slice is decoded for each series that may be used. Only where that one cannot be right, two more are.
+One slice is decoded for each series that may be used. Only where that one cannot be right, two more are. A part of its
+neighbors' files is read, to see whether they repeat the slice.
 """
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +34,9 @@ _TERM = re.compile(r"[A-Za-z0-9_/%^]{1,8}")
 
 MIN_SLICES = 8
 """Series of fewer slices are not judged: they are scouts, or too short to be used."""
+
+COMPARED = 1 << 16
+"""Most bytes of a slice's file that are compared with those of its neighbors: of its middle quarter, which are pixels."""
 
 DOUBTFUL = "doubtful_values"
 """Code of a note on values that are used all the same."""
@@ -65,11 +70,38 @@ def doubts_about_values(headers: Sequence[Header]) -> tuple[str, ...]:
         return ()
     middle = _judge(headers[count // 2])
     if middle.wrong is None:
-        return (f"{DOUBTFUL}: {middle.doubt}",) if middle.doubt else ()
+        doubt = middle.doubt or _beside(headers[count // 2 - 1:count // 2 + 2])
+        return (f"{DOUBTFUL}: {doubt}",) if doubt else ()
     others = [_judge(headers[k]) for k in (count // 4, 3 * count // 4)]
     if all(other.wrong for other in others):
         raise middle.wrong
     return (f"{DOUBTFUL}: a slice that cannot be right among others that are: {middle.wrong.detail}",)
+
+
+def _beside(headers: Sequence[Header]) -> str:
+    """Return what is doubtful about the slices below and above the one in the middle, or "".
+
+    Noise makes every slice of a scan differ from every other one, and none of a head is empty.
+    """
+    if any(header.frame is not None for header in headers):
+        return ""
+    parts = [_middle_bytes(header) for header in headers]
+    for before, header, one, other in zip(headers, headers[1:], parts, parts[1:], strict=False):
+        if one and one == other and header.path != before.path:  # of a missing slice the nearest one stands in its place
+            return f"{header.path.name} repeats the pixels of {before.path.name}"
+    blank = [header.path.name for header, part in zip(headers, parts, strict=True) if part == b""]
+    return f"{blank[0]} is blank, in the middle of the scan" if blank else ""
+
+
+def _middle_bytes(header: Header) -> bytes | None:
+    """Return bytes from the middle of a file, empty where all are the same pixel; None where it cannot be read."""
+    try:
+        with open(header.path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            found = os.pread(file.fileno(), min(COMPARED, size // 4), size // 16 * 6)
+    except OSError:
+        return None
+    return b"" if found[2:] == found[:-2] else found
 
 
 def _judge(header: Header) -> _Slice:

@@ -54,7 +54,7 @@ def crop_ears(base: Path, spec: EarSpec, request: CropRequest) -> CroppedEars:
     for relpath, sides in request.series:
         try:
             headers, _ = read_headers(inside(base, relpath))
-            refuse_several_patients(sorted({header.path for header in headers}))
+            refuse_several_patients(headers)
             series = Series(headers)
             with threadpool_limits(1, user_api="blas"):          # the matrices are small: more threads would only wait
                 found = prepare_ears(series, spec, sides)

@@ -35,6 +35,12 @@ SERIES_NOTES = {"joined_fragments": "Its images have several SeriesInstanceUIDs 
                 "doubtful_values": "Some values of the scan are doubtful"}
 """Notes on how the slices of a series were made regular, by their code."""
 
+SCAN_DOUBTS = {"turned_over": "The scan may be turned over, and its sides exchanged",
+               "repeated_slices": "Slices of the scan are repeated", "blank_slices": "Slices of the scan are empty",
+               "scaled_hu": "The values of the scan may be no Hounsfield units",
+               "other_body_part": "The header names another part of the body"}
+"""Doubts about the scan that an ear was cut from, by their code."""
+
 
 def no_series(exam: LooseExam) -> Remark:
     """Return why none of the exam's series was chosen."""
@@ -49,6 +55,7 @@ def no_ear(code: str, detail: str, hide: Callable[[str], str] = str) -> Remark:
     """Return why an ear could not be cropped; hide: redacts the sentence."""
     text = {
         "ear_not_in_scan": "The scan does not reach this ear.",
+        "not_a_head": f"The scan does not show a head ({detail}).",
         "implausible_hu": f"The values of the scan are not Hounsfield units ({detail}).",
         NOT_FINITE: "The network's output for this ear is not finite, so that it has no answer.",
         "several_patients": "Its series mix images of different patients: remove what does not belong to the exam.",
@@ -78,6 +85,8 @@ def _location_flags(ear: EarVolume) -> Iterator[Remark]:
         yield Remark(code="low_confidence", text=f"The ear was found with low confidence ({found['confidence']:.2f} of 1).")
     for reason in found["reasons"]:
         yield Remark(code="place_doubtful", text=f"About its location: {reason}.")
+    for code, _, detail in (doubt.partition(": ") for doubt in ear.facts["scan_doubts"]):
+        yield Remark(code=code, text=f"{SCAN_DOUBTS.get(code, code)}: {detail}.")
     if ear.facts["padded_share"] > PADDED:
         yield Remark(code="padded", text=f"{ear.facts['padded_share']:.0%} of the network's input lies beyond the scan.")
 
