@@ -72,7 +72,7 @@ FORMER_NAMES = {"resamples": ("--draws",)}
 READ = ("dicom", "dicom_base", "archives", "xlsx_path", "index_csv", "manifest_csv", "series_rules", "checkpoint",
         "predictions", "train_npz", "val_npz")
 """Flags that name what a command only reads."""
-WRITTEN = ("out_dir", "out_csv", "out_npz", "output_dir", "cache_dir", "patient_key_file", "log")
+WRITTEN = ("out_dir", "out_csv", "template", "out_npz", "output_dir", "cache_dir", "patient_key_file", "log")
 """Flags that name what a command writes."""
 
 
