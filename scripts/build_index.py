@@ -2,6 +2,7 @@
 
     python scripts/build_index.py --out-csv artifacts/dataset_index.csv
     python scripts/build_index.py --series-rules rules.toml        # e.g. max_slice_spacing_mm = 1.0
+    python scripts/build_index.py --template                       # an empty label sheet to fill in, and nothing else
 
 Writes one row per exam. Beside it: series_report.csv, every series with its facts and its verdict; <stem>_rejects.csv, every
 series, file and cell that was left out, with the reason; and <stem>_scan.jsonl, the header facts, so that a second run reads
@@ -19,7 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_shared_flags(parser, "dicom_base", "xlsx_path", "series_rules", "num_workers", "cluster", "limit",
                          out_csv=Path("artifacts/dataset_index.csv"))
     parser.add_argument("--rescan", action="store_true", help="read all headers again")
+    parser.add_argument("--template", type=Path, nargs="?", const=Path("metadata/template.xlsx"), metavar="FILE",
+                        help="only write an empty label sheet to fill in (default file: %(const)s)")
     args = parser.parse_args(argv)
+    if args.template:
+        from medical_fenlei.ingest.template_sheet import write_template
+
+        write_template(args.template)
+        cli.say(f"wrote {args.template}; fill it in, and run build_index without --template")
+        return cli.OK
 
     from medical_fenlei import tables
     from medical_fenlei.errors import UserError

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.errors import UserError
-    from medical_fenlei.files import read_json, write_json
+    from medical_fenlei.files import write_json
     from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, count_manifest, doubtful_patients
     from medical_fenlei.ingest.patients import default_key_file, read_or_make_key
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     tables.LINKED_PATIENTS.write(linked_csv, built.patients.table)
     counts, index_counts = count_manifest(manifest, rejects), tables.counts_path(args.index_csv)
     write_json(tables.counts_path(args.out_csv),
-               {"index": read_json(index_counts) if index_counts.is_file() else {}, "manifest": counts})
+               {"index": tables.INDEX_COUNTS.read(index_counts) if index_counts.is_file() else {}, "manifest": counts})
     sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
     identified_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"
     cli.say(f"{len(index)} exams: {counts['exams']} in the manifest, {counts['exams left out']} left out")

@@ -5,7 +5,8 @@
 Takes the flags of train_dual, except those that the matrix sets. Trains at most 200, 80 and 40 epochs with 1, 20 and 100 % of
 the data (--epochs: the same for all), fewer by early stopping. Writes outputs/experiments_dual/<task>/ with one folder per run,
 state.json, runs.csv, summary.csv, summary.md and index.html. After a kill the same command continues and skips finished runs; a
-failed run does not stop the others. --dry-run prints the command line of each run; --summarize only rewrites the tables.
+failed run does not stop the others. --dry-run prints every setting that decides and the command line of each run; --summarize
+only rewrites the tables.
 """
 from medical_fenlei import cli, settings
 from medical_fenlei.commands.study import add_study_flags, run_study, study_name, study_settings

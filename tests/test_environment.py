@@ -1,5 +1,6 @@
 """A script states in one line what it lacks, and env.sh installs it once."""
 import os
+import resource
 import subprocess
 import sys
 
@@ -16,8 +17,11 @@ def ran(words, **options):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_help_needs_nothing_but_python(script, tmp_path):
+def test_help_needs_nothing_but_python_and_half_a_second_of_its_time(script, tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     said = ran([*BARE, script, "--help"], cwd=tmp_path)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime < 0.5       # of the processor, whatever else runs
     assert said.returncode == 0 and f"python scripts/{script.name}" in said.stdout, said.stderr
 
 
@@ -66,3 +70,36 @@ def test_env_sh_installs_the_package_unless_a_checkout_that_exists_is_installed(
         assert said.returncode == 0 and said.stdout == f"{ROOT / 'src'}:/other\n", said.stderr
         installs.append(calls.read_text().count(f"--no-deps -e {ROOT}\n"))
     assert installs == [1, 1, 2]
+
+
+def test_env_sh_finishes_an_installation_that_was_interrupted(tmp_path):
+    """With a venv that has no pip yet, as a kill leaves it, and a MF_PYTHON that completes it."""
+    venv, calls, maker = tmp_path / "venv", tmp_path / "calls", tmp_path / "python"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "pyvenv.cfg").touch()
+    (venv / "bin/python").write_text("#!/bin/sh\nexit 1\n")
+    maker.write_text(f'#!/bin/sh\ncase "$2" in venv) echo made >> {calls}; cp {tmp_path}/done "$3/bin/python";; esac\n')
+    (tmp_path / "done").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    for path in (venv / "bin/python", maker, tmp_path / "done"):
+        path.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MF_")}
+    for times in (1, 2):
+        said = ran(["bash", "-c", "source tools/env.sh"], cwd=ROOT,
+                   env={**environment, "MF_VENV": str(venv), "MF_PYTHON": str(maker)})
+        assert said.returncode == 0 and len(list(venv.glob(".installed-*"))) == 1, (times, said.stderr)
+    said = calls.read_text()
+    assert said.count("made") == 1 and said.count("requirements-dev.txt") == 1
+
+
+def test_env_sh_does_not_write_into_a_folder_of_other_things(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    said = ran(["bash", "-c", "source tools/env.sh"], cwd=ROOT, env={**os.environ, "MF_VENV": str(tmp_path)})
+    assert said.returncode == 1 and "holds files, but no environment" in said.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_demo_helps_before_it_installs_anything(tmp_path):
+    environment = {"PATH": os.environ["PATH"], "MF_VENV": str(tmp_path / "none")}
+    helped, refused = (ran(["bash", "tools/demo.sh", word], cwd=ROOT, env=environment) for word in ("--help", "--fast"))
+    assert helped.returncode == 0 and "MF_EXAMS" in helped.stdout and helped.stderr == ""
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())

@@ -8,7 +8,8 @@ import sys
 import pytest
 from helpers.commands import ROOT
 
-from medical_fenlei.files import atomic, write_new
+from medical_fenlei import files
+from medical_fenlei.files import atomic, whole_folder, write_new
 
 WRITING = """
 import sys, time
@@ -74,3 +75,58 @@ def test_a_file_is_complete_or_absent(tmp_path):
     with atomic(target, "w") as file:
         file.write("whole")
     assert [p.read_text() for p in target.parent.iterdir()] == ["whole"]
+
+
+SWAPPING = """
+import os, sys
+from pathlib import Path
+from medical_fenlei import files
+
+exchange = files._exchange
+def stopped(new, at):
+    if sys.argv[2] == "after":
+        exchange(new, at)
+    os.kill(os.getpid(), 9)
+files._exchange = stopped
+with files.whole_folder(Path(sys.argv[1]), ("a", "b", "c")) as beside:
+    for name in "ab":
+        (beside / name).write_text("new")
+"""
+
+
+def content(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("moment", "left"), [("before", "old"), ("after", "new")])
+def test_a_kill_leaves_the_old_folder_or_the_new_one_and_the_next_removes_the_rest(tmp_path, moment, left):
+    folder, words = tmp_path / "20pct", {"old": {"a": "old", "c": "old"}, "new": {"a": "new", "b": "new"}}
+    folder.mkdir()
+    for name in "ac":
+        (folder / name).write_text("old")
+    killed = subprocess.run([sys.executable, "-c", SWAPPING, folder, moment],
+                            env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert killed.returncode == -signal.SIGKILL and content(folder) == words[left]
+    assert len(list(tmp_path.iterdir())) == 2
+    files._SWEPT.discard(str(tmp_path))
+    with whole_folder(folder, ("a", "b", "c")) as beside:
+        (beside / "a").write_text("newest")
+    assert content(folder) == {"a": "newest"} and list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_what_others_put_into_a_folder_stays_and_an_error_changes_nothing(tmp_path, monkeypatch, exchange):
+    if not exchange:
+        monkeypatch.setattr(files, "RENAME_EXCHANGE", 1 << 20)                           # which no system knows
+    folder = tmp_path / "20pct"
+    (folder / "notes").mkdir(parents=True)
+    (folder / "notes/mine.txt").write_text("mine")
+    (folder / "test.csv").write_text("old")
+    with pytest.raises(ValueError), whole_folder(folder, ("train.csv", "test.csv")) as beside:
+        (beside / "train.csv").write_text("half")
+        raise ValueError
+    assert sorted(path.name for path in folder.iterdir()) == ["notes", "test.csv"] and len(list(tmp_path.iterdir())) == 1
+    with whole_folder(folder, ("train.csv", "test.csv")) as beside:
+        (beside / "train.csv").write_text("new")
+    assert sorted(path.name for path in folder.iterdir()) == ["notes", "train.csv"] and len(list(tmp_path.iterdir())) == 1
+    assert (folder / "notes/mine.txt").read_text() == "mine"

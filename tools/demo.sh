@@ -1,10 +1,29 @@
 #!/usr/bin/env bash
-# The main route on a synthetic hospital, from DICOM files to a table with intervals:   bash tools/demo.sh
-#
-# Some 5 minutes on two CPU cores after the install. MF_DEMO is the folder it works in (default data/demo; a hospital that is
-# there already is used again), MF_SEED the seed of the training (default 0), MF_EXAMS the number of exams (default 160).
-# Every figure it prints is synthetic, not clinical evidence.
+# The main route on a synthetic hospital, from DICOM files to a table with intervals (see --help).
 set -euo pipefail
+case ${1:-} in
+"") ;;
+-h | --help)
+    cat <<'HELP'
+The main route on a synthetic hospital, from DICOM files to a table with intervals.
+
+    bash tools/demo.sh
+    MF_EXAMS=40 MF_SEED=1 bash tools/demo.sh
+
+Makes the environment at the first call (PyTorch with its libraries is some 5 GB), then takes some 5 minutes on two CPU cores.
+Every figure it prints is synthetic, not clinical evidence. It takes no arguments, but these variables:
+
+    MF_DEMO    folder to work in (default: data/demo); a hospital that is there already is used again
+    MF_SEED    seed of the training (default: 0)
+    MF_EXAMS   number of exams (default: 160)
+    MF_VENV    folder of the environment (default: .venv)
+    MF_PYTHON  interpreter to make it with, 3.11 or newer
+HELP
+    exit ;;
+*)
+    echo "demo.sh: got $1, expected no arguments (see --help)" >&2
+    exit 2 ;;
+esac
 root=$(cd "$(dirname "$0")/.." && pwd)
 source "$root/tools/env.sh"
 demo=${MF_DEMO:-$root/data/demo}

@@ -3,7 +3,7 @@
 # Makes a virtual environment once (.venv, or the folder that MF_VENV names) with requirements*.txt at the versions of
 # requirements.lock and this package, editable; afterwards `source .venv/bin/activate` is enough. Sets `python` and PYTHONPATH to
 # this checkout, so that several checkouts can share one environment. MF_PYTHON names an interpreter (3.11 or newer);
-# MF_UNLOCKED=1 installs the newest releases within the ranges instead.
+# MF_UNLOCKED=1 installs the newest releases within the ranges instead. An interrupted installation is finished by the next call.
 mf_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 MF_VENV=${MF_VENV:-$mf_root/.venv}
 
@@ -24,9 +24,13 @@ mf_install() {
     [ -z "${MF_UNLOCKED:-}" ] || constraints=()
     stamp=$MF_VENV/.installed-$(cat "$mf_root"/requirements*.txt "$mf_root/requirements.lock" | cksum | cut -d' ' -f1)${MF_UNLOCKED:+-unlocked}
     [ ! -e "$stamp" ] || return 0
-    if [ ! -x "$MF_VENV/bin/python" ]; then
+    if ! "$MF_VENV/bin/python" -m pip --version >/dev/null 2>&1; then                # none, or one whose making was interrupted
         local python
         python=$(mf_find_python) || return 1
+        if [ -e "$MF_VENV" ] && [ ! -e "$MF_VENV/pyvenv.cfg" ] && [ -n "$(ls -A "$MF_VENV")" ]; then
+            echo "env.sh: MF_VENV $MF_VENV: holds files, but no environment; name another folder" >&2
+            return 1
+        fi
         echo "making an environment in $MF_VENV" >&2
         "$python" -m venv "$MF_VENV" || return 1
     fi
@@ -47,5 +51,5 @@ mf_install_package() {
         echo "env.sh: the package could not be installed (offline?); this shell finds it through PYTHONPATH" >&2
 }
 
-mf_install && mf_install_package || { echo "env.sh: the environment could not be made" >&2; return 1 2>/dev/null || exit 1; }
+mf_install && mf_install_package || { echo "env.sh: the environment is not complete; source it again to go on" >&2; return 1 2>/dev/null || exit 1; }
 export MF_VENV PATH="$MF_VENV/bin:$PATH" PYTHONPATH="$mf_root/src${PYTHONPATH:+:$PYTHONPATH}"

@@ -15,7 +15,7 @@ from medical_fenlei.log import FILE_ONLY, LOG, log_to_terminal, write_to
 from medical_fenlei.own_files import keep_apart
 from medical_fenlei.parallel import Workers
 from medical_fenlei.reasons import USED, remedy
-from medical_fenlei.signals import stop_on_signals
+from medical_fenlei.signals import raise_if_stopped, stop_is_handled, stop_on_signals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ FORMER_NAMES = {"resamples": ("--draws",)}
 READ = ("dicom", "dicom_base", "archives", "xlsx_path", "index_csv", "manifest_csv", "series_rules", "checkpoint",
         "predictions", "train_npz", "val_npz")
 """Flags that name what a command only reads."""
-WRITTEN = ("out_dir", "out_csv", "out_npz", "output_dir", "cache_dir", "patient_key_file", "log")
+WRITTEN = ("out_dir", "out_csv", "template", "out_npz", "output_dir", "cache_dir", "patient_key_file", "log")
 """Flags that name what a command writes."""
 
 
@@ -197,9 +197,12 @@ def run(main: Callable[[], int]) -> int:
     stop_on_signals()
     log_to_terminal()
     try:
-        return main()
+        done = main()
+        raise_if_stopped()                                       # by a signal that a library swallowed
+        return done
     except (Exception, KeyboardInterrupt) as error:
-        reason, status = _explained(error)
+        asked = stop_is_handled() and not isinstance(error, Stopped)
+        reason, status = _explained(KeyboardInterrupt() if asked else error)
         LOG.log(logging.INFO if status == STOPPED else logging.ERROR, "%s", reason, extra=FILE_ONLY)
         if status is None:
             raise

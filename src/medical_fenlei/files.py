@@ -4,18 +4,22 @@ What a killed process has left beside its target is removed by the next process 
 """
 import contextlib
 import csv
+import ctypes
 import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 """Names of files that are not finished. Each is locked by the process that writes it, for as long as it lives."""
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Constants of Linux's renameat2: a path from the working folder; two names are exchanged."""
 _SWEPT: set[str] = set()
 """Folders from which this process has removed what killed ones left."""
 
@@ -41,6 +45,49 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         if isinstance(error, OSError):                           # name the requested file, not the temporary one
             error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, own: Collection[str]) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `path` when the block ends without an error.
+
+    A kill leaves the old folder or the new one. What the old one holds under other names than `own` stays. An OSError names
+    `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(path)
+    beside.mkdir()
+    folder = os.open(beside, os.O_RDONLY)
+    try:
+        _lock(folder)
+        yield beside
+        _keep_others(path, beside, own)
+        _exchange(beside, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        os.close(folder)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _keep_others(old: Path, new: Path, own: Collection[str]) -> None:
+    for entry in old.iterdir() if old.is_dir() else ():
+        if entry.name not in own and not PARTIAL.fullmatch(entry.name):
+            (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, new / entry.name)
+
+
+def _exchange(new: Path, at: Path) -> None:
+    """Put a folder in the place of another, which gets its name, in one step where the system can."""
+    if not at.exists():
+        os.rename(new, at)
+        return
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None or renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(at), RENAME_EXCHANGE):
+        aside = at.with_name(f".{at.name}.{uuid.uuid4().hex[:8]}.part")                  # a file system without exchange
+        os.rename(at, aside)
+        os.rename(new, at)
+        os.rename(aside, new)
 
 
 def write_new(path: Path, content: bytes, *, permissions: int) -> bool:
@@ -83,10 +130,17 @@ def _beside(path: Path) -> Path:
 
 
 def remove_partial(path: Path) -> None:
-    """Remove an unfinished file, unless the process that writes it lives."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+    """Remove an unfinished file or folder, unless the process that writes it lives."""
+    with contextlib.suppress(OSError):
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(opened)
 
 
 def _lock(descriptor: int) -> None:

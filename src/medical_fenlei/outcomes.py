@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from medical_fenlei.errors import Rejected
+from medical_fenlei.signals import raise_if_stopped
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -39,8 +40,16 @@ class Outcome(Generic[Item, Value]):
 def attempt(function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
     """Call `function`; an exception becomes the outcome's reason.
 
-    Of an unexpected exception only type and position are kept: its message may quote patient data.
+    Of an unexpected exception only type and position are kept: its message may quote patient data. Raises
+    KeyboardInterrupt if a signal asked for a stop meanwhile, which is no fault of the item.
     """
+    raise_if_stopped()
+    outcome = _outcome(function, item)
+    raise_if_stopped()
+    return outcome
+
+
+def _outcome(function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
     try:
         return Outcome(item, value=function(item))
     except Rejected as rejected:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from medical_fenlei.cluster import map_on_cluster
 from medical_fenlei.outcomes import DIED, TIMED_OUT, UNEXPECTED, Item, Outcome, Value, attempt
+from medical_fenlei.signals import ASKING, raise_if_stopped
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -24,6 +26,10 @@ Workers = int | str
 
 ITEM_SECONDS = 900.0
 """Seconds after which an item counts as hanging."""
+
+
+GROUP_SECONDS = 0.2
+"""How much later than a worker this process may learn of a signal that was sent to both."""
 
 
 def default_workers() -> int:
@@ -51,7 +57,9 @@ def map_items(
         outcomes = map(partial(attempt, function), todo)
     else:
         outcomes = _map_in_processes(work, todo, min(workers, len(todo)), item_seconds)
-    yield from tqdm(outcomes, total=len(todo), desc=label, unit="", file=sys.stderr, disable=None, leave=False)
+    for outcome in tqdm(outcomes, total=len(todo), desc=label, unit="", file=sys.stderr, disable=None, leave=False):
+        raise_if_stopped()
+        yield outcome
 
 
 def _attempt_in(folder: str, function: Callable[[Item], Value], item: Item) -> Outcome[Item, Value]:
@@ -85,6 +93,9 @@ def _outcome(item: Item, future: "Future[Outcome[Item, Value]]", item_seconds: f
         return Outcome(item, reason=TIMED_OUT, detail=f"was not done after {item_seconds:g} s")
     except ProcessExpired as expired:
         status = expired.exitcode or 0
+        if -status in ASKING:                                    # sent to the whole group: then to this process as well
+            time.sleep(GROUP_SECONDS)
+            raise_if_stopped()
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return Outcome(item, reason=DIED, detail=f"{how}; killed for its memory?" if status == -signal.SIGKILL else how)
 
@@ -100,12 +111,13 @@ def _pool(workers: int) -> "ProcessPool":
     if pool is None or not pool.active:
         for other in list(_POOLS):
             _close(other)
-        pool = _POOLS[workers] = ProcessPool(workers, initializer=_use_one_thread, context=multiprocessing.get_context("spawn"))
+        pool = _POOLS[workers] = ProcessPool(workers, initializer=_prepare_worker, context=multiprocessing.get_context("spawn"))
     return pool
 
 
-def _use_one_thread() -> None:
-    """Limit a worker to one thread, since there are as many workers as processors."""
+def _prepare_worker() -> None:
+    """Limit a worker to one thread, since there are as many workers as processors; leave Ctrl-C to the parent process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from threadpoolctl import threadpool_limits
 
     global _limits

@@ -13,6 +13,7 @@ from typing import Any
 from medical_fenlei import __version__
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import write_json, write_text
+from medical_fenlei.json_files import JsonFile, checked
 from medical_fenlei.log import log_to_file
 from medical_fenlei.own_files import LEDGER, OwnFiles
 
@@ -22,6 +23,10 @@ MOST_LISTED = 5
 """How many runs an error lists."""
 LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
 LOCK = ".lock"
+EPOCH_FIELDS = ("epoch", "seconds", "best_epoch", "train_loss", "lr")
+"""Fields that every line of the metrics has, among other numbers."""
+CONFIG = JsonFile[dict[str, dict[str, Any]]](
+    "configuration of a run", dict[str, dict[str, Any]], "restore it from a copy, or train the run again")
 CONTENT = ("config.json", "metrics.jsonl", "train.log", "reports", "answers", "checkpoints", "tensorboard")
 """Names of the files and folders in the folder of a run."""
 
@@ -144,12 +149,13 @@ class Run:
 
     def _read(self, part: str) -> Any:
         try:
-            return json.loads(self.config_json.read_text(encoding="utf-8"))[part]
+            content = CONFIG.read(self.config_json)
         except FileNotFoundError:
             raise UserError(f"{self.config_json}: no such file; is {self.folder} a run? {listed_runs(self.config_json.name)}"
                             ) from None
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.config_json}: is not a run's configuration") from None
+        if part not in content:
+            raise UserError(f"{self.config_json}: field {part} is missing ({CONFIG.name}); {CONFIG.remedy}")
+        return content[part]
 
     def discard(self) -> None:
         """Remove the files of a run that could not start, and nothing else. A run that has started is left alone."""
@@ -172,11 +178,24 @@ class Run:
             file.write(json.dumps(line, allow_nan=True) + "\n")
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of the metrics, without a last one that a kill cut short."""
+        """Yield the lines of the metrics, without a last one that a kill cut short. Raises UserError for a damaged one."""
         if self.metrics_jsonl.exists():
-            for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines(keepends=True):
+            text = self.metrics_jsonl.read_text(encoding="utf-8", errors="replace")
+            for number, line in enumerate(text.splitlines(keepends=True), 1):
                 if line.endswith("\n"):
-                    yield json.loads(line)
+                    yield self._epoch_of(line, number)
+
+    def _epoch_of(self, line: str, number: int) -> dict[str, Any]:
+        try:
+            plain = json.loads(line)
+        except (ValueError, RecursionError):
+            plain = None
+        figures, fault = checked(plain, dict[str, int | float], nan=True)
+        missing = [name for name in EPOCH_FIELDS if not fault and name not in figures]
+        fault = "is not JSON" if plain is None else f"field {missing[0]} is missing" if missing else fault
+        if fault:
+            raise UserError(f"{self.metrics_jsonl}: line {number}: {fault}; remove that line: only curves use it")
+        return dict(figures)
 
     def keep_metrics(self, *, until: int) -> None:
         """Remove the lines of epochs after `until`, which will be written again."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from medical_fenlei.errors import UserError
+from medical_fenlei.json_files import checked
 
 T = TypeVar("T")
 
@@ -109,6 +110,12 @@ def settings_of(cls: type) -> Iterator[Setting]:
         if dataclasses.is_dataclass(kind):
             yield from settings_of(typing.cast(type, kind))
     yield from _own_settings(cls)
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError, naming the flag, if a seed is none that every generator of random numbers takes."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: got {seed}, expected 0 to {2**32 - 1}")
 
 
 def find_setting(cls: type, name: str) -> Setting:
@@ -233,7 +240,10 @@ def to_json(settings: object) -> dict[str, Any]:
 
 
 def from_json(cls: type[T], plain: Any, *, where: str = "configuration") -> T:
-    """Build the settings that `to_json` wrote. Raises UserError if a name is missing or unknown, or a value is refused."""
+    """Build the settings that `to_json` wrote. Raises UserError if a name is missing or unknown, or a value is refused.
+
+    where: file and field, for the error.
+    """
     if not isinstance(plain, dict):
         raise UserError(f"{where}: got {type(plain).__name__}, expected the settings of {cls.__name__}")
     members = list(_members(cls))
@@ -246,12 +256,11 @@ def from_json(cls: type[T], plain: Any, *, where: str = "configuration") -> T:
     for field, kind in members:
         value = plain[field.name]
         if dataclasses.is_dataclass(kind):
-            value = from_json(typing.cast(type, kind), value, where=where)
-        elif value is not None and (kind is Path or Path in typing.get_args(kind)):
-            value = Path(value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[field.name] = value
+            values[field.name] = from_json(typing.cast(type, kind), value, where=f"{where}, {field.name}")
+            continue
+        values[field.name], fault = checked(value, kind, name=field.name)
+        if fault:
+            raise UserError(f"{where}: {fault}")
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:

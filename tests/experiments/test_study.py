@@ -16,7 +16,7 @@ from helpers.small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei import cli, settings, tables
 from medical_fenlei.commands.train import add_run_flags, with_cache
-from medical_fenlei.config import DUAL_ROUTE, EarSpec, RunConfig
+from medical_fenlei.config import DUAL_ROUTE, EarSpec, RunConfig, decisive_settings
 from medical_fenlei.errors import UserError
 from medical_fenlei.experiments.seeds import mean_over_seeds
 from medical_fenlei.experiments.study import Job, Study
@@ -92,7 +92,8 @@ def parse(words):
 
 def test_the_command_lines_of_a_dry_run_give_the_runs_and_start_none(here, capsys):
     assert run(*MATRIX, "--seeds", "7,8", "--lr", "0.002", "--pooling", "max", "--dry-run") == 0
-    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    said = capsys.readouterr().out.splitlines()
+    lines = [shlex.split(line) for line in said if not line.startswith("#")]
     assert len(lines) == 2 * 2 * 2 and not (here / "outputs").exists()
     assert [line[:2] for line in lines] == [["python", "scripts/train_dual.py"]] * 8
     configs = [parse(line[2:]) for line in lines]
@@ -101,11 +102,17 @@ def test_the_command_lines_of_a_dry_run_give_the_runs_and_start_none(here, capsy
     for config, words in zip(configs, lines, strict=True):
         assert (config.training.lr, config.model.pooling, config.training.epochs) == (0.002, "max", 3)
         assert Job(here, config).command(DUAL_ROUTE)[2:-2] == words[2:-2]
+    shown = dict(line[2:].split(": ", 1) for line in said if line.startswith("# "))
+    assert "pct as below" in shown["data"] and "lr 0.002" in shown["training"] and "seed as below" in shown["training"]
+    assert shown.pop("cache") == f"{configs[0].data.cache_dir}/{configs[0].ears.key}"
+    for part, own in decisive_settings(configs[0]).items():
+        assert all(f"{name.replace('_', '-')} " in shown[part] for name in own)
 
 
 def test_more_data_means_fewer_epochs(here, capsys):
     assert run("run_experiments_dual", "--models", "dual_unet_3d", "--dry-run") == 0
-    configs = [parse(shlex.split(line)[2:]) for line in capsys.readouterr().out.splitlines()]
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    configs = [parse(shlex.split(line)[2:]) for line in lines]
     assert [(c.data.pct, c.training.epochs) for c in configs] == [(1, 200), (20, 80), (100, 40)]
 
 

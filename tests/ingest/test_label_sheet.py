@@ -2,6 +2,7 @@
 import datetime
 import io
 import re
+import shutil
 import zipfile
 
 import openpyxl
@@ -12,6 +13,7 @@ from medical_fenlei import tables
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.label_cells import parse_code, parse_date, parse_exam_id
 from medical_fenlei.ingest.label_sheet import WORKSHEET, only_sheet, read_label_sheet
+from medical_fenlei.ingest.template_sheet import write_template
 
 COLUMNS = ["检查号", "检查时间", "左侧诊断-训练", "右侧诊断-训练", "影像所见", "检查结论"]
 FOUND = "张三，左侧鼓室内见软组织影"
@@ -330,3 +332,36 @@ def test_words_that_deny_or_doubt_the_diagnosis_of_the_code_are_refused(cell):
 @pytest.mark.parametrize(("cell", "code"), [("2：胆脂瘤", 2), ("3：分泌性", 3), ("6：其他（胆脂瘤术后）", 6), ("5：正常", 5)])
 def test_words_of_the_diagnosis_of_the_code_are_accepted(cell, code):
     assert parse_code(cell) == code
+
+
+# The template
+
+def test_a_template_that_was_filled_in_is_read_with_leading_zeros_and_its_list_has_every_diagnosis(tmp_path):
+    path = tmp_path / "metadata/template.xlsx"
+    write_template(path)
+    book = openpyxl.load_workbook(path)
+    sheet = book["影像学检查"]
+    choices, = sheet.data_validations.dataValidation
+    diagnoses = choices.formula1.strip('"').split(",")
+    assert len(choices.formula1) <= 255 and [parse_code(text) for text in diagnoses] == [1, 2, 3, 4, 5, 6]
+    assert {str(cells) for cells in choices.sqref.ranges} == {"C2:C20000", "D2:D20000"}
+    assert sheet.column_dimensions["A"].number_format == "@"
+    sheet.append(["00123", "2024-01-05", diagnoses[4], "2"])
+    book.save(path)
+    found = read_label_sheet(path)
+    assert found.rejects == [] and found.labels.to_dict("records") == [
+        {"exam_id": "00123", "label_date": "2024-01-05", "left_code": 5, "right_code": 2}]
+
+
+def test_a_template_replaces_no_file_and_does_not_count_beside_a_sheet(tmp_path):
+    write_template(tmp_path / "template.xlsx")
+    assert only_sheet(tmp_path) == tmp_path / "template.xlsx"
+    with pytest.raises(UserError, match="is there already"):
+        write_template(tmp_path / "template.xlsx")
+    with pytest.raises(UserError, match="no row below its header names an exam"):
+        read_label_sheet(tmp_path / "template.xlsx")
+    shutil.copy(tmp_path / "template.xlsx", tmp_path / "labels.xlsx")
+    assert only_sheet(tmp_path) == tmp_path / "labels.xlsx"
+    shutil.copy(tmp_path / "template.xlsx", tmp_path / "more.xlsx")
+    with pytest.raises(UserError, match=r"found labels\.xlsx, more\.xlsx"):
+        only_sheet(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medical_fenlei.config import EAR2D, RunConfig
+from medical_fenlei.json_files import checked
 from medical_fenlei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from medical_fenlei.training.training_set import TrainingSetSummary
 
@@ -26,7 +27,7 @@ def test_a_summary_has_the_range_of_numbers_and_counts_of_categories():
     assert found.ranges == {"slice_increment_mm": (0.4, 1.0), "age_years": (30, 61)}
     assert found.kernels == {"GE": {"BONEPLUS": 2}, "Siemens": {"U75u": 1, "Ur73u/1": 1}}
     assert found.codes == {"1": 1, "2": 1, "5": 2}
-    assert TrainingSetSummary.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert checked(json.loads(json.dumps(found.to_dict())), TrainingSetSummary) == (found, "")
 
 
 @pytest.mark.parametrize(("value", "outside"), [
@@ -42,9 +43,8 @@ def test_unknown_facts_exclude_nothing():
 
 def test_a_checkpoint_carries_the_summary_and_an_earlier_one_is_read_without(tmp_path):
     before = Checkpoint(kind=EAR2D, config=RunConfig(), weights={"w": torch.ones(2)}, epoch=1, metric="", value=0.0)
-    write_checkpoint(tmp_path / "now.pt", replace(before, trained_on=TrainingSetSummary.from_ears(EARS).to_dict()))
-    plain = read_checkpoint(tmp_path / "now.pt", kind=EAR2D).trained_on
-    assert TrainingSetSummary.from_dict(plain) == TrainingSetSummary.from_ears(EARS)
+    write_checkpoint(tmp_path / "now.pt", replace(before, trained_on=TrainingSetSummary.from_ears(EARS)))
+    assert read_checkpoint(tmp_path / "now.pt", kind=EAR2D).trained_on == TrainingSetSummary.from_ears(EARS)
 
     class Old:
         def __init__(self):

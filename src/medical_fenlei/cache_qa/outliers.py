@@ -7,7 +7,6 @@ distribution and is insensitive to a few outliers).
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,7 +109,7 @@ def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple
     return ears, tables.REJECTS.frame(rejects)
 
 
-def _parse(exam_id: str, side: Side, facts: dict[str, Any], volume: np.ndarray) -> CachedEar:
+def _parse(exam_id: str, side: Side, facts: tables.EarFacts, volume: np.ndarray) -> CachedEar:
     location = facts.get("localization") or {}
     doubts = [*(facts.get("scan_doubts") or ()), *(location.get("reasons") or ())]
     affine = Affine.from_list(facts["affine_lps"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from medical_fenlei import cli, settings
 from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.errors import UserError
+from medical_fenlei.own_files import keep_apart
 from medical_fenlei.runs import Run
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] 
 
     network = open_network(args.checkpoint, kind=kind, device=args.device)
     data = settings.from_flags(DataConfig, args, base=network.config.data)
+    if config is None or config.data != network.config.data:
+        cli.warn(f"--checkpoint {args.checkpoint}: its settings are not those of {network.run.config_json}; its own count: "
+                 f"splits {data.splits_root}, manifest {data.manifest_csv}, DICOM {data.dicom_base}, cache {data.cache_dir}")
     cli.keep_input_apart(args, dicom_base=data.dicom_base)
+    keep_apart({"--cache-dir": data.cache_dir}, {"--dicom-base": data.dicom_base})
     return network, data
 
 

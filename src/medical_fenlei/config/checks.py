@@ -2,7 +2,7 @@
 
 
 def require_at_least(settings: object, low: float, *names: str) -> None:
-    """Raise ValueError, naming the flag, if one of these settings is less than `low` or NaN."""
+    """Raise ValueError, naming the flag, if one of these settings is less than `low`, infinite or NaN."""
     for name in names:
-        if not getattr(settings, name) >= low:                  # NaN is refused too
+        if not low <= getattr(settings, name) < float("inf"):   # NaN is refused too
             raise ValueError(f"{name.replace('_', '-')}: got {getattr(settings, name)}, expected at least {low:g}")

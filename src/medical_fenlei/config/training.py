@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medical_fenlei.config.checks import require_at_least
+from medical_fenlei.settings import check_seed
 
 LONG_TAIL = ("class_balanced", "logit_adjusted")
 """Losses that correct for unequal classes themselves."""
@@ -109,7 +110,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "epochs", "batch_size", "grad_accum", "keep_last")
-        require_at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "seed", "save_minutes")
+        require_at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "save_minutes")
+        check_seed(self.seed)
         require_at_least(self, 0, "freeze_backbone_epochs", "focal_gamma", "adjust_tau", "drop_warmup_epochs")
         for name, end in (("label_smoothing", 0.5), ("drop_high_loss", 0.5), ("balanced_beta", 1), ("ema", 1)):
             if not 0 <= getattr(self, name) < end:

@@ -103,7 +103,7 @@ def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> 
     refuse_near_miss(store, data)
     from medical_fenlei.ears.build import fill_store  # slow to import
 
-    LOG.warning("%d ears are not in the cache; preparing them now, see build_cache_ears", len(missing))
+    LOG.warning("%d ears are not in %s; preparing them there now, see build_cache_ears", len(missing), store.folder)
     return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects
 
 

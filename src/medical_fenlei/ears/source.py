@@ -3,6 +3,7 @@
 The JSON of an ear holds the path of its series, and under `source` the digest of the series' images. The manifest holds both as
 well, so that comparing them opens no DICOM file.
 """
+import contextlib
 import functools
 import shlex
 from collections.abc import Mapping
@@ -12,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
-from medical_fenlei import settings
+from medical_fenlei import settings, tables
 from medical_fenlei.config import DUAL_ROUTE, EAR_ROUTE, DataConfig, EarSpec
 from medical_fenlei.ears.store import SPEC_JSON, EarStore, read_spec
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import read_json
 from medical_fenlei.log import LOG
 from medical_fenlei.vocabulary import Side
 
@@ -52,13 +53,12 @@ def sources_of(ears: pd.DataFrame) -> list[EarSource]:
 
 def entry_facts(npy: Path) -> dict[str, Any] | None:
     """Return the JSON of an entry, None if the entry does not exist, and {} if the JSON is damaged."""
-    try:
-        facts = read_json(npy.with_name(f"{npy.name.removesuffix('.npy')}.json"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+    with contextlib.suppress(UserError):
+        try:
+            return dict(tables.EAR_FACTS.read(npy.with_name(f"{npy.name.removesuffix('.npy')}.json")))
+        except FileNotFoundError:
+            return None
+    return {}
 
 
 def state_of(facts: Mapping[str, Any] | None, source: EarSource) -> EntryState:
@@ -94,9 +94,10 @@ def missing_ears(store: EarStore, manifest: pd.DataFrame) -> pd.DataFrame:
 
 def describe_stale(store: EarStore, ear: Mapping[Any, Any]) -> str:
     """Return what a stale or damaged ear was cut from, and what its row of the manifest names instead."""
-    facts = entry_facts(store.npy(str(ear["exam_id"]), Side(ear["side"])))
-    if not facts:
-        return "its facts cannot be read"
+    try:
+        facts = store.read_facts(str(ear["exam_id"]), Side(ear["side"]))
+    except (UserError, OSError) as error:
+        return str(error)
     if (cut_from := facts.get("series_relpath")) != ear["series_relpath"]:
         return f"cut from {cut_from}, expected {ear['series_relpath']}"
     return f"{cut_from} has held other images since"
@@ -115,6 +116,13 @@ def refuse_stale(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]", 
             f"(first {first.exam_id} {first.side}: {describe_stale(store, first.to_dict())}); cut them anew with "
             f"{build_command(store.spec, data)}")
     warn_unproven(store, ears, states)
+
+
+def refuse_changed(store: EarStore, ears: pd.DataFrame) -> None:
+    """Raise UserError if a volume of these rows of a manifest is not, bit for bit, what was written with its facts."""
+    names = list(zip(ears.exam_id, ears.side, strict=True))
+    for exam, side in tqdm(names, desc="hashes", disable=None, leave=False):
+        store.refuse_changed(str(exam), Side(side))
 
 
 def refuse_without_dicom(store: EarStore, missing: pd.DataFrame, data: DataConfig) -> None:

@@ -19,6 +19,7 @@ from medical_fenlei import settings, tables
 from medical_fenlei.config import EarSpec
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, read_json, remove_partial, sha256, write_json
+from medical_fenlei.log import LOG
 from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import Side
 
@@ -71,14 +72,27 @@ class EarStore:
         volume = self.read(exam_id, side)
         return str(volume.filename), int(volume.offset)
 
-    def read_facts(self, exam_id: str, side: Side) -> dict[str, Any]:
-        """Read the facts of an ear: series, affine_lps, slice_files, location with its confidence (docs/artifacts.md)."""
-        facts: dict[str, Any] = read_json(Path(f"{self._stem(exam_id, side)}.json"))
+    def read_facts(self, exam_id: str, side: Side) -> tables.EarFacts:
+        """Read the facts of an ear: series, affine_lps, slice_files, location with its confidence (docs/artifacts.md).
+
+        Raises UserError, naming the field, if they are damaged or of another ear; OSError if there are none.
+        """
+        path = Path(f"{self._stem(exam_id, side)}.json")
+        facts = tables.EAR_FACTS.read(path)
+        for name, expected in (("exam_id", exam_id), ("side", str(side))):
+            if (got := str(facts[name])) != expected:  # type: ignore[literal-required]
+                raise UserError(f"{path}: field {name}: got {got!r}, expected {expected!r}; {tables.EAR_FACTS.remedy}")
         return facts
 
     def read_affine(self, exam_id: str, side: Side) -> Affine:
-        """Read the map of an ear from voxel index to LPS mm. Raises KeyError or ValueError where its facts hold none."""
-        return Affine.from_list(self.read_facts(exam_id, side)["affine_lps"])
+        """Read the map of an ear from voxel index to LPS mm. Raises UserError where its facts hold none."""
+        facts, path = self.read_facts(exam_id, side), f"{self._stem(exam_id, side)}.json"
+        if "affine_lps" not in facts:
+            raise UserError(f"{path}: field affine_lps is missing; {tables.EAR_FACTS.remedy}")
+        try:
+            return Affine.from_list(facts["affine_lps"])
+        except ValueError as error:
+            raise UserError(f"{path}: field affine_lps: {error}; {tables.EAR_FACTS.remedy}") from None
 
     def write(self, exam_id: str, side: Side, volume: np.ndarray, facts: dict[str, Any]) -> None:
         """Write the entry of an ear: int16 HU (K, H, W) and its facts, values for JSON."""
@@ -95,9 +109,17 @@ class EarStore:
         """Return whether an ear can be read and is, bit for bit, what was written."""
         try:
             self.read(exam_id, side)
-            return bool(self.read_facts(exam_id, side)["sha256"] == sha256(Path(f"{self._stem(exam_id, side)}.npy")))
-        except (UserError, OSError, ValueError, KeyError, TypeError):
+            self.refuse_changed(exam_id, side)
+        except (UserError, OSError):
             return False
+        return True
+
+    def refuse_changed(self, exam_id: str, side: Side) -> None:
+        """Raise UserError if the volume of an ear is not, bit for bit, what was written with its facts; OSError without one."""
+        facts, npy = self.read_facts(exam_id, side), self.npy(exam_id, side)
+        if facts["sha256"] != sha256(npy):
+            raise UserError(f"{npy}: is not the volume that was written with {npy.stem}.json (field sha256): changed, or taken "
+                            "from another ear; build_cache with --verify prepares it anew")
 
     def remove(self, exam_id: str, side: Side) -> None:
         """Remove the entry of an ear; its JSON first, without which it does not exist."""
@@ -144,7 +166,11 @@ class EarStore:
     def _entries(self) -> Iterator[dict[str, object]]:
         for path in self.folder.glob("*.json"):
             if path.with_suffix(".npy").is_file():
-                facts = read_json(path)
+                try:
+                    facts = tables.EAR_FACTS.read(path)
+                except UserError as error:
+                    LOG.warning("%s", error)
+                    continue
                 yield {"exam_id": facts["exam_id"], "side": facts["side"], "file": path.with_suffix(".npy").name,
                        "sha256": facts["sha256"]}
 
@@ -171,7 +197,8 @@ def read_spec(path: Path) -> EarSpec:
         plain = read_json(path)
     except (OSError, ValueError):
         raise UserError(f"{path}: cannot be read; remove {path.parent} and build the cache again") from None
-    plain.pop("preprocessing_version", None)
+    if isinstance(plain, dict):
+        plain.pop("preprocessing_version", None)
     spec = settings.from_json(EarSpec, plain, where=str(path))
     if spec.key != path.parent.name:
         raise UserError(f"{path}: got a cache of key {path.parent.name}, expected {spec.key} in this version; build it again")

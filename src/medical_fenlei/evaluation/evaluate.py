@@ -100,7 +100,8 @@ def evaluate(
             intervals=intervals_of(found, task, n_resamples=n_resamples),
             operating_points=_at_points(found, calibration, task, n_resamples=n_resamples) if task.binary else {},
             subgroups=subgroups_of(found, manifest, task, n_resamples=n_resamples), rejects=ears.rejects,
-            warnings=(*ears.notes, *_set_warnings(set_name, data), *_temperature_warning(calibration)), hashes=ears.hashes))
+            warnings=(*ears.notes, *_set_warnings(set_name, data), *_unchecked(network), *_temperature_warning(calibration)),
+            hashes=ears.hashes))
     return results
 
 
@@ -115,6 +116,14 @@ def _refuse_seen(network: TrainedNetwork, ears: pd.DataFrame, set_name: str, *, 
         network.refuse_if_trained_on(ears.exam_id, f"--split {set_name}")
     if set_name != "tune":
         network.refuse_if_epoch_chosen_on(ears.exam_id, f"--split {set_name}")
+
+
+def _unchecked(network: TrainedNetwork) -> list[str]:
+    """A warning if it is not known which exams served to train the network, or to choose its epoch."""
+    unknown = [what for what, known in (("train the network", network.training_exams()),
+                                        ("choose its epoch", network.split_exams("train", "tune"))) if not known]
+    return [f"it is not known which exams served to {' and to '.join(unknown)}, so that it could not be checked whether some "
+            f"of these are among them: {network.run.folder} has no answers/ears.csv, or its split is gone"] if unknown else []
 
 
 def _set_warnings(set_name: str, data: DataConfig) -> list[str]:

@@ -2,7 +2,6 @@
 
 Each run has a process of its own (`experiments/workers.py`) and a folder of its own. `state.json` records their status.
 """
-import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 import filelock
 
-from medical_fenlei import settings
+from medical_fenlei import settings, tables
 from medical_fenlei.config import DUAL, EAR2D, RunConfig, decisive_settings
 from medical_fenlei.errors import STOPPED, CheckFailed, Rejected, Stopped, UserError
 from medical_fenlei.evaluation.evaluate import evaluate
@@ -74,11 +73,13 @@ class Study:
         return self.folder / "state.json"
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """Return `status` (running, done, failed), `reason` and `settings` of each job that was started, by name."""
+        """Return `status` (running, done, failed), `reason` and `settings` of each job that was started, by name.
+
+        Raises UserError if the file is damaged.
+        """
         if not self.state_json.is_file():
             return {}
-        state: dict[str, dict[str, Any]] = json.loads(self.state_json.read_text(encoding="utf-8"))
-        return state
+        return {name: dict(own) for name, own in tables.STUDY_STATE.read(self.state_json).items()}
 
     def done(self) -> tuple[Job, ...]:
         """Return the jobs that are done."""

@@ -8,10 +8,11 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.data.sources import set_label
+from medical_fenlei.errors import UserError
 from medical_fenlei.experiments.page import write_study_page
 from medical_fenlei.experiments.seeds import SeedSummary, summarize_seeds
 from medical_fenlei.experiments.study import REPORTED_SET, Job, Study
-from medical_fenlei.files import read_json, write_text
+from medical_fenlei.files import write_text
 from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks, with_task_name
@@ -75,8 +76,12 @@ def _predictions(job: Job, task: Task) -> pd.DataFrame:
 
 
 def _metrics(job: Job, task: Task) -> dict[str, Any]:
-    metrics: dict[str, Any] = read_json(_report(job, task, "metrics", "json"))
-    return metrics
+    path = _report(job, task, "metrics", "json")
+    try:
+        return dict(tables.METRICS.read(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, although {job.name} is done; evaluate it again: eval_ear2d --checkpoint "
+                        f"{Run(job.folder).checkpoint('best')}") from None
 
 
 def _run_rows(study: Study, tasks: Sequence[Task]) -> list[dict[str, object]]:

@@ -11,7 +11,7 @@ from typing import Generic
 from medical_fenlei.errors import STOPPED, Stopped
 from medical_fenlei.log import log_to_terminal
 from medical_fenlei.outcomes import DIED, Item, Outcome, attempt
-from medical_fenlei.signals import stop_on_signals
+from medical_fenlei.signals import stop_is_handled, stop_on_signals
 
 
 class WorkerProcesses(Generic[Item]):
@@ -91,6 +91,7 @@ def _work(
     try:
         sender.send(attempt(function, item))
     except KeyboardInterrupt:
+        stop_is_handled()
         raise SystemExit(STOPPED) from None
 
 

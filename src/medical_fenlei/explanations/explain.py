@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
@@ -17,7 +18,8 @@ from medical_fenlei.explanations.explained_ear import ExplainedEar
 from medical_fenlei.explanations.maps import ExplanationRequest, check_request, explain
 from medical_fenlei.explanations.pictures import LAYOUT, write_montage
 from medical_fenlei.explanations.report import write_explanation
-from medical_fenlei.files import read_json, write_json
+from medical_fenlei.files import write_json
+from medical_fenlei.json_files import JsonFile
 from medical_fenlei.parallel import map_items
 from medical_fenlei.spatial import Affine
 from medical_fenlei.tasks import OUTSIDE, Task, with_task_name
@@ -69,6 +71,14 @@ def explain_ears(
     return ExplainedEars(tables.EXPLANATIONS.frame(rows), made, kept, tables.REJECTS.frame(faults))
 
 
+class _Rows(TypedDict):
+    key: str
+    rows: list[dict[str, int | float | str | None]]
+
+
+_ROWS = JsonFile[Any]("rows of an explained ear", _Rows, "it is made again")
+
+
 @dataclass(frozen=True)
 class _Explainer:
     """Everything that explaining an ear needs except the ear."""
@@ -89,10 +99,10 @@ class _Explainer:
         key = self._key(code, sha256)
         if picture.is_file() and rows_json.is_file():
             try:
-                before = read_json(rows_json)
-                if before["key"] == key:
+                before = _ROWS.read(rows_json)
+                if before["key"] == key and all(row.keys() == tables.EXPLANATIONS.columns.keys() for row in before["rows"]):
                     return before["rows"], True
-            except (ValueError, KeyError, TypeError):
+            except UserError:
                 pass                                             # truncated, or from another program: made again
         found = explain(self.network, volume, affine, self.task, self.request)
         explained = ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine, explanation=found)
@@ -106,10 +116,10 @@ class _Explainer:
         """Return volume, affine and hash of a cached ear. Raises Rejected (damaged_entry)."""
         try:
             volume, facts = np.array(self.store.read(exam_id, side)), self.store.read_facts(exam_id, side)
-            affine = Affine.from_list(facts["affine_lps"])
-        except (UserError, OSError, ValueError, KeyError) as error:
-            raise Rejected("damaged_entry", f"cannot be read from the cache ({type(error).__name__})") from None
-        return volume, affine, facts.get("sha256")
+            affine = self.store.read_affine(exam_id, side)
+        except (UserError, OSError) as error:
+            raise Rejected("damaged_entry", str(error) if isinstance(error, UserError) else type(error).__name__) from None
+        return volume, affine, facts["sha256"]
 
     def _key(self, code: int, volume: str | None) -> str:
         """Return what identifies network, request and volume: a picture with the same key is kept."""

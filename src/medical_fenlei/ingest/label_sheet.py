@@ -15,6 +15,8 @@ from medical_fenlei.log import LOG
 from medical_fenlei.vocabulary import UNLABELLED, Side
 
 WORKSHEET = "影像学检查"
+TEMPLATE = Path("metadata/template.xlsx")
+"""Where an empty label sheet is written (`template_sheet`)."""
 EXAM_ID, EXAM_TIME = "检查号", "检查时间"
 LABEL_COLUMNS = {Side.LEFT: "左侧诊断-训练", Side.RIGHT: "右侧诊断-训练"}
 
@@ -44,12 +46,18 @@ class LabelSheet:
 
 
 def only_sheet(folder: Path = Path("metadata")) -> Path:
-    """Return the only .xlsx (or .XLSX) in the folder. Raises UserError if there is none, or more than one."""
+    """Return the only .xlsx (or .XLSX) in the folder; beside others, the template does not count.
+
+    Raises UserError if there is none, or more than one.
+    """
     sheets = sorted(p for p in folder.glob("*") if p.suffix.lower() in _SHEETS and not p.name.startswith(("~", ".")))
     found = [path for path in sheets if path.suffix.lower() == ".xlsx"]
+    if len(found) > 1:
+        found = [path for path in found if path.name != TEMPLATE.name]
     if len(found) != 1:
         listed = ", ".join(p.name for p in found or sheets) or "none"
-        raise UserError(f"--xlsx-path: expected one .xlsx in {folder}/, found {listed}; name the label sheet")
+        remedy = "name the label sheet" if sheets else f"build_index --template writes an empty one, {TEMPLATE}"
+        raise UserError(f"--xlsx-path: expected one .xlsx in {folder}/, found {listed}; {remedy}")
     return found[0]
 
 

@@ -178,9 +178,14 @@ def header_facts(series: SeriesScan) -> dict[str, Any]:
         "series_relpath": series.relpath, "n_instances": series.images, "manufacturer": vendor(series.manufacturer),
         "model": series.model, "kernel": "/".join(filter(None, series.kernel.split("\\"))),
         "transfer_syntax": series.transfer_syntax, "rows": series.rows, "columns": series.columns,
-        "pixel_spacing_mm": series.pixel_spacing, "slice_thickness_mm": series.slice_thickness,
-        "slice_increment_mm": series.slice_spacing,
+        "pixel_spacing_mm": _length(series.pixel_spacing), "slice_thickness_mm": _length(series.slice_thickness),
+        "slice_increment_mm": _length(series.slice_spacing),
     }
+
+
+def _length(mm: float | None) -> float | None:
+    """A length from a header; None where none is stated, or none that a scan can have."""
+    return mm if mm is not None and 0 <= mm <= tables.LONGEST_MM else None
 
 
 def count_manifest(manifest: pd.DataFrame, rejects: pd.DataFrame) -> dict[str, int]:

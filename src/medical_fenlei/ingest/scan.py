@@ -26,6 +26,7 @@ from medical_fenlei.ingest.exam_files import ExamFiles, Problem, list_exam
 from medical_fenlei.ingest.redaction import Redactor
 from medical_fenlei.ingest.slice_values import doubts_about_values
 from medical_fenlei.ingest.study_facts import AccessionFact, study_facts
+from medical_fenlei.json_files import checked
 from medical_fenlei.outcomes import Outcome
 from medical_fenlei.parallel import Workers, map_items
 
@@ -246,6 +247,10 @@ def _series_scan(base: Path, relpath: str, found: Stack, files: int) -> SeriesSc
         digest=series_digest(found.headers), **geometry)
 
 
+_LINE = ("version", "exam", "stamp")
+"""Fields of a kept scan beside those of `ExamScan`."""
+
+
 class _Kept:
     """The scans on disk, one line of JSON each. The last line of an exam counts; truncated lines are ignored."""
 
@@ -269,11 +274,9 @@ class _Kept:
         scan = self._lines.get(exam)
         if scan is None or scan.get("stamp") != stamp:
             return None
-        with contextlib.suppress(KeyError, TypeError):           # not a line of ours
-            series = tuple(SeriesScan(**{**facts, **{name: tuple(facts[name]) for name in ("notes", "other_people")}})
-                           for facts in scan["series"])
-            return ExamScan(files=scan["files"], series=series, problems=tuple(map(tuple, scan["problems"])))
-        return None
+        facts = {name: value for name, value in scan.items() if name not in _LINE}
+        found: ExamScan | None = checked(facts, ExamScan, only_known=True)[0]    # a line that is not ours counts as not read
+        return found
 
     def add(self, exam: str, stamp: str, scan: ExamScan) -> None:
         self._lines[exam] = {"version": SCAN_VERSION, "exam": exam, "stamp": stamp, **asdict(scan)}

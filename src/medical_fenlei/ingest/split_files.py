@@ -1,4 +1,5 @@
 """The files of a split: the exams that it divides are read from index and manifest, its sets and statistics are written."""
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,15 @@ import pandas as pd
 
 from medical_fenlei import settings, tables
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import write_json
+from medical_fenlei.files import whole_folder, write_json
 from medical_fenlei.ingest.split_spec import SplitSpec
 from medical_fenlei.ingest.split_statistics import largest_deviation, set_statistics, sets_with_too_few
 from medical_fenlei.ingest.splits import Sets, make_splits, validation_exams
 from medical_fenlei.log import LOG
+from medical_fenlei.vocabulary import SETS
+
+FILES = (*(f"{name}.csv" for name in SETS), "stats.json")
+"""Names of the files in the folder of a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,9 @@ def write_splits(divided: ExamsToDivide, spec: SplitSpec, out_dir: Path, *, enfo
     folds = make_splits(divided.exams, divided.patients, spec, val_exams=divided.val_exams)
     roots = [out_dir / f"fold_{nth}" if spec.folds else out_dir for nth in range(len(folds))]
     _check_minimum(dict(zip(roots, folds, strict=True)), spec.min_per_class, enforce=enforce_minimum)
-    written = [folder for root, splits in zip(roots, folds, strict=True) for folder in _write(root, splits, divided, spec)]
+    with contextlib.ExitStack() as complete:                     # all are written before the first takes its place
+        written = [folder for root, splits in zip(roots, folds, strict=True)
+                   for folder in _write(root, splits, divided, spec, complete)]
     if older := {split.folder for split in tables.read_splits(out_dir)} - set(written):
         LOG.warning("left from an earlier call, and not part of this split: %s", ", ".join(sorted(map(str, older))))
     return written
@@ -106,19 +113,20 @@ def _check_minimum(splits_of: Mapping[Path, Mapping[int, Sets]], least: int, *, 
     LOG.warning("too few ears of a class: %s", listed)
 
 
-def _write(root: Path, splits: Mapping[int, Sets], divided: ExamsToDivide, spec: SplitSpec) -> Iterator[Path]:
-    """Write the amounts of one split, log the size of its sets, and yield their folders."""
+def _write(root: Path, splits: Mapping[int, Sets], divided: ExamsToDivide, spec: SplitSpec, complete: contextlib.ExitStack
+           ) -> Iterator[Path]:
+    """Write the amounts of one split, log the size of its sets, and yield their folders, which appear when `complete` ends."""
     used: dict[str, Any] = {**settings.to_json(spec), **({} if spec.uses_val_ratio else {"val_ratio": None})}
     for pct, sets in splits.items():
         folder = root / f"{pct}pct"
+        beside = complete.enter_context(whole_folder(folder, FILES))
         for name, exams in sets.items():
             if name == "test" and not spec.test_ratio:
-                (folder / "test.csv").unlink(missing_ok=True)
                 continue
             keys = exams.exam_id.map(divided.patients) if divided.patients is not None else ""
-            tables.SPLIT.write(folder / f"{name}.csv", exams.assign(patient_key=keys))
+            tables.SPLIT.write(beside / f"{name}.csv", exams.assign(patient_key=keys))
         numbers, deviation = set_statistics(sets, divided.patients), largest_deviation(sets)
-        write_json(folder / "stats.json", {
+        write_json(beside / "stats.json", {
             "by_patient": divided.patients is not None, "settings": used, "sets": numbers, "largest_deviation": deviation,
         })
         shown = pd.json_normalize([{"set": name, **own} for name, own in numbers.items() if own["exams"]])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medical_fenlei.errors import UserError
+from medical_fenlei.settings import check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class SplitSpec:
     """Seed of the assignment."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         for name in ("val_ratio", "test_ratio", "tune_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 0 and below 1")

@@ -1,8 +1,7 @@
 """The answer for a new exam: for each ear and task a prediction, remarks on what is doubtful, or why there is none.
 
-Answers convert to JSON and back, so that a written answer need not be computed again.
+Answers are written as JSON and read back, so that a written answer need not be computed again.
 """
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -103,19 +102,3 @@ class ExamAnswer:
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as values for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "ExamAnswer":
-        """Return the answer that `to_dict` gave. Raises KeyError or TypeError for other content."""
-        return cls(**{**plain, "ears": [_ear(own) for own in plain["ears"]]})
-
-
-def _ear(plain: Mapping[str, Any]) -> EarAnswer:
-    return EarAnswer(**{
-        **plain, "side": Side(plain["side"]), "refused": Remark(**plain["refused"]) if plain["refused"] else None,
-        "forced": [Remark(**own) for own in plain["forced"]], "flags": [Remark(**own) for own in plain["flags"]],
-        "tasks": [_task(own) for own in plain["tasks"]]})
-
-
-def _task(plain: Mapping[str, Any]) -> TaskAnswer:
-    return TaskAnswer(**{**plain, "slices": [ExplainedSlice(**own) for own in plain["slices"]]})

@@ -9,9 +9,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from medical_fenlei import tables
-from medical_fenlei.files import read_json, write_json
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import write_json
 from medical_fenlei.ingest.exam_files import Problem
 from medical_fenlei.ingest.exams import LooseExam
+from medical_fenlei.json_files import JsonFile
 from medical_fenlei.new_exams.answers import EarAnswer, ExamAnswer
 from medical_fenlei.new_exams.output_folder import FLAG, OUTPUTS
 from medical_fenlei.new_exams.page import NOTICE, PASSED_OVER, write_answers_page
@@ -20,8 +22,10 @@ from medical_fenlei.new_exams.predictor import ExamEvidence, Predictor
 from medical_fenlei.own_files import OwnFiles
 from medical_fenlei.parallel import Workers
 from medical_fenlei.runs import versions
+from medical_fenlei.vocabulary import SIDES
 
 ANSWER = "answer.json"
+_ANSWERS = JsonFile[ExamAnswer]("answer for an exam", ExamAnswer, "it is computed again")
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,10 @@ def write_answers(
 def _read(folder: Path, key: str) -> ExamAnswer | None:
     """The answer that was written before; None if it is incomplete, or has another key."""
     try:
-        plain = read_json(folder / ANSWER)
-        if plain["key"] != key:
-            return None
-        found = ExamAnswer.from_dict(plain)
-    except (OSError, ValueError, KeyError, TypeError):
+        found = _ANSWERS.read(folder / ANSWER)
+    except (OSError, UserError):                                 # none, or damaged: computed again
+        return None
+    if found.key != key or [ear.side for ear in found.ears] != list(SIDES) or found.exam_id != folder.name:
         return None
     pictures = [found.scan_picture, *(task.picture for ear in found.ears for task in ear.tasks)]
     return found if all((folder / name).is_file() for name in pictures if name) else None

@@ -85,9 +85,9 @@ def scope_of(network: TrainedNetwork, rules: SeriesRules) -> Scope:
 
     Checkpoints of earlier versions lack it: it is then computed from the run's manifest and split, if they are unchanged.
     """
-    plain = network.checkpoint.trained_on
-    if plain is not None:
-        return Scope(TrainingSetSummary.from_dict(plain), "checkpoint", rules)
+    known = network.checkpoint.trained_on
+    if known is not None:
+        return Scope(known, "checkpoint", rules)
     with contextlib.suppress(UserError, OSError):
         data, hashes = network.config.data, network.run.read_hashes()
         split_csv = data.splits_root / f"{data.pct}pct" / "train.csv"

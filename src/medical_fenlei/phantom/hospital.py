@@ -1,7 +1,7 @@
 """The synthetic hospital: DICOM tree, label sheet and ground truth on disk; or ear volumes only, without files."""
+import contextlib
 import functools
 import io
-import json
 import re
 import zipfile
 from dataclasses import dataclass, replace
@@ -10,10 +10,12 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict
 
 from medical_fenlei import settings
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, write_json
+from medical_fenlei.json_files import JsonFile
 from medical_fenlei.parallel import map_items
 from medical_fenlei.phantom.anatomy import Person, Pose, landmarks, sample_pose
 from medical_fenlei.phantom.disease import EarChange, sample_change, sample_one_mass
@@ -30,6 +32,22 @@ WORKSHEET = "影像学检查"
 SHEET_COLUMNS = ("检查号", "检查时间", "左侧诊断-训练", "右侧诊断-训练", "影像所见", "检查结论")
 WRAPPER_SHARE, SUFFIX_SHARE, SCOUT_SHARE, SOFT_SHARE = 0.1, 0.3, 0.7, 0.3
 """Shares of the exams below a wrapper folder, with the suffix `.dcm`, with a scout, with a thick soft-tissue series."""
+
+
+class _Hospital(TypedDict):
+    settings: dict[str, Any]
+
+
+class _Truth(TypedDict):
+    exam_id: str
+    codes: dict[str, int]
+    kinds: dict[str, str]
+    lesion_voxels: dict[str, int]
+    landmarks_lps: dict[str, list[float]]
+
+
+_HOSPITAL = JsonFile[Any]("settings of a synthetic hospital", _Hospital, "choose another folder or remove it")
+_TRUTH = JsonFile[Any]("truth of an exam", _Truth, "it is drawn again")
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,7 @@ def write_hospital(out_dir: Path, spec: HospitalSpec, *, workers: int) -> dict[s
     An interrupted run is continued. Raises UserError if the folder holds another hospital or an exam cannot be written.
     """
     wanted, note = settings.to_json(spec), out_dir / "truth" / "hospital.json"
-    if note.is_file() and (found := json.loads(note.read_text(encoding="utf-8"))["settings"]) != wanted:
+    if note.is_file() and (found := _HOSPITAL.read(note)["settings"]) != wanted:
         raise UserError(f"--out-dir {out_dir}: holds another hospital ({found}); choose another folder or remove it")
     write_json(note, {"note": NOTE, "settings": wanted})
     exams = sample_population(spec.num_exams, spec.seed, spec.disease)
@@ -89,8 +107,8 @@ def write_hospital(out_dir: Path, spec: HospitalSpec, *, workers: int) -> dict[s
 def _write_exam(out_dir: Path, spec: HospitalSpec, exam: Exam) -> list[dict[str, Any]]:
     """Write one exam and then its truth file, which marks it as complete. Return its rows of truth.csv."""
     truth_file = out_dir / "truth" / f"{exam.exam_id}.json"
-    if truth_file.is_file():
-        return _truth_rows(json.loads(truth_file.read_text(encoding="utf-8")))
+    with contextlib.suppress(FileNotFoundError, UserError):       # one that is damaged is drawn again
+        return _truth_rows(_TRUTH.read(truth_file))
     acquisition, rng = sample_acquisition(exam, spec)
     head = acquisition.draw(acquisition.affine, acquisition.scan.shape)
     projection = head.hu.mean(axis=1)

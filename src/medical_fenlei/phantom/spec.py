@@ -2,6 +2,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from medical_fenlei.settings import check_seed
+
 Disease = Literal["as_in_life", "one_mass"]
 """How diseased ears are drawn, see `HospitalSpec.disease`."""
 
@@ -28,6 +30,7 @@ class HospitalSpec:
     looks."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.num_exams < 4:
             raise ValueError(f"num-exams: got {self.num_exams}, expected at least 4")
         if self.matrix not in (256, 512):

@@ -7,7 +7,6 @@ from typing import Any
 from medical_fenlei import settings, tables
 from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import read_json
 from medical_fenlei.metrics.predictions import negative_log_likelihood
 from medical_fenlei.run_report.data_section import data_section
 from medical_fenlei.runs import Run
@@ -18,7 +17,7 @@ from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 def report_contents(run: Run) -> dict[str, Any]:
     """Return the contents of `report.json`. Raises UserError if the folder is not a run."""
     config = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
-    metrics = {label: read_json(path) for label, path in _metrics_files(run).items()}
+    metrics = {label: dict(tables.METRICS.read(path)) for label, path in _metrics_files(run).items()}
     evaluations = {label: _evaluation(run, label, own) for label, own in metrics.items() if "calibration" in own}
     audits = _audits(run)
     return {
@@ -74,8 +73,7 @@ def _cases(run: Run, label: str, task: Task) -> list[dict[str, Any]]:
 
 def _audits(run: Run) -> dict[str, Any]:
     path = run.reports / "audits.json"
-    audits: dict[str, Any] = read_json(path) if path.is_file() else {"audits": []}
-    return audits
+    return dict(tables.AUDITS_JSON.read(path)) if path.is_file() else {"audits": []}
 
 
 def _differing_evaluations(audits: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,5 +1,5 @@
 """The data section of a run's page: how many ears the exams yielded, and the patients, scans and diagnoses of each set."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,7 +8,6 @@ from medical_fenlei import tables
 from medical_fenlei.cohort.groupings import first_exam_per_patient, group_by_set, labelled_ears
 from medical_fenlei.config import DataConfig
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import read_json
 from medical_fenlei.leakage.shared import describe_parted_patients
 from medical_fenlei.tasks import OUTSIDE, Task, find_tasks
 from medical_fenlei.vocabulary import DIAGNOSES, vendor
@@ -36,7 +35,7 @@ def data_section(data: DataConfig) -> dict[str, Any]:
 def _flow(data: DataConfig, manifest: pd.DataFrame, ears: pd.DataFrame) -> list[dict[str, Any]]:
     """Counts of the index and of the manifest; those of the manifest come from its rows if no counts are kept beside it."""
     path = tables.counts_path(data.manifest_csv)
-    counts: Mapping[str, Mapping[str, int]] = read_json(path) if path.is_file() else {"index": {}, "manifest": {}}
+    counts = tables.MANIFEST_COUNTS.read(path) if path.is_file() else {"index": {}, "manifest": {}}
     of_manifest = counts["manifest"] or {
         "exams": manifest.exam_id.nunique(), "ears": len(manifest), "labelled ears": len(ears),
         "patients": manifest.patient_key.nunique()}

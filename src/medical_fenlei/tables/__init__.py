@@ -1,4 +1,4 @@
-"""What does each CSV hold? Columns and what their cells may hold; reading checks them, writing is atomic."""
+"""What does each CSV and JSON file hold? Columns, fields and their values; reading checks them, writing is atomic."""
 from medical_fenlei.tables.contracts import (
     AUDITS,
     CACHE_INDEX,
@@ -40,14 +40,24 @@ from medical_fenlei.tables.contracts import (
     series_of,
     task_columns,
 )
-from medical_fenlei.tables.schema import Kind, Table
+from medical_fenlei.tables.json_contracts import (
+    AUDITS_JSON,
+    EAR_FACTS,
+    INDEX_COUNTS,
+    MANIFEST_COUNTS,
+    METRICS,
+    STUDY_STATE,
+    EarFacts,
+)
+from medical_fenlei.tables.schema import LONGEST_MM, Kind, Table
 from medical_fenlei.tables.splits import Split, read_split, read_splits
 
 __all__ = [
-    "AUDITS", "CACHE_INDEX", "COMPARISON", "DUAL_PREDICTIONS", "EXAMS", "EXAM_IDS", "EXPLANATIONS", "FEWSHOT",
-    "HEADER_FACTS", "INDEX", "LINKED_PATIENTS", "MANIFEST", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PREDICTIONS",
-    "QA_CLASSES", "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS",
-    "RUNS", "SERIES", "SPLIT", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "Kind", "Split",
+    "AUDITS", "AUDITS_JSON", "CACHE_INDEX", "COMPARISON", "DUAL_PREDICTIONS", "EAR_FACTS", "EXAMS", "EXAM_IDS",
+    "EXPLANATIONS", "FEWSHOT", "HEADER_FACTS", "INDEX", "INDEX_COUNTS", "LINKED_PATIENTS", "LONGEST_MM", "MANIFEST",
+    "MANIFEST_COUNTS", "METRICS", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PREDICTIONS", "QA_CLASSES", "QA_EARS",
+    "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS", "RUNS", "SERIES", "SPLIT",
+    "STUDY_STATE", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "EarFacts", "Kind", "Split",
     "Table", "counts_path", "first_exams", "linked_patients_path", "read_split", "read_splits", "rejects_path", "scan_path",
     "series_of", "task_columns",
 ]

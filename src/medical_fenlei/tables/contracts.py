@@ -25,10 +25,10 @@ SERIES = Table("series, one row per series", {
 
 HEADER_FACTS: dict[str, Kind] = {
     "manufacturer": "text", "model": "text", "kernel": "text", "transfer_syntax": "text", "rows": "int", "columns": "int",
-    "pixel_spacing_mm": "float", "slice_thickness_mm": "float", "slice_increment_mm": "float",
+    "pixel_spacing_mm": "mm", "slice_thickness_mm": "mm", "slice_increment_mm": "mm",
 }
 """Columns about the series."""
-SUBGROUP_FACTS: dict[str, Kind] = {"age_years": "count", "sex": "text", "kvp": "float", "study_key": "text"}
+SUBGROUP_FACTS: dict[str, Kind] = {"age_years": "age", "sex": "text", "kvp": "float", "study_key": "text"}
 """Columns about the exam, for subgroups; manifests of earlier versions lack them."""
 MANIFEST = Table("manifest, one row per ear", {
     "exam_id": "key", "side": "side", "date": "text", "label_date": "text", "date_match": "flag", "series_relpath": "relpath",

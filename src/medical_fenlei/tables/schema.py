@@ -13,21 +13,29 @@ import pandas as pd
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, csv_quoting, is_inside
+from medical_fenlei.json_files import LARGEST
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
 
-Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "float", "share"]
+Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "age", "float", "mm", "share"]
 """text: may be empty; key: text, never empty; relpath: a path below a base folder; side: left or right; code: 1 to 6 or empty;
-flag: true or false; int: an integer, never empty; count: an integer, may be empty; float: a number, may be empty; share: a
-number from 0 to 1, never empty."""
+flag: true or false; int: an integer, never empty; count: an integer, may be empty; age: a count of years; float: a number, may
+be empty; mm: a length, may be empty; share: a number from 0 to 1, never empty."""
+LONGEST_MM, OLDEST = 10_000, 150
+"""Greatest length and age in tables."""
+NULLABLE = ("count", "age", "float", "mm")
+"""Kinds of number whose cells may be empty."""
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _ESCAPED = re.compile(r"^'+[=+\-@\t\r]")
 _DTYPES: dict[str, str] = {
-    "code": "int8", "flag": "bool", "int": "int64", "count": "Int64", "float": "float64", "share": "float64"}
+    "code": "int8", "flag": "bool", "int": "int64", "count": "Int64", "age": "Int64", "float": "float64",
+    "mm": "float64", "share": "float64"}
 _ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
     "key": (lambda v: v != "", "must not be empty"),
     "relpath": (lambda v: is_inside(str(v)), "must stay below its base folder"),
     "side": (lambda v: v in SIDES, "must be left or right"),
     "share": (lambda v: 0 <= cast(float, v) <= 1, "must be 0 to 1"),
+    "mm": (lambda v: 0 <= cast(float, v) <= LONGEST_MM, f"must be 0 to {LONGEST_MM} mm"),
+    "age": (lambda v: 0 <= cast(int, v) <= OLDEST, f"must be 0 to {OLDEST} years"),
     "code": (lambda v: v == UNLABELLED or v in DIAGNOSES, "must be 1 to 6 or empty"),
 }
 
@@ -110,10 +118,9 @@ class Table:
                 return values.astype(bool)
             if kind == "code":
                 return cells.where(cells != "", str(UNLABELLED)).astype("int8")
-            if kind in ("int", "count", "float", "share"):
+            if kind in _DTYPES:
                 _refuse_non_numbers(cells, kind)
-                numbers = cells.where(cells != "", "nan").astype("float64")
-                return numbers if kind in ("float", "share") else numbers.astype("int64" if kind == "int" else "Int64")
+                return cells.where(cells != "", "nan").astype("float64").astype(_DTYPES[kind])  # type: ignore[call-overload]
         except (ValueError, OverflowError) as error:
             raise UserError(f"{path}: column {cells.name!r}: {str(error).splitlines()[0]}") from None
         return cells.map(lambda text: text[1:] if _ESCAPED.match(text) else text).astype("str")
@@ -131,7 +138,7 @@ class Table:
         def column(kind: Kind) -> pa.Column:
             allowed, rule = _ALLOWED.get(kind, (None, ""))
             checks = [pa.Check(allowed, element_wise=True, error=rule)] if allowed else []
-            return pa.Column(_DTYPES.get(kind, "str"), checks, nullable=kind in ("count", "float"))
+            return pa.Column(_DTYPES.get(kind, "str"), checks, nullable=kind in NULLABLE)
 
         schema = pa.DataFrameSchema(
             {c: column(k) for c, k in self._kinds(frame.columns).items()}, unique=list(self.unique) or None
@@ -155,12 +162,14 @@ class Table:
 def _refuse_non_numbers(cells: pd.Series, kind: Kind) -> None:
     """Raise ValueError with the first cell that is not a number of this kind."""
     numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
-    wrong = numbers.isna() & ~(cells.str.lower().isin(["", "nan"]) & (kind in ("count", "float")))
-    if kind in ("int", "count"):
+    wrong = numbers.isna() & ~(cells.str.lower().isin(["", "nan"]) & (kind in NULLABLE))
+    if kind in ("int", "count", "age"):
         wrong |= numbers.notna() & (numbers % 1 != 0)
+    wrong |= numbers.abs() > LARGEST
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
-        expected = "a whole number" if kind in ("int", "count") else "a number"
+        expected = "a whole number" if kind in ("int", "count", "age") else "a number"
+        expected += f" of at most {LARGEST:.0e}" if abs(numbers.iloc[row]) > LARGEST else ""
         raise ValueError(f"row {row + 2}: got {cells.iloc[row]!r}, expected {expected}; was the file cut short, or edited?")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import read_json, sha256, write_json
-from medical_fenlei.metrics.calibration import HALF, tempered
+from medical_fenlei.files import sha256, write_json
+from medical_fenlei.json_files import JsonFile
+from medical_fenlei.metrics.calibration import HALF, SEARCH_RANGE, tempered
 from medical_fenlei.metrics.predictions import class_codes, probabilities
 from medical_fenlei.runs import versions
 from medical_fenlei.tasks import Task
@@ -56,10 +57,17 @@ class TaskCalibration:
         """Whether it was fitted, and is not one of `uncalibrated`."""
         return self.ears > 0
 
-    def is_sound(self) -> bool:
-        """Return whether a fit can give these values. Raises TypeError or AttributeError if they have another type."""
-        return (0 < self.temperature < np.inf and all(0 <= point <= 1 for point in self.points.values())
-                and (not self.points or self.point in self.points))
+    @property
+    def fault(self) -> str:
+        """The first field whose value no fit can give, with that value; "" if there is none."""
+        low, high = np.exp(SEARCH_RANGE)
+        if not low * 0.999 <= self.temperature <= high * 1.001:
+            return f"temperature: got {self.temperature:g}, expected {low:.3g} to {high:.3g}"
+        for name, point in self.points.items():
+            if not 0 <= point <= 1:
+                return f"points.{name}: got {point:g}, expected 0 to 1"
+        return "" if not self.points or self.point in self.points else (
+            f"point: got {self.point!r}, expected one of {', '.join(self.points)}")
 
     def apply(self, predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
         """Return a `tables.PREDICTIONS` with calibrated probabilities and decisions at the threshold."""
@@ -112,15 +120,11 @@ class Calibration:
         path = cls.path(checkpoint)
         if not path.is_file():
             return None
-        try:
-            plain = read_json(path)
-            tasks = {name: TaskCalibration(**own) for name, own in plain["tasks"].items()}
-            found = cls(checkpoint=plain["checkpoint"], exams=frozenset(plain["exams"]), patients=frozenset(plain["patients"]),
-                        tasks=tasks, data=plain["data"], unfitted=plain["unfitted"])
-            if not (tasks and found.exams and found.patients and all(own.is_sound() for own in tasks.values())):
-                raise ValueError("not what calibrate_ear2d writes")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}: not a calibration of this version; calibrate_ear2d writes it anew") from None
+        found = CALIBRATION.read(path)
+        faults = [f"field {name} is empty" for name in ("tasks", "exams", "patients") if not getattr(found, name)]
+        faults += [f"field tasks.{name}.{own.fault}" for name, own in found.tasks.items() if own.fault]
+        if faults:
+            raise UserError(f"{path}: {faults[0]} ({CALIBRATION.name}); {CALIBRATION.remedy}")
         if found.checkpoint != sha256(checkpoint):
             raise UserError(f"{path}: belongs to another checkpoint than {checkpoint.name}, whose training went on "
                             "since; run calibrate_ear2d again, or remove the file")
@@ -142,6 +146,9 @@ class Calibration:
             raise UserError(
                 f"temperature and thresholds were fitted on {known.patient_key.nunique()} of these patients (for example "
                 f"exam {known.exam_id.iloc[0]}): figures with them would be optimistic; --uncalibrated reports without them")
+
+
+CALIBRATION = JsonFile[Calibration]("temperature and thresholds", Calibration, "calibrate_ear2d writes it anew")
 
 
 def uncalibrated(tasks: Collection[Task]) -> dict[str, TaskCalibration]:

@@ -15,7 +15,7 @@ from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.data.selection import empty_set, find_ear
 from medical_fenlei.data.sources import Sources, find_ears, prepare_missing
-from medical_fenlei.ears.source import USABLE, entry_states
+from medical_fenlei.ears.source import USABLE, entry_states, refuse_changed
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.build import build_model
@@ -94,10 +94,12 @@ class TrainedNetwork:
         """Open the sets of these names that hold an ear of a task; prepare ears that the cache lacks.
 
         tasks: None opens every labelled ear. WHOLE_MANIFEST excludes patients that the network was fitted on. Raises UserError
-        if a table is missing, or the DICOM that is needed.
+        if a table is missing, or the DICOM that is needed, or if a cached volume is not what was written.
         """
         store = self.store(data)
         sources = find_ears(data, store, tasks, names)
+        for ears in sources.ears.values():
+            refuse_changed(store, ears)
         sets = {name: EarSet(name, sources, store, self.compute.device, sources.notes)
                 for name in names if len(sources.ears.get(name, ()))}
         if WHOLE_MANIFEST in sets:
@@ -125,6 +127,7 @@ class TrainedNetwork:
         rejects = prepare_missing(data, store, ears)
         if len(rejects):
             ears = ears[entry_states(store, ears).isin(USABLE)]
+        refuse_changed(store, ears)
         return EarSet(name, Sources({name: ears}, rejects, {}, data), store, self.compute.device)
 
     def open_ear(self, data: DataConfig, exam_id: str, side: str) -> EarSet:
@@ -215,5 +218,10 @@ def open_network(path: Path, *, kind: str, device: str, precision: str | None = 
     compute = ComputeSettings.choose(device, precision or config.training.precision)
     model = build_model(config.model, shape=config.input_shape, outputs=sum(task.outputs for task in tasks),
                         load_pretrained=False)
-    model.load_state_dict(checkpoint.weights)
+    try:
+        model.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:                                # torch lists every tensor, a line each
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise UserError(f"--checkpoint {path}: field weights does not fit its settings: {first[0].strip():.160}; "
+                        "use another checkpoint") from None
     return TrainedNetwork(path, checkpoint, tasks, model.to(compute.device).eval(), compute)

@@ -14,9 +14,11 @@ from medical_fenlei import settings
 from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
+from medical_fenlei.json_files import checked
 from medical_fenlei.log import LOG
 from medical_fenlei.models.weights import first_not_finite
 from medical_fenlei.training.checkpoint_file import FOOTER, MARK, check_file, check_kind
+from medical_fenlei.training.training_set import TrainingSetSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,8 @@ class Checkpoint:
     """The name of `value`, a measure of the tune set; "" without a tune set."""
 
     value: float
-    trained_on: dict[str, Any] | None = None
-    """The training set in figures, `TrainingSetSummary.to_dict()`; None in checkpoints of earlier versions."""
+    trained_on: TrainingSetSummary | None = None
+    """The training set in figures; None in checkpoints of earlier versions."""
 
     state: dict[str, Any] | None = None
     """State of optimizer, scaler and early stopping; only in `last.pt`."""
@@ -45,6 +47,8 @@ class Checkpoint:
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint with its checksum, atomically."""
     content = {**vars(checkpoint), "config": settings.to_json(checkpoint.config)}
+    if (known := content.get("trained_on")) is not None:
+        content["trained_on"] = known.to_dict()
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with buffer.getbuffer() as body:
@@ -58,19 +62,51 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
     """Read a checkpoint of this kind onto the host.
 
-    Raises UserError: no file, no checkpoint, damaged, of another kind, or with weights that are not finite.
+    Raises UserError: no file, no checkpoint, damaged, edited, of another kind, or with weights that are not finite.
     """
     check_file(path)
     content = path.read_bytes()
     body, footer = content[:-FOOTER], content[-FOOTER:]
     if hashlib.sha256(body).hexdigest().encode() != footer[len(MARK):]:
         raise UserError(f"--checkpoint {path}: is damaged: its content does not match its checksum; copy it again")
-    plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    check_kind(path, plain["kind"], kind)
-    if name := first_not_finite(plain["weights"]):
-        raise UserError(f"--checkpoint {path}: its weights are not finite ({name}), so that it has no answer for any ear; use "
-                        "another checkpoint, or train again with a lower --lr or --precision fp32")
-    return Checkpoint(**{**plain, "config": settings.from_json(RunConfig, plain["config"], where=f"--checkpoint {path}")})
+    try:
+        plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the type depends on what is wrong
+        raise UserError(f"--checkpoint {path}: cannot be read by torch ({type(error).__name__}); use "
+                        "another checkpoint") from None
+    return _checked(plain, path, kind)
+
+
+def _checked(plain: Any, path: Path, kind: str) -> Checkpoint:
+    """The content of a file of torch as a checkpoint. Raises UserError, naming the field that is wrong."""
+    fields: dict[str, Any] = {}
+    for name, annotation in _FIELDS.items():
+        if isinstance(plain, dict) and name in plain:
+            fields[name], fault = checked(plain[name], annotation, name=name, nan=name == "value")
+        elif name == "trained_on":
+            continue                                             # of an earlier version
+        else:
+            fault = f"field {name} is missing"
+        if fault:
+            raise UserError(f"--checkpoint {path}: {fault}; it is not as training wrote it: use another checkpoint")
+    if unknown := plain.keys() - _FIELDS.keys():
+        raise UserError(f"--checkpoint {path}: field {min(map(str, unknown))} is unknown; it is not as this version writes it")
+    weights = fields["weights"]
+    if wrong := [name for name, tensor in weights.items() if not (isinstance(name, str) and isinstance(tensor, torch.Tensor))]:
+        raise UserError(f"--checkpoint {path}: field weights.{wrong[0]}: got {type(weights[wrong[0]]).__name__}, expected a "
+                        "tensor; use another checkpoint")
+    check_kind(path, fields["kind"], kind)
+    if broken := first_not_finite(weights):
+        raise UserError(f"--checkpoint {path}: its weights are not finite ({broken}), so that it has no answer for any ear; "
+                        "use another checkpoint, or train again with a lower --lr or --precision fp32")
+    config = settings.from_json(RunConfig, fields["config"], where=f"--checkpoint {path}, config")
+    return Checkpoint(**{**fields, "config": config})
+
+
+_FIELDS: dict[str, Any] = {
+    "kind": str, "config": dict, "weights": dict, "epoch": int, "metric": str, "value": float,
+    "trained_on": TrainingSetSummary | None, "state": dict | None}
+"""What each field of a checkpoint holds."""
 
 
 def rotate_checkpoints(path: Path, keep: int) -> None:

@@ -75,4 +75,6 @@ def _load(path: Path) -> np.ndarray:
         found: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         raise UserError(f"{path}: cannot be read as an array of NumPy") from None
+    if found.ndim != 2 or found.dtype.kind != "f":
+        raise UserError(f"{path}: got {found.dtype} {found.shape}, expected float32 (ears, outputs); train the run again")
     return found

@@ -257,7 +257,7 @@ class Trainer:
         plan, last = self.config.training, self.run.checkpoint("last")
         best = Checkpoint(kind=self.config.kind, config=self.config, weights=self.evaluated_model.state_dict(),
                           epoch=self.progress.epoch, metric=plan.early_stop_metric if self.tune is not None else "",
-                          value=self.progress.best_value, trained_on=TrainingSetSummary.from_ears(self.train.ears).to_dict())
+                          value=self.progress.best_value, trained_on=TrainingSetSummary.from_ears(self.train.ears))
         if improved:
             write_checkpoint(self.run.checkpoint("best"), best)
         rotate_checkpoints(last, plan.keep_last)
@@ -270,13 +270,16 @@ class Trainer:
         last = self.ranks.on_first(
             lambda: read_newest_checkpoint(path, self.config.training.keep_last, kind=self.config.kind))
         if last is None:
-            self._remove_leftovers(epoch=0)
-            return
+            return self._remove_leftovers(epoch=0)
         if settings.to_json(last.config) != settings.to_json(self.config) or last.state is None:
             raise UserError(f"{path}: was made with other settings than {self.run.config_json}")
-        self.model.load_state_dict(last.weights)
-        self.step.load_state_dict(last.state["step"])
-        self.progress = Progress(**last.state["progress"])
+        try:
+            self.model.load_state_dict(last.weights)
+            self.step.load_state_dict(last.state["step"])
+            self.progress = Progress(**last.state["progress"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: field weights or state does not fit the settings ({type(error).__name__}); remove it to "
+                            "resume from the one before it") from None
         self.saved_at = (self.progress.epoch, self.progress.step)
         self._remove_leftovers(last.epoch)
         LOG.info("resuming after epoch %d%s", last.epoch,

@@ -1,7 +1,6 @@
 """A training set in figures that identify no patient. Predictions for ears beyond its range are extrapolations."""
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,7 +18,11 @@ class TrainingSetSummary:
     """Counts and ranges of the ears of a training set. Every checkpoint holds one."""
 
     ears: int
+    """Number of ears."""
+
     exams: int
+    """Number of exams that they belong to."""
+
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Smallest and largest value by column; columns without a value are missing."""
 
@@ -44,12 +47,6 @@ class TrainingSetSummary:
         codes = Counter(ears.label_code.tolist())
         return cls(ears=len(ears), exams=int(ears.exam_id.nunique()), ranges=ranges, kernels=kernels,
                    codes={str(code): codes[code] for code in sorted(codes)})
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "TrainingSetSummary":
-        """Build the summary from the result of `to_dict`."""
-        ranges = {name: (float(low), float(high)) for name, (low, high) in plain["ranges"].items()}
-        return cls(**{**plain, "ranges": ranges})
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values: numbers, strings, lists and dictionaries."""

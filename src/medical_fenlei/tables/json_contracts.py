@@ -1,0 +1,135 @@
+"""Every JSON file that one command writes and another reads, except settings (`config`), which their dataclasses check.
+
+Reports may hold more than is read of them; of what is read, each field is checked.
+"""
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired
+
+from annotated_types import Ge, Len
+from pydantic import AfterValidator
+from typing_extensions import TypedDict
+
+from medical_fenlei.json_files import JsonFile, in_range
+
+Count = Annotated[int, Ge(0)]
+Share = Annotated[float, AfterValidator(in_range(0, 1))]
+Point = Annotated[list[float], Len(3, 3)]
+Code = Annotated[int, AfterValidator(in_range(1, 6))]
+
+
+class StoredLocation(TypedDict):
+    """Where an ear was found (LPS, mm), and how sure that is."""
+
+    method: NotRequired[str]
+    confidence: NotRequired[float | None]
+    ear_centre: NotRequired[Point | None]
+    midsagittal_point: NotRequired[Point | None]
+    midsagittal_normal: NotRequired[Point | None]
+    reasons: NotRequired[list[str]]
+
+
+class EarFacts(TypedDict):
+    """The facts of a cached ear, `<exam>_<side>.json`."""
+
+    exam_id: str
+    side: Literal["left", "right"]
+    sha256: Annotated[str, Len(64, 64)]
+    series_relpath: NotRequired[str]
+    source: NotRequired[str]
+    affine_lps: NotRequired[Annotated[list[Annotated[list[float], Len(4, 4)]], Len(4, 4)]]
+    slice_files: NotRequired[list[str]]
+    localization: NotRequired[StoredLocation | None]
+    padded_share: NotRequired[Share | None]
+
+
+class Figure(TypedDict):
+    """A measure with its interval; null where it is undefined."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    reason: NotRequired[str]
+
+
+class OperatingPoint(TypedDict):
+    """The measures at a threshold."""
+
+    threshold: Share
+    sensitivity: Figure
+    specificity: Figure
+    ppv: Figure
+    npv: Figure
+
+
+class AppliedCalibration(TypedDict):
+    """The temperature and the thresholds that an evaluation applied."""
+
+    temperature: float
+    points: dict[str, Share]
+    point: str
+    ears: Count
+    patients: Count
+
+
+class Metrics(TypedDict):
+    """An evaluation, `metrics_<set>.json`. Those of earlier versions lack the calibration."""
+
+    task: str
+    set: str
+    epoch: Count
+    ears: Count
+    patients: Count
+    per_class: dict[str, Count]
+    metrics: dict[str, Figure]
+    calibrated: NotRequired[bool]
+    calibration: NotRequired[AppliedCalibration]
+    operating_points: dict[str, OperatingPoint]
+    warnings: list[str]
+    data: dict[str, Any]
+
+
+class AuditRow(TypedDict):
+    """The answer to one question."""
+
+    question: str
+    figure: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    verdict: Literal["ok", "look", "wrong", "undecided"]
+    words: str
+
+
+class Audits(TypedDict):
+    """The audits of a run, `audits.json`."""
+
+    task: str
+    set: str
+    epoch: Count
+    data: dict[str, Any]
+    audits: list[AuditRow]
+
+
+class ManifestCounts(TypedDict):
+    """The counts behind a manifest."""
+
+    index: dict[str, Count]
+    manifest: dict[str, Count]
+
+
+class JobState(TypedDict):
+    """The state of one run of a study."""
+
+    status: Literal["running", "done", "failed"]
+    reason: str
+    settings: dict[str, Any]
+
+
+EAR_FACTS = JsonFile[EarFacts]("facts of an ear", EarFacts, "remove the file and build the cache again")
+METRICS = JsonFile[Metrics]("measures of an evaluation", Metrics, "evaluate again, or remove the file")
+AUDITS_JSON = JsonFile[Audits]("audits of a run", Audits, "run audit_run again, or remove the file")
+INDEX_COUNTS = JsonFile[Mapping[str, int]]("counts of an index", dict[str, Count], "run build_index again, or remove the file")
+MANIFEST_COUNTS = JsonFile[ManifestCounts](
+    "counts of a manifest", ManifestCounts, "run build_manifest_ears again, or remove the file")
+STUDY_STATE = JsonFile[dict[str, JobState]](
+    "states of a study's runs", dict[str, JobState], "remove the file, or name another --output-dir; finished runs are kept")
