@@ -40,6 +40,7 @@ class EarFacts(TypedDict):
     slice_files: NotRequired[list[str]]
     localization: NotRequired[StoredLocation | None]
     padded_share: NotRequired[Share | None]
+    scan_doubts: NotRequired[list[str]]
 
 
 class Figure(TypedDict):
