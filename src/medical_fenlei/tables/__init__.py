@@ -15,6 +15,7 @@ from medical_fenlei.tables.contracts import (
     NEIGHBORS,
     NEW_EXAM_ANSWERS,
     ONE_SIDED,
+    PERSON_FACTS,
     PREDICTIONS,
     QA_CLASSES,
     QA_EARS,
@@ -45,9 +46,9 @@ from medical_fenlei.tables.splits import Split, read_split, read_splits
 
 __all__ = [
     "AUDITS", "CACHE_INDEX", "COMPARISON", "DUAL_PREDICTIONS", "EXAMS", "EXAM_IDS", "EXPLANATIONS", "FEWSHOT",
-    "HEADER_FACTS", "INDEX", "LINKED_PATIENTS", "MANIFEST", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PREDICTIONS",
-    "QA_CLASSES", "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS",
-    "RUNS", "SERIES", "SPLIT", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "Kind", "Split",
-    "Table", "counts_path", "first_exams", "linked_patients_path", "read_split", "read_splits", "rejects_path", "scan_path",
-    "series_of", "task_columns",
+    "HEADER_FACTS", "INDEX", "LINKED_PATIENTS", "MANIFEST", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PERSON_FACTS",
+    "PREDICTIONS", "QA_CLASSES", "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS",
+    "REJECTS", "RUNS", "SERIES", "SPLIT", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "Kind",
+    "Split", "Table", "counts_path", "first_exams", "linked_patients_path", "read_split", "read_splits", "rejects_path",
+    "scan_path", "series_of", "task_columns",
 ]
