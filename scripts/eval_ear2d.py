@@ -6,13 +6,16 @@ Data, splits and cache are those of the run's configuration; flags override them
 calibration is applied and its operating point decides, or --point. Writes to outputs/<run>/reports/: predictions_<set>.csv
 (with the top slices by attention), metrics_<set>.json, hard_cases_<set>.csv, subgroups_<set>.csv and .png (side, manufacturer,
 kernel, thickness, age, sex, dates), curves_<set>.png, and report.html, the report of the run. For a network with several tasks,
-each is evaluated on its own ears: predictions_<set>_<task>.csv. With --limit, the file names contain it. For patients of
-another hospital: --split manifest with their --manifest-csv and --dicom-base.
+each is evaluated on its own ears: predictions_<set>_<task>.csv. With --limit, the file names contain it. Patients of
+another hospital are a cohort with a name, side by side with the run's own on its page:
+
+    python scripts/eval_ear2d.py --checkpoint outputs/<run>/checkpoints/best.pt --cohort hospital_b \\
+        --manifest-csv artifacts/hospital_b/manifest_ears.csv --dicom-base data/hospital_b
 """
 from typing import TYPE_CHECKING
 
 from medical_fenlei import cli
-from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
 from medical_fenlei.config import EAR2D, DataConfig
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
@@ -24,21 +27,20 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser)
-    parser.add_argument("--split", choices=(*SETS, WHOLE_MANIFEST), default="val",
-                        help="set to evaluate; manifest: every ear of --manifest-csv, without patients that the network was "
-                        "trained on (default: %(default)s)")
+    add_set_flags(parser, choices=(*SETS, WHOLE_MANIFEST), does="evaluate")
     parser.add_argument("--point", help="operating point that decides (default: the one that calibrate_ear2d chose)")
     parser.add_argument("--pictures", type=cli.int_at_least(0), default=20, metavar="N",
                         help="number of hardest cases shown with a picture in the report (default: %(default)s)")
     parser.add_argument("--uncalibrated", action="store_true", help="do not apply what calibrate_ear2d fitted")
     cli.add_shared_flags(parser, "resamples")
     args = parser.parse_args(argv)
+    set_name = args.cohort or args.split
 
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(args.split,))
+    network, data = open_checkpoint(args, kind=EAR2D, sets=(set_name,))
 
     from medical_fenlei.evaluation.evaluate import evaluate
 
-    results = evaluate(network, data, args.split, batch_size=args.batch_size, n_resamples=args.resamples,
+    results = evaluate(network, data, set_name, batch_size=args.batch_size, n_resamples=args.resamples,
                        calibrated=not args.uncalibrated, point=args.point)
 
     from medical_fenlei.evaluation.write import write_evaluation

@@ -1,13 +1,16 @@
 """The flags of every command on a trained network, and opening that network."""
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medical_fenlei import cli, settings
 from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.errors import UserError
+from medical_fenlei.external_cohort import check_cohort_name, find_cohort
 from medical_fenlei.runs import Run
+from medical_fenlei.vocabulary import WHOLE_MANIFEST
 
 if TYPE_CHECKING:
     from medical_fenlei.trained.network import TrainedNetwork
@@ -21,6 +24,23 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, leave_out: tuple[st
         parser.add_argument("--label-task", metavar="NAME,NAME", default=argparse.SUPPRESS,
                             help="tasks of the network, by name or Chinese alias (default: all)")
     settings.add_flags(parser, DataConfig, default="the run's", leave_out=("label_task", "sample", *leave_out))
+
+
+def add_set_flags(parser: argparse.ArgumentParser, *, choices: Sequence[str], does: str, default: str | None = "val") -> None:
+    """Add --split and --cohort, which exclude each other. does: a verb, what the command does with the set."""
+    which = parser.add_mutually_exclusive_group()
+    further = f"; {WHOLE_MANIFEST}: every ear of --manifest-csv" if WHOLE_MANIFEST in choices else ""
+    which.add_argument("--split", choices=choices, default=default, help=f"set to {does}{further} (default: val)")
+    which.add_argument("--cohort", type=_cohort_name, metavar="NAME",
+                       help=f"{does} the patients of another hospital, under this name: every ear of --manifest-csv, images in "
+                       "--dicom-base, without patients that the network was fitted on. Later commands need the name only")
+
+
+def _cohort_name(text: str) -> str:
+    try:
+        return check_cohort_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] = (), every_label: bool = False,
@@ -37,7 +57,7 @@ def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] 
     from medical_fenlei.trained.network import open_network  # slow to import
 
     network = open_network(args.checkpoint, kind=kind, device=args.device)
-    data = settings.from_flags(DataConfig, args, base=network.config.data)
+    data = _data_settings(args, network.config, network.run)
     cli.keep_input_apart(args, dicom_base=data.dicom_base)
     return network, data
 
@@ -64,6 +84,16 @@ def check_checkpoint(path: Path, *, kind: str) -> RunConfig | None:
     return at_home(config, run)
 
 
+def _data_settings(args: argparse.Namespace, config: RunConfig, run: Run) -> DataConfig:
+    """The data settings of a run as changed by the flags; of a cohort with its own manifest, images and caches."""
+    data, name = settings.from_flags(DataConfig, args, base=config.data), getattr(args, "cohort", None)
+    if name is None:
+        return data
+    cohort = find_cohort(name, run.reports, given=settings.given(args, DataConfig), own_manifest=config.data.manifest_csv,
+                         own_cache=config.data.cache_dir)
+    return replace(data, manifest_csv=cohort.manifest_csv, dicom_base=cohort.dicom_base, cache_dir=cohort.cache_dir)
+
+
 def _check_data(args: argparse.Namespace, config: RunConfig, sets: Sequence[str], *, every_label: bool,
                 ear: tuple[str, str] | None) -> None:
     """Check and list what a command will read. Raises UserError."""
@@ -71,7 +101,7 @@ def _check_data(args: argparse.Namespace, config: RunConfig, sets: Sequence[str]
     from medical_fenlei.ears.store import EarStore
     from medical_fenlei.tasks import find_tasks
 
-    data = settings.from_flags(DataConfig, args, base=config.data)
+    data = _data_settings(args, config, Run.of_checkpoint(args.checkpoint))
     tasks = None if every_label else find_tasks(data.label_task, among=find_tasks(config.data.label_task))
     if ear is not None:
         find_ear(data, *ear)

@@ -4,7 +4,8 @@ Two hospitals number their patients and exams on their own, so that an equal id 
 hospitals share by chance: the same images, the same study, or the same name with the same birth date.
 """
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,12 @@ class SharedPatients:
 
     unknown: tuple[str, ...] = ()
     """Sentences on what the manifests do not decide; the ears in question are not in the mask."""
+
+    def knowing(self, gone: Collection[str], manifest_csv: Path) -> "SharedPatients":
+        """Return the same with a sentence on the fitted exams that are gone from the manifest, so that nobody knows of whom."""
+        return self if not gone else replace(self, unknown=(*self.unknown, (
+            f"{len(gone)} exams that the network was fitted on are not in {manifest_csv}: their patients are not known, none "
+            "is left out for them")))
 
     def describe(self) -> str:
         """Return how many ears are of shared patients, and by which evidence; "" if there is none."""
