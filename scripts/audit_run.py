@@ -1,4 +1,4 @@
-"""Audit a trained ear network: does it recognise the disease, and not something else?
+"""Audit a trained network of either route, ear by ear: does it recognise the disease, and not something else?
 
     python scripts/audit_run.py --checkpoint outputs/<run>/checkpoints/best.pt
 
@@ -13,7 +13,6 @@ is "wrong".
 """
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
-from medical_fenlei.config import EAR2D
 from medical_fenlei.errors import UserError
 from medical_fenlei.vocabulary import SETS
 
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.cohort and args.retrain:
         raise UserError("--retrain: trains on the run's own split; leave --cohort away")
 
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(set_name,))
+    network, data = open_checkpoint(args, kind=None, sets=(set_name,))
 
     from medical_fenlei.audits.run_audits import audit_run
     from medical_fenlei.run_report.page import write_page

@@ -43,10 +43,11 @@ def _cohort_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] = (), every_label: bool = False,
+def open_checkpoint(args: argparse.Namespace, *, kind: str | None, sets: Sequence[str] = (), every_label: bool = False,
                     ear: tuple[str, str] | None = None) -> tuple["TrainedNetwork", DataConfig]:
     """Open the network of --checkpoint; return it with the run's data settings, as changed by the flags. Raises UserError.
 
+    kind: the route of the network; None for both.
     What the command will read is checked and listed first, before torch is imported: the ears of some sets (every_label: those
     without a target in the network's tasks too), and one ear by exam and side.
     """
@@ -62,7 +63,7 @@ def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] 
     return network, data
 
 
-def check_checkpoint(path: Path, *, kind: str) -> RunConfig | None:
+def check_checkpoint(path: Path, *, kind: str | None) -> RunConfig | None:
     """Return the settings of the run of a checkpoint, with the paths of its data as they are reached from here.
 
     They are those of `config.json` in the run's folder; None if there is none that can be read, since the checkpoint has them

@@ -28,7 +28,7 @@ def _table(task: str, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str,
     internal = {label: own for name in INTERNAL for label, own in evaluations.items() if own["set"] == name}
     shown = internal | {label: own for label, own in evaluations.items() if _is_whole_cohort(own)}
     measures = dict.fromkeys(name for own in shown.values() for name in own["metrics"])
-    warnings = [] if internal else ["the run's own validation or test set is not evaluated yet; eval_ear2d does it"]
+    warnings = [] if internal else ["no validation or test set of the run itself is evaluated yet"]
     facts = {label: _decided_by(own) for label, own in shown.items()}
     warnings += [f"the columns differ in {words}: evaluate all of them anew, with the same flags"
                  for name, words in DECIDED_BY.items() if len({own[name] for own in facts.values()}) > 1]

@@ -222,10 +222,10 @@ class TrainedNetwork:
         return prediction_tables(self.infer(dataset, batch_size=batch_size, perturb=perturb), dataset.ears_in_order, self.tasks)
 
 
-def open_network(path: Path, *, kind: str, device: str, precision: str | None = None) -> TrainedNetwork:
+def open_network(path: Path, *, kind: str | None, device: str, precision: str | None = None) -> TrainedNetwork:
     """Open a checkpoint, with the paths of its data as they are reached from here (`home`). precision: the run's by default.
 
-    Raises UserError if it is not a checkpoint of this kind.
+    kind: None opens networks of both routes. Raises UserError if it is not a checkpoint of this kind.
     """
     checkpoint = read_checkpoint(path, kind=kind)
     config = at_home(checkpoint.config, Run.of_checkpoint(path))

@@ -55,8 +55,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             file.write(MARK + digest)
 
 
-def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
-    """Read a checkpoint of this kind onto the host.
+def read_checkpoint(path: Path, *, kind: str | None) -> Checkpoint:
+    """Read a checkpoint of this kind, or of any for None, onto the host.
 
     Raises UserError: no file, no checkpoint, damaged, of another kind, or with weights that are not finite.
     """
