@@ -1,4 +1,4 @@
-"""Audit a trained ear network: does it recognise the disease, and not something else?
+"""Audit a trained network of either route, ear by ear: does it recognise the disease, and not something else?
 
     python scripts/audit_run.py --checkpoint outputs/<run>/checkpoints/best.pt
 
@@ -8,28 +8,32 @@ doubtful labels, from the outputs for each training ear over the epochs. Each fi
 also trains on shuffled labels, which takes as long as the run: the network must learn nothing.
 
 Writes to outputs/<run>/reports/: audits.json and .csv, audits.png (the AUROC under each change), one_sided_exams.csv,
-labels_to_read_again.csv; updates the run's page. Exits with status 1 if a verdict is "wrong".
+labels_to_read_again.csv (for --cohort NAME: audits_<NAME>.json, …); updates the run's page. Exits with status 1 if a verdict
+is "wrong".
 """
 from medical_fenlei import cli
-from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
-from medical_fenlei.config import EAR2D
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
+from medical_fenlei.errors import UserError
 from medical_fenlei.vocabulary import SETS
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser, leave_out=("limit",))
-    parser.add_argument("--split", choices=SETS[2:], default="val", help="set to audit (default: %(default)s)")
+    add_set_flags(parser, choices=SETS[2:], does="audit")
     parser.add_argument("--retrain", action="store_true", help="also train on shuffled labels, which takes as long as the run")
     cli.add_shared_flags(parser, "resamples")
     args = parser.parse_args(argv)
+    set_name = args.cohort or args.split
+    if args.cohort and args.retrain:
+        raise UserError("--retrain: trains on the run's own split; leave --cohort away")
 
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(args.split,))
+    network, data = open_checkpoint(args, kind=None, sets=(set_name,))
 
     from medical_fenlei.audits.run_audits import audit_run
     from medical_fenlei.run_report.page import write_page
 
-    done = audit_run(network, data, args.split, batch_size=args.batch_size, n_resamples=args.resamples, retrain=args.retrain)
+    done = audit_run(network, data, set_name, batch_size=args.batch_size, n_resamples=args.resamples, retrain=args.retrain)
     for audit in done.audits:
         cli.say(f"{audit.verdict:9s} {audit.question} {audit.summary}")
     cli.say("wrote " + ", ".join(map(str, done.files)))

@@ -6,14 +6,15 @@
 One ear: grey slice, heat map and overlay of the top slices (PNG, in the network's bone window), an overview with every method
 (overview.png), and gradcam.json with the position of each slice and of each map's peak in the patient, in
 outputs/<run>/reports/gradcam/<id>_<side>/ (several tasks: a folder <task>/ each). --all: an overview of each labelled ear,
-reports/explanations_<set>/<id>_<side>.png, and explanations_<set>.csv; it can be interrupted and resumed. Methods: integrated
+reports/explanations_<set>/<id>_<side>.png, and explanations_<set>.csv; it can be interrupted and resumed. --cohort NAME:
+patients of another hospital (eval_ear2d), in folders with its name. Methods: integrated
 (integrated gradients from air to the ear, the finest) and the class activation maps gradcam, gradcam++, hirescam, layercam,
 xgradcam. Works with any timm backbone, convolutional or transformer.
 """
 from pathlib import Path
 
 from medical_fenlei import cli
-from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
 from medical_fenlei.config import EAR2D
 from medical_fenlei.errors import UserError
 from medical_fenlei.vocabulary import SETS, SIDES, Side
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     which.add_argument("--exam-id", help="explain one ear: its exam")
     which.add_argument("--all", action="store_true", help="explain every labelled ear of --split")
     parser.add_argument("--side", choices=SIDES, help="explain one ear: its side of the patient")
-    parser.add_argument("--split", choices=SETS, help="set of --all (default: val)")
+    add_set_flags(parser, choices=SETS, does="explain", default=None)
     cli.add_flag(parser, "--top-k", "--top", type=cli.int_at_least(1), default=5, metavar="K",
                  help="slices to show (default: %(default)s)")
     parser.add_argument("--target", default="predicted", help="name of the class to explain (default: the predicted class)")
@@ -46,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.explanations.methods import check_methods
 
     check_methods(args.method.split(","))
-    split = args.split or "val"
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(split,) if args.all else (),
+    set_name, out_dir = args.cohort or args.split or "val", args.out_dir
+    network, data = open_checkpoint(args, kind=EAR2D, sets=(set_name,) if args.all else (),
                                     ear=None if args.all else (args.exam_id, args.side))
 
     from medical_fenlei.explanations.explain import explain_ear, explain_set
@@ -57,15 +58,17 @@ def main(argv: list[str] | None = None) -> int:
 
     request = ExplanationRequest(target=args.target, methods=tuple(args.method.split(",")), top=args.top_k, layer=args.layer)
     if args.all:
-        explained = explain_set(network, data, split, request, args.out_dir)
+        explained = explain_set(network, data, set_name, request, out_dir)
         for own in explained.tasks:
-            cli.say(f"{own.task.name}, {split}: {own.ears} ears: {own.done.made} explained, {own.done.kept} were there, "
+            cli.say(f"{own.task.name}, {set_name}: {own.ears} ears: {own.done.made} explained, {own.done.kept} were there, "
                     f"{len(own.done.rejects)} could not be")
             cli.say(f"wrote {own.csv}; look into {own.csv.with_suffix('')}")
         if args.out_dir is None:
             cli.say(f"the page has them: {write_page(network.run)}")
         return cli.report_rejects(explained.rejects, explained.csv)
-    for written in explain_ear(network, data, args.exam_id, Side(args.side), request, args.out_dir):
+    if args.cohort and out_dir is None:                          # another hospital may use the same exam id
+        out_dir = network.run.reports / f"gradcam_{args.cohort}" / f"{args.exam_id}_{args.side}"
+    for written in explain_ear(network, data, args.exam_id, Side(args.side), request, out_dir):
         code, found = written.ear.label_code, written.ear.explanation
         label = f"labelled {code} ({DIAGNOSES[code].english})" if code else "without a label"
         cli.say(f"{args.exam_id} {args.side}, {label}: {found.class_name} with probability {found.probability:.3f}; "

@@ -5,7 +5,8 @@
 
 The index needs `exam_id` and `series_relpath`; with `left_code` and `right_code`, metrics are printed too. Writes one row per
 exam: for each side the label if known, the predicted class with its name, and the probability of every class. A network with
-several tasks gives one table per task, predictions_dual_<task>.csv. Halves missing from the cache are prepared first.
+several tasks gives one table per task, predictions_dual_<task>.csv. Halves missing from the cache are prepared first. What
+calibrate_dual fitted is applied. eval_dual writes the metrics of a set, with the page of the run.
 """
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from medical_fenlei.config import DUAL
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser, leave_out=("splits_root", "pct", "limit"))
+    parser.add_argument("--uncalibrated", action="store_true", help="do not apply what calibrate_dual fitted")
     cli.add_shared_flags(parser, "index_csv", "limit", "resamples", out_csv=Path("artifacts/predictions_dual.csv"))
     args = parser.parse_args(argv)
 
@@ -31,15 +33,20 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.metrics.interval_table import interval_table
     from medical_fenlei.metrics.predictions import intervals_of
     from medical_fenlei.tasks import with_task_name
+    from medical_fenlei.vocabulary import UNLABELLED
 
     tasks = network.select_tasks(data)
     manifest = tables.MANIFEST.read(data.manifest_csv) if data.manifest_csv.is_file() else tables.MANIFEST.empty()
     ears = network.open_ears(data, ears_of_exams(exams, manifest), "index")
     if ears.ears.empty:
         raise UserError(f"--index-csv {args.index_csv}: no ear of its {len(exams)} exams could be prepared")
+    calibrations = network.calibrations(tasks, calibrated=not args.uncalibrated)
+    if (ears.ears.label_code != UNLABELLED).any() and network.calibration and not args.uncalibrated:
+        network.calibration.refuse_if_fitted_on(ears.ears)
     predictions = network.predict(ears.dataset, batch_size=args.batch_size)
     for task in tasks:
-        found, out = predictions[task.name], args.out_csv.with_stem(with_task_name(args.out_csv.stem, task, network.tasks))
+        found = calibrations[task.name].apply(predictions[task.name], task)
+        out = args.out_csv.with_stem(with_task_name(args.out_csv.stem, task, network.tasks))
         tables.DUAL_PREDICTIONS.write(out, side_by_side(exams, found, task))
         counts = [f"{(found.y_pred == c).sum()} {name}" for c, name in enumerate(task.class_names)]
         cli.say(f"{task.name}: {len(exams)} exams, {len(found)} ears, predicted {', '.join(counts)}")

@@ -297,7 +297,7 @@ def test_nothing_that_identifies_a_person_is_in_a_run_or_in_predictions(here):
     for path in [*(here / "outputs/a").rglob("*"), here / "predictions.csv"]:
         if path.is_file():
             content = path.read_bytes()
-            assert b"SYNTHETIC^" not in content and b"D0000" not in content
+            assert b"SYNTHETIC^" not in content and b"D0-0000" not in content
 
 
 SMALL = EarSpec(num_slices=4, image_size=32, extent="half")

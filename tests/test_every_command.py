@@ -24,10 +24,11 @@ SMALL = {
     "run_seeds_ear2d": ("--backbone", "test_resnet", *FIT),
     "build_cache_dual": ("--num-slices", 16, "--image-size", 48, "--num-workers", 1),
     "train_dual": FIT, "predict_ear2d": ("--limit", 1), "audit_run": ("--resamples", 50),
-    "eval_ear2d": ("--resamples", 50, "--pictures", 2), "compare_predictions": ("--resamples", 50),
+    "eval_ear2d": ("--resamples", 50, "--pictures", 2), "eval_dual": ("--resamples", 50),
+    "compare_predictions": ("--resamples", 50),
 }
 """Flags that are added to the command lines of a script."""
-BEYOND_TRAINING = "_val|gradcam|neighbors|calibration|audits|one_sided|labels_to_read"
+BEYOND_TRAINING = "_val|hospital_b|gradcam|neighbors|calibration|audits|one_sided|labels_to_read"
 """Files in a run's folder that other commands than training write."""
 APART = {"run_seeds_ear2d"}
 """Scripts that start processes of their own: run as a command line runs them."""
@@ -36,6 +37,16 @@ APART = {"run_seeds_ear2d"}
 def readme_commands(name="README.md"):
     blocks = re.findall(r"```\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S)
     return [line for block in blocks for line in block.splitlines() if line.startswith("python scripts/")]
+
+
+def write_second_hospital(here):
+    """Write the images and the manifest of a hospital of another seed where the README's command line reads them."""
+    assert run("make_demo_dataset", "--out-dir", "b", "--num-exams", 5, "--slices", 24, "--num-workers", 1, "--seed", 3) == 0
+    (here / "data/hospital_b").symlink_to(here / "b/data/medical_data_2")
+    theirs = ("--dicom-base", "data/hospital_b", "--num-workers", 1)
+    index, manifest = "artifacts/hospital_b/dataset_index.csv", "artifacts/hospital_b/manifest_ears.csv"
+    assert run("build_index", *theirs, "--xlsx-path", "b/metadata/labels.xlsx", "--out-csv", index) == 0
+    assert run("build_manifest_ears", *theirs, "--index-csv", index, "--out-csv", manifest) == 0
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +58,7 @@ def ran(tmp_path_factory):
         hospital = ("--out-dir", ".", "--num-exams", 30, "--slices", 24, "--num-workers", 1, "--seed", 2)
         assert run("make_demo_dataset", *hospital) == 0
         (here / "data/new_exams").symlink_to(here / "data/medical_data_2")
+        write_second_hospital(here)
         statuses = {}
         for line in readme_commands():
             script = re.match(r"python scripts/(\w+)\.py", line)[1]
@@ -115,6 +127,15 @@ def test_the_evaluation_has_intervals_around_its_estimates(ran):
     assert len(defined) >= 4 and all(m["low"] <= m["estimate"] <= m["high"] for m in defined)
     found = tables.PREDICTIONS.read(ran[0] / "outputs/ear/reports/predictions_val.csv")
     assert len(found) == said["ears"] and found.y_prob.between(0, 1).all() and (found.top_slices != "").all()
+
+
+def test_a_second_hospital_of_another_seed_loses_no_ear_and_is_on_the_page(ran):
+    manifest = tables.MANIFEST.read(ran[0] / "artifacts/hospital_b/manifest_ears.csv")
+    found = tables.PREDICTIONS.read(ran[0] / "outputs/ear/reports/predictions_hospital_b.csv")
+    labelled = manifest[manifest.label_code > 0]
+    assert set(zip(found.exam_id, found.side, strict=True)) == set(zip(labelled.exam_id, labelled.side, strict=True))
+    report = json.loads((ran[0] / "outputs/ear/reports/report.json").read_text())
+    assert [own["name"] for own in report["side_by_side"][0]["columns"]] == ["val", "hospital_b"]
 
 
 def test_seeds_are_summed_up_in_one_table(ran):

@@ -127,7 +127,7 @@ def test_nothing_that_identifies_a_person_is_in_a_run(here):
     for path in (here / "outputs/a").rglob("*"):
         if path.is_file():
             content = path.read_bytes()
-            assert b"SYNTHETIC^" not in content and b"D0000" not in content
+            assert b"SYNTHETIC^" not in content and b"D0-0000" not in content
             if path.suffix == ".pt":
                 assert not any(key.encode() in content for key in manifest.patient_key)
 

@@ -69,7 +69,7 @@ UNLABELLED = 0
 SETS = ("train", "tune", "val", "test")
 """The sets of a split."""
 WHOLE_MANIFEST = "manifest"
-"""Name of a further set: every ear of a manifest, whatever its split; for patients of another hospital, for example."""
+"""Name of a further set: every ear of a manifest, whatever its split. A cohort is such a set with a name of its own."""
 
 VENDORS = {
     "Neusoft": ("neusoft", "东软", "nms", "pnms", "neuviz"),

@@ -109,7 +109,8 @@ def test_a_kernel_that_reveals_the_label_is_detected_and_named(told, verdict):
     train, val = drawn(0), drawn(1).assign(exam_id=lambda f: "v" + f.exam_id, patient_key=lambda f: "v" + f.patient_key)
     rng, both = np.random.default_rng(2), pd.concat([train, val], ignore_index=True)
     kernel = np.where(np.where(rng.random(len(both)) < told, both.y, rng.integers(0, 2, len(both))) == 1, "H70", "B30")
-    scan, people = audit_metadata(val, manifest_of(both, kernel), TASK, list(train.exam_id), n_resamples=300)
+    manifest = manifest_of(both, kernel)
+    scan, people = audit_metadata(val, manifest, TASK, manifest[manifest.exam_id.isin(train.exam_id)], n_resamples=300)
     assert scan.verdict == verdict and people.verdict == "ok" and people.estimate == 0.5
     if told:
         assert "most by kernel" in scan.explanation

@@ -32,8 +32,11 @@ def sets_in_turn(**sizes: int) -> dict[str, dict[str, tuple[int, int]]]:
     return {name: dict(itertools.islice(codes, size)) for name, size in sizes.items()}
 
 
-def write_manifest(path: Path, codes: Codes) -> None:
-    """Write a manifest with one row per ear that is present; each exam is a patient of its own."""
+def write_manifest(path: Path, codes: Codes, hospital: str = "") -> None:
+    """Write a manifest with one row per ear that is present; each exam is a patient of its own.
+
+    hospital: of another one, exams and patients have the same ids, and series other images.
+    """
     rows = [{"exam_id": exam, "side": str(side), "label_code": code} for exam, both in codes.items()
             for side, code in zip(SIDES, both, strict=True) if code is not None]
     frame = pd.DataFrame(rows).assign(
@@ -41,7 +44,7 @@ def write_manifest(path: Path, codes: Codes) -> None:
         manufacturer="", model="", kernel="", transfer_syntax="", rows=64, columns=64, pixel_spacing_mm=0.5,
         slice_thickness_mm=1.0, slice_increment_mm=1.0)
     frame = frame.assign(patient_key="patient_of_" + frame.exam_id, series_relpath=frame.exam_id + "/bone",
-                         series_digest="digest_of_" + frame.exam_id)
+                         series_digest=hospital + "digest_of_" + frame.exam_id)
     tables.MANIFEST.write(path, tables.MANIFEST.frame(frame.join(tables.task_columns(frame.label_code))))
 
 
@@ -55,16 +58,16 @@ def write_splits(folder: Path, sets: Mapping[str, Codes]) -> None:
         tables.SPLIT.write(folder / "100pct" / f"{name}.csv", tables.SPLIT.frame(rows))
 
 
-def write_volumes(store: EarStore, codes: Codes) -> None:
-    """Write both ears of every exam, absent ones too: noise with a bright block that grows with the code."""
+def write_volumes(store: EarStore, codes: Codes, hospital: str = "") -> None:
+    """Write both ears of every exam, absent ones too: noise of the hospital with a bright block that grows with the code."""
     store.write_spec()
     for number, (exam, both) in enumerate(codes.items()):
         for e, (side, code) in enumerate(zip(SIDES, both, strict=True)):
-            volume = np.random.default_rng([number, e]).integers(-800, 800, store.spec.shape)
+            volume = np.random.default_rng([number, e, *hospital.encode()]).integers(-800, 800, store.spec.shape)
             edge = store.spec.image_size // 8
             volume[:, edge:edge * (2 + (code or 0)), edge:3 * edge] += 900
             store.write(exam, side, volume.astype(np.int16), {
-                **EarSource(f"{exam}/bone", f"digest_of_{exam}").facts, "affine_lps": np.eye(4).tolist()})
+                **EarSource(f"{exam}/bone", f"{hospital}digest_of_{exam}").facts, "affine_lps": np.eye(4).tolist()})
 
 
 def write_study(folder: Path, sets: Mapping[str, Codes], spec: EarSpec = SPEC) -> EarStore:

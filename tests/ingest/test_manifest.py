@@ -37,7 +37,8 @@ def test_age_sex_and_voltage_come_with_the_exam_and_survive_the_csv(tmp_path):
 
 
 def test_a_manifest_of_an_earlier_version_is_read_without_the_subgroups(tmp_path):
-    manifest = manifest_of(tmp_path, [{}]).reset_index().drop(columns=[*tables.SUBGROUP_FACTS, "series_digest"])
+    manifest = manifest_of(tmp_path, [{}]).reset_index().drop(
+        columns=[*tables.SUBGROUP_FACTS, *tables.PERSON_FACTS, "series_digest"])
     tables.MANIFEST.write(tmp_path / "m.csv", manifest)
     assert list(tables.MANIFEST.read(tmp_path / "m.csv").columns) == list(tables.MANIFEST.columns)
 
@@ -51,6 +52,22 @@ def test_exams_of_one_study_share_its_key_and_those_without_one_share_none(tmp_p
     uid = {"StudyInstanceUID": "1.2.3.4"}
     keys = manifest_of(tmp_path, [uid, uid, {"StudyInstanceUID": ""}, {"StudyInstanceUID": ""}]).study_key
     assert keys["0000"] == keys["0001"] and keys.nunique() == 3 and not keys.str.contains("1.2.3.4", regex=False).any()
+
+
+def test_name_with_birth_date_has_one_key_however_it_is_written_and_none_where_one_of_them_is_unknown(tmp_path):
+    whole = {"PatientName": "Zhang^San", "PatientBirthDate": "19800102", "PatientID": "1"}
+    headers = [{**whole, "PatientID": str(n), **other} for n, other in enumerate((
+        {}, {"PatientName": "ZHANG San"}, {"PatientBirthDate": ""}, {"PatientName": "Anonymous"},
+        {"PatientBirthDate": "19800103"}))]
+    manifest = manifest_of(tmp_path, headers)
+    keys = [set(text.split(";")) - {""} for text in manifest.person_keys]
+    assert keys[0] & keys[1] and not keys[2] and not keys[3] and keys[4] and not keys[4] & keys[0]
+    assert manifest.hashed_with.nunique() == 1 and not manifest.person_keys.str.contains("ZHANG|1980", case=False).any()
+
+
+def test_a_manifest_says_what_the_key_of_a_study_was_computed_from(tmp_path):
+    headers = [{"StudyInstanceUID": "1.2.3.4"}, {"StudyInstanceUID": ""}]
+    assert manifest_of(tmp_path, headers).study_key_source.tolist() == ["study_uid", "exam_id"]
 
 
 def exam_of(base, series):

@@ -47,6 +47,15 @@ def test_exam_ids_are_unique_texts_of_8_digits_with_leading_zeros(exams):
     assert all(isinstance(i, str) and len(i) == 8 and i.isdigit() and i.startswith("0") for i in ids)
 
 
+def test_no_patient_id_or_name_occurs_in_a_hospital_of_another_seed(exams):
+    others = [exam for seed in (1, 10, 11) for exam in sample_population(100, seed)]
+    for own, theirs in ((exams, others), (others[:100], others[200:])):
+        for name in ("patient_id", "name"):
+            shared = {getattr(e.patient, name) for e in own} & {getattr(e.patient, name) for e in theirs}
+            assert shared <= {""}
+    assert [e.patient for e in sample_population(400, 0)] == [e.patient for e in exams]
+
+
 def test_a_second_exam_is_of_the_same_person_with_the_same_codes(exams):
     groups = by_patient(exams).values()
     again = [group for group in groups if len(group) > 1]

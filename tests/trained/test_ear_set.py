@@ -11,6 +11,7 @@ from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, EarSpec
 from medical_fenlei.data.sources import Sources, find_ears
 from medical_fenlei.errors import UserError
+from medical_fenlei.leakage.two_manifests import SharedPatients
 from medical_fenlei.trained.ear_set import EarSet
 
 
@@ -47,11 +48,12 @@ def test_all_sets_that_are_opened_together_count_for_the_storage(sets):
 
 def test_leaving_ears_out_leaves_a_note_and_the_other_sets_as_they_are(sets):
     val = sets["val"]
-    fewer = val.without(val.ears.exam_id == "exam_x", "2 ears are left out")
-    assert fewer.ears.exam_id.tolist() == ["exam_y"] * 2 and fewer.notes == ("2 ears are left out",)
+    fewer = val.without(SharedPatients(val.ears.exam_id == "exam_x", {"the same study": 1}, ("not known",)))
+    assert fewer.ears.exam_id.tolist() == ["exam_y"] * 2 and len(fewer.notes) == 2 and fewer.notes[1] == "not known"
+    assert fewer.notes[0].startswith("2 ears of") and "1 by the same study" in fewer.notes[0]
     assert len(fewer.dataset) == 2 and len(val.ears) == 4 and val.notes == ()
     assert fewer.sources.ears["train"] is val.sources.ears["train"]
-    assert val.without(pd.Series(False, val.ears.index), "none") is val
+    assert val.without(SharedPatients(pd.Series(False, val.ears.index), {})).notes == ()
 
 
 def test_rejects_and_hashes_are_those_of_the_sources(sets):

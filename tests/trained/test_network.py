@@ -146,6 +146,7 @@ def test_the_whole_manifest_leaves_out_every_patient_that_the_network_was_fitted
     manifest = tables.MANIFEST.read(Path(MANIFEST))              # the second exam of a patient of the training set
     key = manifest.patient_key.where(manifest.exam_id != "exam_x", "patient_of_exam_a")
     tables.MANIFEST.write(Path("other.csv"), manifest.assign(patient_key=key))
+    # images confirm the ids of ten patients, so that the one of exam_x is believed too
     other = network.open_set(replace(data, manifest_csv=Path("other.csv")), WHOLE_MANIFEST, None)
     assert set(other.ears.exam_id) == {"exam_y", "exam_z"} and other.notes[0].startswith("22 ears")
 

@@ -44,15 +44,15 @@ PERSON = _Metadata(question="Do age and sex give the label away?", described_as=
 
 
 def audit_metadata(
-    ears: pd.DataFrame, manifest: pd.DataFrame, task: Task, fitted_on: Sequence[str], *, n_resamples: int
+    ears: pd.DataFrame, manifest: pd.DataFrame, task: Task, training: pd.DataFrame, *, n_resamples: int
 ) -> list[Audit]:
     """Measure a logistic regression that sees no image: on what the scan's header says, and on age and sex.
 
-    ears: `binary_view`; fitted_on: the exams of the training set. The answer about the scanner also gives the AUROC of the
-    network among ears with a similar metadata score (within its thirds), and the fact that predicts most by itself.
+    ears: `binary_view`; manifest: that of the ears; training: manifest rows of the training set. The answer about the scanner
+    also gives the AUROC of the network among ears with a similar metadata score (within its thirds), and the fact that predicts
+    most by itself.
     """
-    facts = _metadata_of(manifest, task)
-    train = facts[facts.exam_id.isin(fitted_on)]
+    train, facts = _metadata_of(training, task), _metadata_of(manifest, task)
     audited = ears[["exam_id", "side"]].merge(facts, on=["exam_id", "side"], how="left")
     return [_audit_facts(metadata, ears, train, audited, n_resamples=n_resamples) for metadata in (SCANNER, PERSON)]
 

@@ -1,4 +1,4 @@
-"""Does the test set leak into training? Patients, exams and pixels that several sets of a split share."""
+"""Does the test leak into the training? Patients, exams and pixels that several sets of a split, or two hospitals, share."""
 import pandas as pd
 
 from medical_fenlei import tables
@@ -7,6 +7,17 @@ from medical_fenlei.config import DataConfig
 from medical_fenlei.leakage.report import LeakageReport
 from medical_fenlei.leakage.same_pixels import cache_folders, cached_marks
 from medical_fenlei.leakage.shared import study_marks
+from medical_fenlei.leakage.two_manifests import SharedPatients
+
+QUESTION = "Does the test leak into the training?"
+
+
+def audit_shared_patients(shared: SharedPatients) -> Audit:
+    """Count the ears of a cohort that are left out since the network was fitted on their patients; say what is not known."""
+    out = int(shared.ears.sum())
+    found = shared.describe() or "no patient of the cohort is one that the network was fitted on"
+    return Audit(question=QUESTION, figure="ears of patients that the network was fitted on, left out", estimate=float(out),
+                 verdict="undecided" if shared.unknown else "ok", explanation="; ".join([found, *shared.unknown]))
 
 
 def audit_leakage(data: DataConfig, cache_key: str) -> Audit:
@@ -24,5 +35,5 @@ def audit_leakage(data: DataConfig, cache_key: str) -> Audit:
         explanation += "; the split divides exams, not patients"
     if leaks:
         explanation += "; check_patient_leakage names them"
-    return Audit(question="Does the test leak into the training?", figure="patients, exams and scans in several sets",
+    return Audit(question=QUESTION, figure="patients, exams and scans in several sets",
                  estimate=float(leaks), verdict="wrong" if leaks else "ok", explanation=explanation)

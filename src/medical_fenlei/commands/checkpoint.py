@@ -1,14 +1,17 @@
 """The flags of every command on a trained network, and opening that network."""
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medical_fenlei import cli, settings
 from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.errors import UserError
+from medical_fenlei.external_cohort import check_cohort_name, find_cohort
 from medical_fenlei.own_files import keep_apart
 from medical_fenlei.runs import Run
+from medical_fenlei.vocabulary import WHOLE_MANIFEST
 
 if TYPE_CHECKING:
     from medical_fenlei.trained.network import TrainedNetwork
@@ -24,10 +27,28 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, leave_out: tuple[st
     settings.add_flags(parser, DataConfig, default="the run's", leave_out=("label_task", "sample", *leave_out))
 
 
-def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] = (), every_label: bool = False,
+def add_set_flags(parser: argparse.ArgumentParser, *, choices: Sequence[str], does: str, default: str | None = "val") -> None:
+    """Add --split and --cohort, which exclude each other. does: a verb, what the command does with the set."""
+    which = parser.add_mutually_exclusive_group()
+    further = f"; {WHOLE_MANIFEST}: every ear of --manifest-csv" if WHOLE_MANIFEST in choices else ""
+    which.add_argument("--split", choices=choices, default=default, help=f"set to {does}{further} (default: val)")
+    which.add_argument("--cohort", type=_cohort_name, metavar="NAME",
+                       help=f"{does} the patients of another hospital, under this name: every ear of --manifest-csv, images in "
+                       "--dicom-base, without patients that the network was fitted on. Later commands need the name only")
+
+
+def _cohort_name(text: str) -> str:
+    try:
+        return check_cohort_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def open_checkpoint(args: argparse.Namespace, *, kind: str | None, sets: Sequence[str] = (), every_label: bool = False,
                     ear: tuple[str, str] | None = None) -> tuple["TrainedNetwork", DataConfig]:
     """Open the network of --checkpoint; return it with the run's data settings, as changed by the flags. Raises UserError.
 
+    kind: the route of the network; None for both.
     What the command will read is checked and listed first, before torch is imported: the ears of some sets (every_label: those
     without a target in the network's tasks too), and one ear by exam and side.
     """
@@ -38,7 +59,7 @@ def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] 
     from medical_fenlei.trained.network import open_network  # slow to import
 
     network = open_network(args.checkpoint, kind=kind, device=args.device)
-    data = settings.from_flags(DataConfig, args, base=network.config.data)
+    data = _data_settings(args, network.config, network.run)
     if config is None or config.data != network.config.data:
         cli.warn(f"--checkpoint {args.checkpoint}: its settings are not those of {network.run.config_json}; its own count: "
                  f"splits {data.splits_root}, manifest {data.manifest_csv}, DICOM {data.dicom_base}, cache {data.cache_dir}")
@@ -47,7 +68,7 @@ def open_checkpoint(args: argparse.Namespace, *, kind: str, sets: Sequence[str] 
     return network, data
 
 
-def check_checkpoint(path: Path, *, kind: str) -> RunConfig | None:
+def check_checkpoint(path: Path, *, kind: str | None) -> RunConfig | None:
     """Return the settings of the run of a checkpoint, with the paths of its data as they are reached from here.
 
     They are those of `config.json` in the run's folder; None if there is none that can be read, since the checkpoint has them
@@ -69,6 +90,16 @@ def check_checkpoint(path: Path, *, kind: str) -> RunConfig | None:
     return at_home(config, run)
 
 
+def _data_settings(args: argparse.Namespace, config: RunConfig, run: Run) -> DataConfig:
+    """The data settings of a run as changed by the flags; of a cohort with its own manifest, images and caches."""
+    data, name = settings.from_flags(DataConfig, args, base=config.data), getattr(args, "cohort", None)
+    if name is None:
+        return data
+    cohort = find_cohort(name, run.reports, given=settings.given(args, DataConfig), own_manifest=config.data.manifest_csv,
+                         own_cache=config.data.cache_dir)
+    return replace(data, manifest_csv=cohort.manifest_csv, dicom_base=cohort.dicom_base, cache_dir=cohort.cache_dir)
+
+
 def _check_data(args: argparse.Namespace, config: RunConfig, sets: Sequence[str], *, every_label: bool,
                 ear: tuple[str, str] | None) -> None:
     """Check and list what a command will read. Raises UserError."""
@@ -76,7 +107,7 @@ def _check_data(args: argparse.Namespace, config: RunConfig, sets: Sequence[str]
     from medical_fenlei.ears.store import EarStore
     from medical_fenlei.tasks import find_tasks
 
-    data = settings.from_flags(DataConfig, args, base=config.data)
+    data = _data_settings(args, config, Run.of_checkpoint(args.checkpoint))
     tasks = None if every_label else find_tasks(data.label_task, among=find_tasks(config.data.label_task))
     if ear is not None:
         find_ear(data, *ear)

@@ -11,8 +11,9 @@ from medical_fenlei.config import DataConfig
 from medical_fenlei.ears.source import missing_ears, refuse_near_miss, refuse_without_dicom
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
+from medical_fenlei.external_cohort import flag_of_set, is_cohort
 from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.vocabulary import UNLABELLED, WHOLE_MANIFEST
+from medical_fenlei.vocabulary import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Selection:
     """Manifest rows of each set, indexed by their row number in the manifest."""
 
     split: tables.Split | None
-    """The split that they belong to; None for the whole manifest."""
+    """The split that they belong to; None for all ears of a manifest."""
 
     @property
     def all_ears(self) -> pd.DataFrame:
@@ -48,16 +49,17 @@ class Selection:
 def select_ears(data: DataConfig, tasks: Sequence[Task] | None, sets: Sequence[str]) -> Selection:
     """Select the ears of each set that have a target in any of the tasks (None: all that have a label).
 
-    Sets that the split lacks are left out; WHOLE_MANIFEST needs no split. Raises UserError if a table is missing.
+    Sets that the split lacks are left out; a cohort is all ears of the manifest and needs no split. Raises UserError if a table
+    is missing.
     """
-    split = None if list(sets) == [WHOLE_MANIFEST] else tables.read_split(data.splits_root, data.pct)
+    split = None if sets and all(map(is_cohort, sets)) else tables.read_split(data.splits_root, data.pct)
     manifest = tables.MANIFEST.read(data.manifest_csv)
     code = manifest.label_code.to_numpy()
     has_target = code != UNLABELLED
     if tasks is not None:
         has_target = np.any([task.targets(code) != OUTSIDE for task in tasks], axis=0)
     eligible = manifest[has_target]
-    exams = {WHOLE_MANIFEST: eligible} if split is None else split.sets
+    exams = dict.fromkeys(sets, eligible) if split is None else split.sets
     ears = {name: tables.first_exams(eligible[eligible.exam_id.isin(exams[name].exam_id)], data.limit)
             for name in sets if name in exams}
     return Selection(ears, split)
@@ -81,4 +83,7 @@ def empty_set(data: DataConfig, name: str, tasks: Sequence[Task] | None) -> User
         return UserError(f"--splits-root {data.splits_root}: --pct {data.pct} has no tune set to fit on; make_splits_dual "
                          "--tune-ratio makes one")
     what = "labelled ears" if tasks is None else "ears of " + ", ".join(task.name for task in tasks)
+    if is_cohort(name):
+        return UserError(f"{flag_of_set(name)}: {data.manifest_csv} has no {what}, or only of patients that the network was "
+                         "fitted on")
     return UserError(f"--split {name}: this set of {data.splits_root} --pct {data.pct} has no {what}")

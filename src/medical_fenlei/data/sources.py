@@ -65,7 +65,7 @@ class Sources:
 def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, sets: Sequence[str]) -> Sources:
     """Select the ears of each set that have a target in any of the tasks (None: all that have a label); prepare missing ones.
 
-    Sets that the split lacks are left out; WHOLE_MANIFEST needs no split. Raises UserError if a table is missing, the cache is
+    Sets that the split lacks are left out; a cohort needs no split. Raises UserError if a table is missing, the cache is
     stale (`ears.source`), or the DICOM is missing from which to prepare ears.
     """
     found = select_ears(data, tasks, sets)

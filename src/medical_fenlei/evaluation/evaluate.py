@@ -9,6 +9,7 @@ from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
 from medical_fenlei.data.sources import set_label
 from medical_fenlei.evaluation.subgroups import subgroups_of
+from medical_fenlei.external_cohort import ExternalCohort, is_cohort
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Interval, Intervals, PatientBootstrap
 from medical_fenlei.metrics.predictions import denominators, intervals_of
@@ -28,7 +29,7 @@ class Evaluation:
     """The task that was evaluated."""
 
     set_name: str
-    """train, tune, val, test or manifest, with `_first<n>` appended for `--limit` n."""
+    """train, tune, val, test, manifest or a cohort, with `_first<n>` appended for `--limit` n."""
 
     label: str
     """Suffix of the file names: the set and, for a network with several tasks, the task."""
@@ -60,6 +61,9 @@ class Evaluation:
     hashes: Mapping[str, str | None]
     """SHA-256 of each table that was read, and the key of the cache."""
 
+    cohort: ExternalCohort | None = None
+    """Where the data of a cohort with a name are; None for others."""
+
     @property
     def ears(self) -> int:
         """Number of ears."""
@@ -78,7 +82,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluate each task that the data settings name on one set. A task without an ear in the set has measures of NaN.
 
-    set_name: a set of the split, or WHOLE_MANIFEST without the patients that the network was trained on. calibrated: apply the
+    set_name: a set of the split, or a cohort without the patients that the network was fitted on. calibrated: apply the
     network's calibration if there is one. point: the operating point that decides, instead of the calibration's choice. Raises
     UserError if the network lacks a task, the set is missing or has no ear, or some of its ears served to train the network, to
     choose its epoch or to fit its calibration.
@@ -101,15 +105,18 @@ def evaluate(
             operating_points=_at_points(found, calibration, task, n_resamples=n_resamples) if task.binary else {},
             subgroups=subgroups_of(found, manifest, task, n_resamples=n_resamples), rejects=ears.rejects,
             warnings=(*ears.notes, *_set_warnings(set_name, data), *_unchecked(network), *_temperature_warning(calibration)),
-            hashes=ears.hashes))
+            hashes=ears.hashes, cohort=ears.cohort))
     return results
 
 
 def _refuse_seen(network: TrainedNetwork, ears: pd.DataFrame, set_name: str, *, calibrated: bool) -> None:
     """Raise UserError if some of these ears served to train the network, to choose its epoch or to fit its calibration.
 
-    The train and tune sets can be evaluated if they are named; their figures then carry a warning.
+    The train and tune sets can be evaluated if they are named; their figures then carry a warning. A cohort was opened without
+    such patients: the ids of its exams are not those of the run's.
     """
+    if is_cohort(set_name):
+        return
     if calibrated and network.calibration is not None:
         network.calibration.refuse_if_fitted_on(ears)
     if set_name != "train":

@@ -25,13 +25,17 @@ def write_evaluation(result: Evaluation, folder: Path) -> list[Path]:
     tables.SUBGROUPS.write(subgroups, result.subgroups)
     plot_evaluation(curves, result.predictions, result.task, result.intervals, result.calibration)
     plot_forest(forest, result.subgroups)
-    return [csv, metrics, hard, subgroups, curves, forest]
+    files = [csv, metrics, hard, subgroups, curves, forest]
+    if result.cohort and result.set_name == result.cohort.name:  # all of it, without a --limit
+        files.append(result.cohort.write(folder))
+    return files
 
 
 def _metrics(result: Evaluation) -> dict[str, Any]:
     """The content of `metrics_<label>.json`."""
     return {
-        "task": result.task.name, "set": result.set_name, "epoch": result.checkpoint_epoch, "ears": result.ears,
+        "task": result.task.name, "set": result.set_name, "cohort": result.cohort.name if result.cohort else None,
+        "epoch": result.checkpoint_epoch, "ears": result.ears,
         "patients": result.intervals.patients, "per_class": result.per_class,
         "calibrated": result.calibration.is_fitted, "calibration": asdict(result.calibration),
         "metrics": {name: interval._asdict() for name, interval in result.intervals.values.items()},

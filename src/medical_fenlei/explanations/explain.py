@@ -203,4 +203,6 @@ def explain_set(network: TrainedNetwork, data: DataConfig, set_name: str, reques
         tables.EXPLANATIONS.write(reports / f"{label}.csv", done.table)
         rejects.append(done.rejects)
         explained.append(TaskExplanations(task, len(own), done, reports / f"{label}.csv"))
+    if ears.cohort and data.limit is None and out_dir is None:
+        ears.cohort.write(reports)
     return ExplainedSet(explained, tables.REJECTS.frame(pd.concat(rejects, ignore_index=True)), reports / f"{name}.csv")

@@ -13,7 +13,7 @@ from medical_fenlei.dicom.identity import read_identity
 from medical_fenlei.dicom.volume import inside
 from medical_fenlei.errors import Rejected
 from medical_fenlei.ingest.patient_links import PatientLinks, link_patients
-from medical_fenlei.ingest.patients import ExamPatient, patient_evidence, study_key
+from medical_fenlei.ingest.patients import ExamPatient, key_mark, patient_evidence, study_key
 from medical_fenlei.ingest.person import are_different
 from medical_fenlei.ingest.scan import SeriesScan, scan_exams
 from medical_fenlei.ingest.study_doubts import constant_uids
@@ -154,7 +154,7 @@ def _found_series(wanted: Mapping[str, Mapping[Side, str]], exams: Mapping[str, 
 
 def _patient_facts(base: Path, key: bytes, separate: frozenset[str], exam: tuple[str, tuple[str, ...]]
                    ) -> tuple[ExamPatient, dict[str, Any]]:
-    """Return the patient and `tables.SUBGROUP_FACTS` from the first of these files of an exam.
+    """Return the patient, `tables.SUBGROUP_FACTS` and `tables.PERSON_FACTS` from the first of these files of an exam.
 
     The files are the first and the last image of each series, and one for every other statement of its patient. Raises Rejected
     (several_patients) if they are of different people: a series, or a part of one, lies in the wrong exam. separate: exams
@@ -167,9 +167,11 @@ def _patient_facts(base: Path, key: bytes, separate: frozenset[str], exam: tuple
         if are_different(identity, read_identity(inside(base, other))):
             raise Rejected("several_patients", f"{other} is of another patient than {file}: take out what is not the exam's")
     facts = read_exam_facts(path)
-    return patient_evidence(identity, exam_id, key, facts.sex), {
-        "age_years": facts.age_years, "sex": facts.sex, "kvp": facts.kvp,
-        "study_key": study_key("" if exam_id in separate else facts.study_uid, exam_id, key)}
+    patient, study_uid = patient_evidence(identity, exam_id, key, facts.sex), "" if exam_id in separate else facts.study_uid
+    return patient, {
+        "age_years": facts.age_years, "sex": facts.sex, "kvp": facts.kvp, "study_key": study_key(study_uid, exam_id, key),
+        "person_keys": ";".join(patient.person_keys), "study_key_source": "study_uid" if study_uid else "exam_id",
+        "hashed_with": key_mark(key)}
 
 
 def header_facts(series: SeriesScan) -> dict[str, Any]:

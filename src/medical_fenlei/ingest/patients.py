@@ -48,6 +48,9 @@ class ExamPatient:
     keys: tuple[tuple[str, str], ...]
     """(patient_key_source, patient_key) by each evidence there is, the best first; the last is that of the exam alone."""
 
+    person_keys: tuple[str, ...] = ()
+    """Keyed hashes of each form of the name with the birth date; none where one of the two is unknown."""
+
 
 def patient_evidence(identity: Identity, exam_id: str, key: bytes, sex: str = "") -> ExamPatient:
     """Return the patient of an exam, from PatientID, else name and birth date, else the exam id.
@@ -61,8 +64,10 @@ def patient_evidence(identity: Identity, exam_id: str, key: bytes, sex: str = ""
     if person.names and person.birth_date:
         words["name_birth_date"] = (min(person.names), person.birth_date)
     words["exam_id"] = (exam_id,)
+    known = sorted(person.names) if person.birth_date else []
     return ExamPatient(exam_id=exam_id, person=person.hashed(lambda text: _keyed(key, text)), sex=sex,
-                       keys=tuple((source, _keyed(key, source, *own)) for source, own in words.items()))
+                       keys=tuple((source, _keyed(key, source, *own)) for source, own in words.items()),
+                       person_keys=tuple(_keyed(key, "name_birth_date", name, person.birth_date) for name in known))
 
 
 def study_key(study_uid: str, exam_id: str, key: bytes) -> str:
@@ -71,6 +76,11 @@ def study_key(study_uid: str, exam_id: str, key: bytes) -> str:
     Without a StudyInstanceUID it is the hash of the exam id.
     """
     return _keyed(key, "study_uid", study_uid) if study_uid else _keyed(key, "exam_id", exam_id)
+
+
+def key_mark(key: bytes) -> str:
+    """Return a mark of the key that two manifests share if their hashes can be compared; it does not reveal the key."""
+    return _keyed(key, "mark")[:8]
 
 
 def _keyed(key: bytes, *words: str) -> str:

@@ -5,6 +5,7 @@ pixels.
 """
 import functools
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,19 @@ def cached_marks(cache: Path, manifest: pd.DataFrame | None = None) -> pd.DataFr
     exams = index.groupby("sha256").exam_id.transform("nunique")
     empty = {ear.sha256 for ear in index[exams > 1].drop_duplicates("sha256").itertuples() if _is_empty(cache / str(ear.file))}
     return index[~index.sha256.isin(empty)][["exam_id", "sha256"]].rename(columns={"sha256": "mark"}).assign(evidence=CACHED)
+
+
+def exams_with_same_ears(cache: Path, exams: Collection[str], other_cache: Path, other_exams: Collection[str]) -> set[str]:
+    """Return those of the exams with a cached ear that is, bit for bit, one of another cache's exams; none without an index.
+
+    Ears without content do not count. Raises UserError if an index cannot be read.
+    """
+    if not all((folder / "index.csv").is_file() for folder in (cache, other_cache)):
+        return set()
+    index, other = (tables.CACHE_INDEX.read(folder / "index.csv") for folder in (cache, other_cache))
+    known = set(other.sha256[other.exam_id.isin(other_exams)])
+    same = index[index.exam_id.isin(exams) & index.sha256.isin(known)]
+    return {str(ear.exam_id) for ear in same.itertuples() if not _is_empty(cache / str(ear.file))}
 
 
 def decoded_marks(exams: pd.DataFrame, *, dicom_base: Path, workers: int) -> tuple[pd.DataFrame, pd.DataFrame]:

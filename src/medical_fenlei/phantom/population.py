@@ -69,7 +69,7 @@ def sample_population(num_exams: int, seed: int, disease: Disease = "as_in_life"
             codes = {side: code if code == NORMAL else OTHER for side, code in codes.items()}
         moved = {side: code != NORMAL and disease == "as_in_life" for side, code in codes.items()}
         person = sample_person(np.random.default_rng([seed, 2, n]), moved)
-        people.append((_patient(n, person, rng), person, codes))
+        people.append((_patient(seed, n, person, rng), person, codes))
     again = rng.choice(len(people), second, replace=False)
     who = rng.permutation(np.concatenate([np.arange(len(people)), again]))
 
@@ -102,8 +102,9 @@ def _share(number: int, share: float, at_least: int) -> int:
     return max(at_least, round(share * number))
 
 
-def _patient(n: int, person: Person, rng: np.random.Generator) -> Patient:
+def _patient(seed: int, n: int, person: Person, rng: np.random.Generator) -> Patient:
+    """A patient whose id and name no hospital of another seed has."""
     born = FIRST_DAY - datetime.timedelta(days=int(person.age_years * 365.25) + int(rng.integers(365)))
     known = rng.random() > 0.02
-    return Patient(patient_id=f"D{n:06d}" if known else "", name=f"SYNTHETIC^PATIENT{n:04d}", birth_date=born, sex=person.sex,
-                   age_years=int(person.age_years))
+    return Patient(patient_id=f"D{seed}-{n:06d}" if known else "", name=f"SYNTHETIC^PATIENT{seed}N{n:04d}", birth_date=born,
+                   sex=person.sex, age_years=int(person.age_years))

@@ -7,8 +7,10 @@ from typing import Any
 from medical_fenlei import settings, tables
 from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import UserError
+from medical_fenlei.external_cohort import cohorts_of
 from medical_fenlei.metrics.predictions import negative_log_likelihood
-from medical_fenlei.run_report.data_section import data_section
+from medical_fenlei.run_report.data_section import cohort_sections, data_section
+from medical_fenlei.run_report.side_by_side import compare_side_by_side
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_task, find_tasks
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
@@ -20,13 +22,17 @@ def report_contents(run: Run) -> dict[str, Any]:
     metrics = {label: dict(tables.METRICS.read(path)) for label, path in _metrics_files(run).items()}
     evaluations = {label: _evaluation(run, label, own) for label, own in metrics.items() if "calibration" in own}
     audits = _audits(run)
+    cohorts = {own.name: _audits(run, own.name) for own in cohorts_of(run.reports)}
     return {
         "run": run.folder.resolve().name, "kind": config.kind,
         "tasks": [_task(task) for task in find_tasks(config.data.label_task)],
         "settings": run.read_settings(), "data": run.read_hashes(), "versions": run.read_versions(), "trained": _training(run),
-        **data_section(config.data),
-        "outdated": sorted(metrics.keys() - evaluations.keys()), "evaluations": evaluations,
+        **data_section(config.data), "cohorts": cohort_sections(run.reports, config.data, evaluations),
+        "side_by_side": compare_side_by_side(evaluations), "evaluations": evaluations,
+        "outdated": sorted(metrics.keys() - evaluations.keys()),
         "audits": audits, "audits_differ": _differing_evaluations(audits, evaluations), "seeds": _study_rows(run),
+        "cohort_audits": {name: own | {"differ": _differing_evaluations(own, evaluations)}
+                          for name, own in cohorts.items() if own["audits"]},
     }
 
 
@@ -42,11 +48,14 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def _metrics_files(run: Run) -> dict[str, Path]:
-    """The metrics of each evaluation, by label: first those of WHOLE_MANIFEST, then of test, val, tune and train."""
+    """The metrics of each evaluation, by label: of test, val, then of cohorts and of WHOLE_MANIFEST, tune and train."""
     files = {path.stem.removeprefix("metrics_"): path for path in run.reports.glob("metrics_*.json")}
-    sets = [WHOLE_MANIFEST, *reversed(SETS)]
-    order = sorted(files, key=lambda label: (*(not label.startswith(name) for name in sets), label))
-    return {label: files[label] for label in order}
+    places = {"test": 0, "val": 1, WHOLE_MANIFEST: 3, "tune": 4, "train": 5}
+
+    def place(label: str) -> tuple[int, str]:
+        return next((at for name, at in places.items() if f"{label}_".startswith(f"{name}_")), 2), label
+
+    return {label: files[label] for label in sorted(files, key=place)}
 
 
 def _evaluation(run: Run, label: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +80,8 @@ def _cases(run: Run, label: str, task: Task) -> list[dict[str, Any]]:
     return cases
 
 
-def _audits(run: Run) -> dict[str, Any]:
-    path = run.reports / "audits.json"
+def _audits(run: Run, cohort: str = "") -> dict[str, Any]:
+    path = run.reports / (f"audits_{cohort}.json" if cohort else "audits.json")
     return dict(tables.AUDITS_JSON.read(path)) if path.is_file() else {"audits": []}
 
 

@@ -1,5 +1,6 @@
 """The data section of a run's page: how many ears the exams yielded, and the patients, scans and diagnoses of each set."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,7 @@ from medical_fenlei import tables
 from medical_fenlei.cohort.groupings import first_exam_per_patient, group_by_set, labelled_ears
 from medical_fenlei.config import DataConfig
 from medical_fenlei.errors import UserError
+from medical_fenlei.external_cohort import ExternalCohort, cohorts_of
 from medical_fenlei.leakage.shared import describe_parted_patients
 from medical_fenlei.tasks import OUTSIDE, Task, find_tasks
 from medical_fenlei.vocabulary import DIAGNOSES, vendor
@@ -28,13 +30,48 @@ def data_section(data: DataConfig) -> dict[str, Any]:
         return {"flow": [], "sets": [], "parted_patients": "", "tables_missing": str(error)}
     ears, tasks = labelled_ears(manifest), find_tasks(data.label_task)
     sets = group_by_set(ears, [split], "set").groups
-    return {"flow": _flow(data, manifest, ears), "sets": [_set_figures(name, own, tasks) for name, own in sets.items()],
+    return {"flow": _flow(data.manifest_csv, manifest, ears),
+            "sets": [_set_figures(name, own, tasks) for name, own in sets.items()],
             "parted_patients": describe_parted_patients(manifest, split), "tables_missing": ""}
 
 
-def _flow(data: DataConfig, manifest: pd.DataFrame, ears: pd.DataFrame) -> list[dict[str, Any]]:
+def cohort_sections(reports: Path, data: DataConfig, evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return `name`, `flow`, `figures` (an entry of `sets`) and `tables_missing` of each cohort that was evaluated in a run.
+
+    evaluations: `metrics_<label>.json` by label. The figures are those of the ears that were evaluated.
+    """
+    return [_cohort_section(cohort, reports, [
+        label for label, own in evaluations.items() if own.get("cohort") == own["set"] == cohort.name
+    ], find_tasks(data.label_task)) for cohort in cohorts_of(reports)]
+
+
+def _cohort_section(cohort: ExternalCohort, reports: Path, labels: Sequence[str], tasks: Sequence[Task]) -> dict[str, Any]:
+    try:
+        manifest = tables.MANIFEST.read(cohort.manifest_csv)
+        predictions = [tables.PREDICTIONS.read(reports / f"predictions_{label}.csv") for label in labels]
+    except UserError as error:
+        return {"name": cohort.name, "flow": [], "figures": None, "tables_missing": str(error)}
+    ears = labelled_ears(manifest)
+    evaluated = pd.concat([tables.PREDICTIONS.empty(), *predictions])[["exam_id", "side"]].drop_duplicates()
+    own = ears.merge(evaluated, on=["exam_id", "side"])
+    counts = {"ears of patients that the network was fitted on, left out": cohort.ears_left_out, "ears evaluated": len(own)}
+    flow = _flow(cohort.manifest_csv, manifest, ears)
+    flow += [{"what": what, "number": number, "of": "evaluation"} for what, number in counts.items()]
+    return {"name": cohort.name, "flow": flow, "figures": _set_figures(cohort.name, own, tasks), "tables_missing": ""}
+
+
+def join_flows(flows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the rows of several flows: `of`, `what` and `numbers`, one for each flow, None where it lacks the row."""
+    parts = dict.fromkeys(row["of"] for flow in flows.values() for row in flow)
+    names = dict.fromkeys((row["of"], row["what"]) for part in parts for flow in flows.values() for row in flow
+                          if row["of"] == part)
+    numbers = [{(row["of"], row["what"]): row["number"] for row in flow} for flow in flows.values()]
+    return [{"of": of, "what": what, "numbers": [own.get((of, what)) for own in numbers]} for of, what in names]
+
+
+def _flow(manifest_csv: Path, manifest: pd.DataFrame, ears: pd.DataFrame) -> list[dict[str, Any]]:
     """Counts of the index and of the manifest; those of the manifest come from its rows if no counts are kept beside it."""
-    path = tables.counts_path(data.manifest_csv)
+    path = tables.counts_path(manifest_csv)
     counts = tables.MANIFEST_COUNTS.read(path) if path.is_file() else {"index": {}, "manifest": {}}
     of_manifest = counts["manifest"] or {
         "exams": manifest.exam_id.nunique(), "ears": len(manifest), "labelled ears": len(ears),

@@ -11,6 +11,7 @@ from typing import Any
 from medical_fenlei.files import write_json, write_text
 from medical_fenlei.pages.html import embedded, template
 from medical_fenlei.run_report.contents import report_contents
+from medical_fenlei.run_report.data_section import join_flows
 from medical_fenlei.runs import Run
 from medical_fenlei.vocabulary import DIAGNOSES
 
@@ -26,7 +27,8 @@ def write_page(run: Run) -> Path:
     write_json(run.reports / "report.json", contents)
     page = run.reports / "report.html"
     write_text(page, template("run_report", "run.html").render(
-        **contents, title=contents["run"], diagnoses=DIAGNOSES, pictures=_plots(run, contents["evaluations"]),
+        **contents, title=contents["run"], diagnoses=DIAGNOSES, pictures=_plots(run, contents),
+        flows=join_flows({"": contents["flow"], **{own["name"]: own["flow"] for own in contents["cohorts"]}}),
         cases_with={label: _case_pictures(run, label, own["cases"]) for label, own in contents["evaluations"].items()},
         settings_text=json.dumps(contents["settings"], indent=2, ensure_ascii=False)))
     return page
@@ -41,9 +43,10 @@ def write_training_report(run: Run) -> Path:
     return write_page(run)
 
 
-def _plots(run: Run, evaluations: Mapping[str, Any]) -> dict[str, str]:
+def _plots(run: Run, contents: Mapping[str, Any]) -> dict[str, str]:
     """The plots that exist, as data URLs by file name."""
-    names = ["curves.png", "audits.png", *(f"{stem}_{label}.png" for label in evaluations for stem in ("curves", "subgroups"))]
+    names = ["curves.png", "audits.png", *(f"audits_{name}.png" for name in contents["cohort_audits"]),
+             *(f"{stem}_{label}.png" for label in contents["evaluations"] for stem in ("curves", "subgroups"))]
     return {name: embedded(run.reports / name) for name in names if (run.reports / name).is_file()}
 
 

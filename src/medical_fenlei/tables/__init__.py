@@ -15,6 +15,7 @@ from medical_fenlei.tables.contracts import (
     NEIGHBORS,
     NEW_EXAM_ANSWERS,
     ONE_SIDED,
+    PERSON_FACTS,
     PREDICTIONS,
     QA_CLASSES,
     QA_EARS,
@@ -55,8 +56,8 @@ from medical_fenlei.tables.splits import Split, read_split, read_splits
 __all__ = [
     "AUDITS", "AUDITS_JSON", "CACHE_INDEX", "COMPARISON", "DUAL_PREDICTIONS", "EAR_FACTS", "EXAMS", "EXAM_IDS",
     "EXPLANATIONS", "FEWSHOT", "HEADER_FACTS", "INDEX", "INDEX_COUNTS", "LINKED_PATIENTS", "LONGEST_MM", "MANIFEST",
-    "MANIFEST_COUNTS", "METRICS", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PREDICTIONS", "QA_CLASSES", "QA_EARS",
-    "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS", "RUNS", "SERIES", "SPLIT",
+    "MANIFEST_COUNTS", "METRICS", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PERSON_FACTS", "PREDICTIONS", "QA_CLASSES",
+    "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS", "RUNS", "SERIES", "SPLIT",
     "STUDY_STATE", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "EarFacts", "Kind", "Split",
     "Table", "counts_path", "first_exams", "linked_patients_path", "read_split", "read_splits", "rejects_path", "scan_path",
     "series_of", "task_columns",

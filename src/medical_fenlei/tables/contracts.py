@@ -30,11 +30,16 @@ HEADER_FACTS: dict[str, Kind] = {
 """Columns about the series."""
 SUBGROUP_FACTS: dict[str, Kind] = {"age_years": "age", "sex": "text", "kvp": "float", "study_key": "text"}
 """Columns about the exam, for subgroups; manifests of earlier versions lack them."""
+PERSON_FACTS: dict[str, Kind] = {"person_keys": "text", "study_key_source": "text", "hashed_with": "text"}
+"""Columns that tell whether exams of two manifests are of one person; manifests of earlier versions lack them. person_keys:
+keyed hashes of every form of the name with the birth date, `;` between; study_key_source: study_uid or exam_id; hashed_with: a
+mark of the key of all these hashes."""
 MANIFEST = Table("manifest, one row per ear", {
     "exam_id": "key", "side": "side", "date": "text", "label_date": "text", "date_match": "flag", "series_relpath": "relpath",
     "n_instances": "int", "label_code": "code", "patient_key": "key", "patient_key_source": "text", **HEADER_FACTS,
     **{f"task_valid__{t.name}": "flag" for t in BINARY_TASKS}, **{f"task_y__{t.name}": "text" for t in BINARY_TASKS},
-}, optional={**SUBGROUP_FACTS, "series_digest": "text"}, unique=("exam_id", "side"), made_by="build_manifest_ears")
+}, optional={**SUBGROUP_FACTS, "series_digest": "text", **PERSON_FACTS}, unique=("exam_id", "side"),
+    made_by="build_manifest_ears")
 """series_digest: digest of the images of the series, with which cached ears are compared; earlier versions lack it."""
 LINKED_PATIENTS = Table("exams of one patient, one row per pair that was linked, or was not although some evidence agrees", {
     "exam_id": "key", "other_exam_id": "key", "evidence": "key", "linked": "flag", "why": "text",

@@ -82,6 +82,7 @@ class Metrics(TypedDict):
     patients: Count
     per_class: dict[str, Count]
     metrics: dict[str, Figure]
+    cohort: NotRequired[str | None]
     calibrated: NotRequired[bool]
     calibration: NotRequired[AppliedCalibration]
     operating_points: dict[str, OperatingPoint]

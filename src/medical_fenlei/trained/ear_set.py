@@ -9,6 +9,9 @@ import torch
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.data.sources import Sources
 from medical_fenlei.ears.store import EarStore
+from medical_fenlei.external_cohort import ExternalCohort
+from medical_fenlei.leakage.two_manifests import SharedPatients
+from medical_fenlei.vocabulary import WHOLE_MANIFEST
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class EarSet:
     """At least one ear of one set: their manifest rows, their volumes, and the files they were read from."""
 
     name: str
-    """Name of the set: train, tune, val, test, manifest, or what the caller chose."""
+    """Name of the set: train, tune, val, test, manifest, that of a cohort, or what the caller chose."""
 
     sources: Sources
     """All sets that were opened together; they share one storage."""
@@ -30,10 +33,21 @@ class EarSet:
     notes: tuple[str, ...] = ()
     """Warnings about every figure of the set."""
 
+    shared: SharedPatients | None = None
+    """The patients of a cohort whom the network was fitted on, and whose ears it is without; None for a set of a split."""
+
     @property
     def ears(self) -> pd.DataFrame:
         """Manifest rows of the ears, all of which are in the store."""
         return self.sources.ears[self.name]
+
+    @property
+    def cohort(self) -> ExternalCohort | None:
+        """Where the data of a cohort are; None for a set of a split, and for WHOLE_MANIFEST, which has no name."""
+        data = self.sources.data
+        return None if self.shared is None or self.name == WHOLE_MANIFEST else ExternalCohort(
+            name=self.name, manifest_csv=data.manifest_csv, dicom_base=data.dicom_base, cache_dir=data.cache_dir,
+            ears_left_out=int(self.shared.ears.sum()))
 
     @property
     def rejects(self) -> pd.DataFrame:
@@ -57,9 +71,8 @@ class EarSet:
         """Manifest rows in the order of the predictions."""
         return self.dataset.ears_in_order
 
-    def without(self, leave_out: "pd.Series[bool]", note: str) -> "EarSet":
-        """Return the set without the ears of a mask over `ears`; `note` is the reason."""
-        if not leave_out.any():
-            return self
-        ears = {**self.sources.ears, self.name: self.ears[~leave_out]}
-        return replace(self, sources=replace(self.sources, ears=ears), notes=(*self.notes, note))
+    def without(self, shared: SharedPatients) -> "EarSet":
+        """Return the set without the ears of patients that the network was fitted on, and with notes on who they are."""
+        ears = {**self.sources.ears, self.name: self.ears[~shared.ears]}
+        notes = filter(None, (shared.describe(), *shared.unknown))
+        return replace(self, sources=replace(self.sources, ears=ears), notes=(*self.notes, *notes), shared=shared)

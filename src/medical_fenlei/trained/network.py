@@ -1,4 +1,5 @@
 """A trained network, opened from a checkpoint: its settings, tasks, calibration and run, and its predictions."""
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,14 @@ from medical_fenlei.data.sources import Sources, find_ears, prepare_missing
 from medical_fenlei.ears.source import USABLE, entry_states, refuse_changed
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
+from medical_fenlei.external_cohort import flag_of_set, is_cohort
+from medical_fenlei.leakage.same_pixels import exams_with_same_ears
+from medical_fenlei.leakage.two_manifests import (
+    SharedPatients,
+    patients_in_common,
+    patients_of_one_manifest,
+    unknown_patients,
+)
 from medical_fenlei.models.build import build_model
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks
@@ -93,7 +102,7 @@ class TrainedNetwork:
     def open_sets(self, data: DataConfig, names: Sequence[str], tasks: Sequence[Task] | None) -> dict[str, EarSet]:
         """Open the sets of these names that hold an ear of a task; prepare ears that the cache lacks.
 
-        tasks: None opens every labelled ear. WHOLE_MANIFEST excludes patients that the network was fitted on. Raises UserError
+        tasks: None opens every labelled ear. A cohort is without the patients that the network was fitted on. Raises UserError
         if a table is missing, or the DICOM that is needed, or if a cached volume is not what was written.
         """
         store = self.store(data)
@@ -102,12 +111,11 @@ class TrainedNetwork:
             refuse_changed(store, ears)
         sets = {name: EarSet(name, sources, store, self.compute.device, sources.notes)
                 for name in names if len(sources.ears.get(name, ()))}
-        if WHOLE_MANIFEST in sets:
-            whole = sets.pop(WHOLE_MANIFEST)
-            fitted_on = self._fitted_on(whole.ears)
-            if not fitted_on.all():
-                note = f"{int(fitted_on.sum())} ears of patients that the network was fitted on are left out"
-                sets[WHOLE_MANIFEST] = whole.without(fitted_on, note)
+        for name in filter(is_cohort, [*sets]):
+            whole = sets.pop(name)
+            shared = self._shared_patients(whole.ears, data, name)
+            if not shared.ears.all():
+                sets[name] = whole.without(shared)
         return sets
 
     def open_set(self, data: DataConfig, name: str, tasks: Sequence[Task] | None) -> EarSet:
@@ -154,18 +162,29 @@ class TrainedNetwork:
             raise UserError(f"{flag}: the network's epoch was chosen on {len(chosen)} of its exams (for example "
                             f"{min(chosen)}); use the splits of its run")
 
-    def _fitted_on(self, ears: pd.DataFrame) -> "pd.Series[bool]":
-        """Mask of the manifest rows whose patient is in the train or tune set of the network's own run."""
+    def fitted_exams(self) -> frozenset[str]:
+        """Return the exams that the network or its calibration was fitted on, or its epoch chosen; those that are known."""
+        calibrated: frozenset[str] = frozenset()
+        with contextlib.suppress(UserError):                     # of another checkpoint: not applied either
+            calibrated = self.calibration.exams if self.calibration else calibrated
+        return self.training_exams() | self.split_exams("train", "tune") | calibrated
+
+    def _shared_patients(self, ears: pd.DataFrame, data: DataConfig, name: str) -> SharedPatients:
+        """The patients of a cohort (manifest rows) that the network was fitted on."""
         own = self.config.data
         try:
-            split, manifest = tables.read_split(own.splits_root, own.pct), tables.MANIFEST.read(own.manifest_csv)
+            tables.read_split(own.splits_root, own.pct)
+            manifest = tables.MANIFEST.read(own.manifest_csv)
         except UserError as error:
-            raise UserError(f"--split {WHOLE_MANIFEST}: the patients that the network was fitted on are not known "
-                            f"({error})") from None
-        exams = {*self.training_exams()}
-        exams.update(exam for name in ("train", "tune") if name in split.sets for exam in split.sets[name].exam_id)
-        patients = manifest.patient_key[manifest.exam_id.isin(exams)]
-        return ears.exam_id.isin(exams) | ears.patient_key.isin(patients)
+            if name == WHOLE_MANIFEST:
+                raise UserError(f"{flag_of_set(name)}: the patients that the network was fitted on are not known "
+                                f"({error})") from None
+            return unknown_patients(ears, str(error))
+        fitted = manifest[manifest.exam_id.isin(self.fitted_exams())]
+        if data.manifest_csv.resolve() == own.manifest_csv.resolve():
+            return patients_of_one_manifest(ears, fitted)
+        pixels = exams_with_same_ears(self.store(data).folder, {*ears.exam_id}, self.store(own).folder, self.fitted_exams())
+        return patients_in_common(ears, fitted, pixels).knowing(self.fitted_exams() - {*manifest.exam_id}, own.manifest_csv)
 
     def split_exams(self, *sets: str) -> frozenset[str]:
         """Return the exams of these sets of the run's own split; none if the split no longer exists."""
@@ -206,10 +225,10 @@ class TrainedNetwork:
         return prediction_tables(self.infer(dataset, batch_size=batch_size, perturb=perturb), dataset.ears_in_order, self.tasks)
 
 
-def open_network(path: Path, *, kind: str, device: str, precision: str | None = None) -> TrainedNetwork:
+def open_network(path: Path, *, kind: str | None, device: str, precision: str | None = None) -> TrainedNetwork:
     """Open a checkpoint, with the paths of its data as they are reached from here (`home`). precision: the run's by default.
 
-    Raises UserError if it is not a checkpoint of this kind.
+    kind: None opens networks of both routes. Raises UserError if it is not a checkpoint of this kind.
     """
     checkpoint = read_checkpoint(path, kind=kind)
     config = at_home(checkpoint.config, Run.of_checkpoint(path))

@@ -59,8 +59,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             file.write(MARK + digest)
 
 
-def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
-    """Read a checkpoint of this kind onto the host.
+def read_checkpoint(path: Path, *, kind: str | None) -> Checkpoint:
+    """Read a checkpoint of this kind, or of any for None, onto the host.
 
     Raises UserError: no file, no checkpoint, damaged, edited, of another kind, or with weights that are not finite.
     """
@@ -77,7 +77,7 @@ def read_checkpoint(path: Path, *, kind: str) -> Checkpoint:
     return _checked(plain, path, kind)
 
 
-def _checked(plain: Any, path: Path, kind: str) -> Checkpoint:
+def _checked(plain: Any, path: Path, kind: str | None) -> Checkpoint:
     """The content of a file of torch as a checkpoint. Raises UserError, naming the field that is wrong."""
     fields: dict[str, Any] = {}
     for name, annotation in _FIELDS.items():

@@ -33,9 +33,9 @@ def check_file(path: Path) -> None:
         raise UserError(f"--checkpoint {path}: is not a checkpoint of this program, or was cut short")
 
 
-def check_kind(path: Path, got: str, expected: str) -> None:
-    """Raise UserError if a checkpoint is of another kind than the one that a command reads."""
-    if got != expected:
+def check_kind(path: Path, got: str, expected: str | None) -> None:
+    """Raise UserError if a checkpoint is of another kind than the one that a command reads; None reads both."""
+    if expected is not None and got != expected:
         raise UserError(f"--checkpoint {path}: holds a network of kind {got}, expected {expected}; "
                         f"{READ_BY.get(got, 'no command here')} reads it")
 

@@ -1,0 +1,106 @@
+"""A cohort of another hospital, evaluated with a network that was trained elsewhere: its name, and where its data are."""
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medical_fenlei.errors import UserError
+from medical_fenlei.files import read_json, write_json
+from medical_fenlei.tasks import TASKS
+from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
+
+_NAME = re.compile(r"[^\W_][\w-]{0,39}")
+_PATHS = ("manifest_csv", "dicom_base", "cache_dir")
+
+
+def is_cohort(set_name: str) -> bool:
+    """Return whether a set is all ears of a manifest, as a cohort or as WHOLE_MANIFEST, and not a set of a split."""
+    return set_name not in SETS
+
+
+def flag_of_set(set_name: str) -> str:
+    """Return the flag that names a set: `--split val`, `--cohort hospital_b`."""
+    return f"--{'split' if set_name in (*SETS, WHOLE_MANIFEST) else 'cohort'} {set_name}"
+
+
+def check_cohort_name(name: str) -> str:
+    """Return the name of a cohort, which is a part of file names beside those of the sets. Raises ValueError."""
+    plain, reserved = name.casefold(), (*SETS, WHOLE_MANIFEST)
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"got {name!r}, expected a word of letters, digits, _ and -, at most 40 of them")
+    if plain in reserved or plain.startswith(tuple(f"{own}_" for own in reserved)):
+        raise ValueError(f"got {name!r}, which is, or begins like, the name of a set ({', '.join(reserved)})")
+    if re.search(r"_first\d+$", plain) or plain.endswith(tuple(f"_{task}" for task in TASKS)):
+        raise ValueError(f"got {name!r}, which ends like the files of a --limit or of a task")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalCohort:
+    """Where the data of a cohort are."""
+
+    name: str
+    """Its name, as `check_cohort_name` accepts it."""
+
+    manifest_csv: Path
+    """Manifest of its ears."""
+
+    dicom_base: Path
+    """Folder of its DICOM."""
+
+    cache_dir: Path
+    """Folder of its caches: other hospitals may use the same exam ids."""
+
+    ears_left_out: int = 0
+    """Labelled ears that are left out since the network was fitted on their patients."""
+
+    @classmethod
+    def read(cls, reports: Path, name: str) -> "ExternalCohort | None":
+        """Read what `write` kept in a run's reports, as reached from here; None if there is none. Raises UserError."""
+        path = reports / f"cohort_{name}.json"
+        if not path.is_file():
+            return None
+        try:
+            plain = read_json(path)
+            return cls(name=str(plain["name"]), ears_left_out=int(plain["ears_left_out"]),
+                       **{own: Path(os.path.relpath(reports / plain[own])) for own in _PATHS})
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: not what eval_ear2d writes; remove it and name --manifest-csv and --dicom-base") from None
+
+    def write(self, reports: Path) -> Path:
+        """Write `cohort_<name>.json` into a run's reports, with paths from there; return the file."""
+        path = reports / f"cohort_{self.name}.json"
+        paths = {own: os.path.relpath(getattr(self, own), reports) for own in _PATHS}
+        write_json(path, {"name": self.name, "ears_left_out": self.ears_left_out, **paths})
+        return path
+
+
+def cohorts_of(reports: Path) -> list[ExternalCohort]:
+    """Return the cohorts that were evaluated in a run, by name. Raises UserError if a file of theirs is damaged."""
+    names = sorted(path.stem.removeprefix("cohort_") for path in reports.glob("cohort_*.json"))
+    return [own for name in names if (own := ExternalCohort.read(reports, name))]
+
+
+def find_cohort(name: str, reports: Path, *, given: Mapping[str, Any], own_manifest: Path, own_cache: Path) -> ExternalCohort:
+    """Return the cohort of this name from the flags that were given, and for the others from what an evaluation kept.
+
+    given: settings that flags name; own_manifest, own_cache: those of the run. A cohort without a folder of caches gets one
+    beside the run's. Raises UserError if a path is missing, the manifest is the run's, or the name is another cohort's.
+    """
+    known = ExternalCohort.read(reports, name)
+    paths = {**{own: getattr(known, own) for own in _PATHS if known}, **{own: given[own] for own in _PATHS if own in given}}
+    flag = f"--cohort {name}"
+    if missing := [own for own in _PATHS[:2] if own not in paths]:
+        flags = " and ".join(f"--{own.replace('_', '-')}" for own in missing)
+        raise UserError(f"{flag}: has no {flags} yet; build_manifest_ears makes the manifest of a cohort, --dicom-base is the "
+                        "folder of its images; the first evaluation keeps both")
+    cohort = ExternalCohort(name=name, **{"cache_dir": own_cache.with_name(f"{own_cache.name}_{name}"), **paths})
+    if cohort.manifest_csv.resolve() == own_manifest.resolve():
+        raise UserError(f"{flag}: --manifest-csv {cohort.manifest_csv} is the manifest of the run itself, expected that of "
+                        f"other patients; --split {WHOLE_MANIFEST} evaluates all of its own")
+    if known and cohort.manifest_csv.resolve() != known.manifest_csv.resolve():
+        raise UserError(f"{flag}: is the name of {known.manifest_csv} in this run; choose another name for "
+                        f"{cohort.manifest_csv}, or remove {reports / f'cohort_{name}.json'}")
+    return cohort
