@@ -26,7 +26,8 @@ def write_page(run: Run) -> Path:
     write_json(run.reports / "report.json", contents)
     page = run.reports / "report.html"
     write_text(page, template("run_report", "run.html").render(
-        **contents, title=contents["run"], diagnoses=DIAGNOSES, pictures=_plots(run, contents["evaluations"]),
+        **contents, title=contents["run"], diagnoses=DIAGNOSES,
+        pictures=_plots(run, contents["evaluations"], contents["audits"]["plot"]),
         cases_with={label: _case_pictures(run, label, own["cases"]) for label, own in contents["evaluations"].items()},
         settings_text=json.dumps(contents["settings"], indent=2, ensure_ascii=False)))
     return page
@@ -41,15 +42,15 @@ def write_training_report(run: Run) -> Path:
     return write_page(run)
 
 
-def _plots(run: Run, evaluations: Mapping[str, Any]) -> dict[str, str]:
+def _plots(run: Run, evaluations: Mapping[str, Any], of_audits: str) -> dict[str, str]:
     """The plots that exist, as data URLs by file name."""
-    names = ["curves.png", "audits.png", *(f"{stem}_{label}.png" for label in evaluations for stem in ("curves", "subgroups"))]
-    return {name: embedded(run.reports / name) for name in names if (run.reports / name).is_file()}
+    names = ["curves.png", of_audits, *(name for own in evaluations.values() for name in own["plots"].values())]
+    return {name: embedded(run.reports / name) for name in names if name and (run.reports / name).is_file()}
 
 
 def _case_pictures(run: Run, label: str, cases: list[dict[str, Any]]) -> dict[str, str]:
     """The explanations of an evaluation's cases that were drawn, as data URLs by `<exam>_<side>`."""
     folder = run.reports / f"explanations_{label}"
-    names = [f"{case['exam_id']}_{case['side']}" for case in cases]
-    drawn = [name for name in names if (folder / f"{name}.png").is_file()]
-    return {name: embedded(folder / f"{name}.png", width=WIDTH) for name in drawn[:MOST_PICTURES]}
+    drawn = [case for case in cases if case["picture"]]
+    return {f"{case['exam_id']}_{case['side']}": embedded(folder / case["picture"], width=WIDTH)
+            for case in drawn[:MOST_PICTURES]}

@@ -34,6 +34,7 @@ from medical_fenlei.tables.contracts import (
     TRAINING_EARS,
     counts_path,
     first_exams,
+    is_of_evaluation,
     linked_patients_path,
     rejects_path,
     scan_path,
@@ -48,6 +49,6 @@ __all__ = [
     "HEADER_FACTS", "INDEX", "LINKED_PATIENTS", "MANIFEST", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PREDICTIONS",
     "QA_CLASSES", "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS",
     "RUNS", "SERIES", "SPLIT", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "Kind", "Split",
-    "Table", "counts_path", "first_exams", "linked_patients_path", "read_split", "read_splits", "rejects_path", "scan_path",
-    "series_of", "task_columns",
+    "Table", "counts_path", "first_exams", "is_of_evaluation", "linked_patients_path", "read_split", "read_splits",
+    "rejects_path", "scan_path", "series_of", "task_columns",
 ]
