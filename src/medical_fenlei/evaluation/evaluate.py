@@ -67,9 +67,8 @@ class Evaluation:
     @cached_property
     def id(self) -> str:
         """What all files of this evaluation carry: the same for the same figures of the same ears, and different otherwise."""
-        parts = (self.task.name, self.label, self.checkpoint_epoch, asdict(self.calibration), dict(self.hashes),
-                 self.n_resamples, self.intervals, self.operating_points, self.warnings,
-                 *(frame.to_csv(index=False) for frame in (self.predictions, self.subgroups)))
+        parts = (self.task.name, self.label, self.checkpoint_epoch, asdict(self.calibration), self.n_resamples, self.intervals,
+                 self.operating_points, *(frame.to_csv(index=False) for frame in (self.predictions, self.subgroups)))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @property
