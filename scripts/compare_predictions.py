@@ -5,7 +5,8 @@
 
 Computes each measure of both networks, the difference (second minus first) with its 95 % interval (patients resampled for both
 together) and the p-value of no difference. For the AUROC of a binary task it uses the variance over patients (DeLong,
-Obuchowski). Ears that only one network has are left out and counted. Writes comparison.csv and comparison.png.
+Obuchowski). Ears that only one network has are left out and counted; measures that rest on too few patients are not tested.
+Both must be calibrated or both not, and decided at the same operating point. Writes comparison.csv and comparison.png.
 """
 from pathlib import Path
 
@@ -23,18 +24,24 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.evaluation.compare import compare
+    from medical_fenlei.evaluation.like_with_like import read_evaluated, refuse_unlike
     from medical_fenlei.evaluation.plots import plot_differences
     from medical_fenlei.tasks import find_task
 
     task = find_task(args.label_task)
     one, other = (tables.PREDICTIONS.read(path) for path in args.predictions)
+    evaluated = [read_evaluated(path, own) for path, own in zip(args.predictions, (one, other), strict=True)]
+    refuse_unlike([own for own in evaluated if own is not None], "compare again")
     found = compare(one, other, task, n_resamples=args.resamples)
     csv, png = args.out_dir / "comparison.csv", args.out_dir / "comparison.png"
     tables.COMPARISON.write(csv, found.table)
     plot_differences(png, found.table, title=f"{args.predictions[1]}\nminus {args.predictions[0]}; {found.ears} ears")
     cli.say(f"{task.name}: {found.ears} ears of {found.patients} patients in both files"
             + (f", {found.left_out} left out that are in one only" if found.left_out else ""))
-    cli.show(found.table.round(4))
+    cli.show(found.table[list(tables.COMPARISON.columns)].round(4))
+    unknown = [str(path) for path, own in zip(args.predictions, evaluated, strict=True) if own is None]
+    if unknown:
+        cli.warn(f"no evaluation id in {' and '.join(unknown)}: calibration and operating point may differ")
     for text in found.warnings:
         cli.warn(text)
     cli.say(f"wrote {csv}, {png}")

@@ -3,10 +3,11 @@
     python scripts/run_seeds_ear2d.py --splits-root artifacts/splits_dual_patient --pct 20 \\
         --label-task normal_vs_abnormal --seeds 0,1,2
 
-Takes the flags of train_ear2d. Writes outputs/ear2d_seeds/<task>_<pct>pct_<backbone>/ (several tasks: <task>+<task>_…) with one
-run per seed, state.json, runs.csv, summary.csv, summary.md and index.html, the page: mean ± standard deviation over seeds, the
-interval of the mean with patients resampled, and the same for the ensemble (the networks' mean probability). --jobs N runs N
-seeds at once. After a stop the same command continues and skips finished seeds.
+Takes the flags of train_ear2d. Each network is calibrated on its tune set, where that is possible, before it is evaluated.
+Writes outputs/ear2d_seeds/<task>_<pct>pct_<backbone>/ (several tasks: <task>+<task>_…) with one run per seed, state.json,
+runs.csv, summary.csv, summary.md and index.html, the page: mean ± standard deviation over seeds, the interval of the mean with
+patients resampled, and the same for the ensemble (the networks' mean probability). --jobs N runs N seeds at once. After a stop
+the same command continues and skips finished seeds.
 """
 from medical_fenlei import cli, settings
 from medical_fenlei.commands.study import add_study_flags, run_study, study_name, study_settings

@@ -15,7 +15,9 @@ from medical_fenlei.audits.doubtful_labels import (
     summarize_dynamics,
 )
 from medical_fenlei.audits.exchanged_sides import audit_sides
+from medical_fenlei.audits.robustness import PairedScores
 from medical_fenlei.audits.shortcuts import audit_metadata, audit_other_ear
+from medical_fenlei.metrics.predictions import intervals_of
 from medical_fenlei.tasks import find_task
 
 TASK, SIX = find_task("normal_vs_abnormal"), find_task("six_class")
@@ -221,3 +223,14 @@ def test_doubtful_labels_of_exams_whose_dates_differ_are_reported(share, verdict
     frame = frame.sort_values("doubt", ascending=False).assign(rank=np.arange(1, number + 1))
     found = audit_dates(tables.SUSPECTS.frame(frame), pd.Series({e: e for e in frame.exam_id}), n_resamples=300)
     assert found.verdict == verdict
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_auroc_of_the_unchanged_scans_has_the_interval_of_the_evaluation_whatever_its_temperature(temperature):
+    ears = drawn(skill=1.0, exams=60)
+    score = 1 / (1 + np.exp(-np.log(ears.score / (1 - ears.score)) / temperature))
+    predictions = ears.assign(y_true=ears.y, y_prob=score, y_pred=(score >= 0.3).astype(int)).sample(frac=1, random_state=0)
+    evaluated = intervals_of(predictions, TASK, n_resamples=200).values["auroc"]
+    audited = PairedScores.from_ears(ears, n_resamples=200)
+    _, changed = audited.compare("changed", ears.score.to_numpy() ** 2)
+    assert audited.plain_auroc == evaluated == changed

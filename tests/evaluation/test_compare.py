@@ -4,10 +4,15 @@ import pandas as pd
 import pytest
 from helpers.commands import run
 
-from medical_fenlei import tables
+from medical_fenlei import settings, tables
+from medical_fenlei.config import EAR_ROUTE
 from medical_fenlei.errors import UserError
+from medical_fenlei.evaluation import plots
 from medical_fenlei.evaluation.compare import compare
+from medical_fenlei.files import write_json
 from medical_fenlei.metrics.predictions import differences_of, intervals_of
+from medical_fenlei.metrics.support import FEWEST
+from medical_fenlei.pages.html import measure_name
 from medical_fenlei.tasks import find_task
 
 TASK = find_task("normal_vs_abnormal")
@@ -95,3 +100,98 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys)
     assert "300 ears of 150 patients" in capsys.readouterr().out
     table = tables.COMPARISON.read(tmp_path / "artifacts/comparison/comparison.csv").set_index("metric")
     assert table.difference["auroc"] > 0 and (tmp_path / "artifacts/comparison/comparison.png").stat().st_size > 5000
+
+
+def evaluated(folder, frame, *, calibrated, point, evaluation="one"):
+    """Write a run's predictions with their metrics, as eval_ear2d does; return the predictions."""
+    calibration = {"point": point, "points": {"half": 0.5, "youden": 0.4}}
+    write_json(folder / "config.json", {"settings": settings.to_json(EAR_ROUTE)})
+    write_json(folder / "reports/metrics_val.json", {"evaluation": "one", "checkpoint": "best.pt", "set": "val",
+                                                     "calibrated": calibrated, "calibration": calibration})
+    tables.PREDICTIONS.write(folder / "reports/predictions_val.csv", frame.assign(evaluation=evaluation))
+    return folder / "reports/predictions_val.csv"
+
+
+UNLIKE = [
+    ((False, "half"), (True, "youden"), "python scripts/calibrate_ear2d.py --checkpoint {one} && "
+     "python scripts/eval_ear2d.py --checkpoint {one} --split val --point youden; then compare again"),
+    ((True, "youden"), (False, "half"), "python scripts/calibrate_ear2d.py --checkpoint {other} && "
+     "python scripts/eval_ear2d.py --checkpoint {other} --split val --point youden; then compare again"),
+    ((True, "youden"), (True, "half"), "calibrated and decided at half"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "says"), UNLIKE)
+def test_only_like_is_compared_with_like_and_the_refusal_has_the_command(tmp_path, monkeypatch, capfd, first, second, says):
+    monkeypatch.chdir(tmp_path)
+    runs = {name: (tmp_path / name, *state) for name, state in (("one", first), ("other", second))}
+    files = [evaluated(folder, predictions(1, 1), calibrated=calibrated, point=point)
+             for folder, calibrated, point in runs.values()]
+    assert run("compare_predictions", "--predictions", *files) == 2
+    said = capfd.readouterr().err
+    checkpoints = {name: folder / "checkpoints/best.pt" for name, (folder, *_) in runs.items()}
+    assert says.format(**checkpoints) in said and len(said.splitlines()) == 1
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_network_with_a_calibration_only_has_to_be_evaluated_with_it(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    files = [evaluated(tmp_path / name, predictions(1, 1), calibrated=own, point="half")
+             for name, own in (("one", False), ("other", True))]
+    (tmp_path / "one/checkpoints").mkdir()
+    (tmp_path / "one/checkpoints/best.calibration.json").touch()
+    assert run("compare_predictions", "--predictions", *files) == 2
+    assert f": python scripts/eval_ear2d.py --checkpoint {tmp_path}/one/checkpoints/best.pt" in capfd.readouterr().err
+
+
+def test_predictions_of_another_evaluation_than_their_metrics_are_refused(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    files = [evaluated(tmp_path / name, predictions(1, 1), calibrated=True, point="half", evaluation=own)
+             for name, own in (("one", "one"), ("other", "two"))]
+    assert run("compare_predictions", "--predictions", *files) == 2
+    assert "other/reports/metrics_val.json: missing, or of another evaluation" in capfd.readouterr().err
+
+
+def test_tables_without_an_evaluation_are_compared_with_a_warning(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    tables.PREDICTIONS.write(tmp_path / "old.csv", predictions(0.6, 1))
+    known = evaluated(tmp_path / "run", predictions(1, 2), calibrated=True, point="half")
+    assert run("compare_predictions", "--predictions", "old.csv", known, "--resamples", 50) == 0
+    assert "no evaluation id in old.csv: calibration and operating point may differ" in capfd.readouterr().err
+
+
+def few_positives(seed, patients):
+    """Predictions in which so many patients have a positive ear."""
+    frame = predictions(1.0, seed)
+    code = np.where(frame.index < 2 * patients, 1, 5)
+    return frame.assign(label_code=code, y_true=(code == 1).astype(int))
+
+
+@pytest.mark.parametrize(("patients", "tested"), [(FEWEST - 1, False), (FEWEST, True)])
+def test_a_measure_on_too_few_patients_is_neither_tested_nor_drawn_but_named(tmp_path, monkeypatch, patients, tested):
+    one, other = few_positives(1, patients), few_positives(2, patients)
+    table = compare(one, other, TASK, n_resamples=100).table.set_index("metric")
+    resting = ["auroc", "auprc", "sensitivity", "f1", "balanced_accuracy", "calibration_slope", "calibration_intercept"]
+    assert (table.support[resting] == patients).all() and (table.p[resting].notna() == tested).all()
+    assert table.note[resting].str.contains(f"not tested: it rests on {patients} patients").all() == (not tested)
+    assert table.p[["specificity", "accuracy", "brier"]].notna().all()
+    at_95 = ["sensitivity_at_95_specificity", "specificity_at_95_sensitivity"]
+    assert table.p[at_95].isna().all() and table.note[at_95].str.contains("at least 40").all()
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    plots.plot_differences(tmp_path / "c.png", table.reset_index(), title="t")
+    drawn = {text.get_text() for axes in figures[0].axes for text in axes.get_yticklabels()}
+    named = {*" ".join(figures[0].get_suptitle().split()).removeprefix("t undefined, or on too few patients: ").split(", ")}
+    assert named == {measure_name(name) for name in (at_95 if tested else [*resting, *at_95])}
+    assert drawn == {measure_name(name) for name in table.index} - named
+
+
+def test_a_slope_without_bounds_does_not_set_the_axis_of_the_other_measures(tmp_path, monkeypatch):
+    table = compare(predictions(0.6, 1), predictions(1.4, 2), TASK, n_resamples=50).table
+    table.loc[table.metric == "calibration_slope", ["difference", "low", "high"]] = -783.0, -900.0, -600.0
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    plots.plot_differences(tmp_path / "c.png", table, title="t")
+    first, *others = figures[0].axes
+    assert max(map(abs, first.get_xlim())) <= 1 and len(others) == 2
+    assert [axes.get_yticklabels()[0].get_text() for axes in others] == ["calibration slope", "calibration intercept"]

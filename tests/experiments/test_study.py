@@ -280,3 +280,45 @@ def test_stopped_seeds_that_run_at_once_are_all_saved_and_go_on(here):
     state = json.loads(next((here / "outputs/ear2d_seeds").glob("*/state.json")).read_text())
     assert [own["status"] for own in state.values()] == ["running"] * 2
     assert len(list((here / "outputs/ear2d_seeds").glob("*/seed_*/checkpoints/last.pt"))) == 2
+
+
+def test_each_seed_is_calibrated_on_its_tune_set_before_the_table_and_the_ensemble_decides_at_the_mean_threshold(here):
+    words = ("run_seeds_ear2d", *SMALL, "--pct", 100, "--cache-dir", CACHE, "--seeds", "3,4", "--epochs", 1)
+    assert run(*words) == 0
+    folder, = (here / "outputs/ear2d_seeds").glob("*")
+    frames, thresholds = [], []
+    for seed in (3, 4):
+        own = folder / f"seed_{seed}"
+        fitted = json.loads((own / "checkpoints/best.calibration.json").read_text())
+        metrics = json.loads((own / "reports/metrics_val.json").read_text())
+        assert metrics["calibrated"] and metrics["calibration"] == fitted["tasks"]["normal_vs_abnormal"]
+        assert set(fitted["exams"]) == set(tables.SPLIT.read(here / "artifacts/splits_dual/100pct/tune.csv").exam_id)
+        frames.append(tables.PREDICTIONS.read(own / "reports/predictions_val.csv"))
+        thresholds.append(metrics["calibration"]["points"]["youden"])
+    margin = np.mean([frame.y_prob - threshold for frame, threshold in zip(frames, thresholds, strict=True)], axis=0)
+    summary = tables.SUMMARY.read(folder / "summary.csv").set_index("metric")
+    assert summary.ensemble["accuracy"] == pytest.approx(np.mean((margin >= 0) == frames[0].y_true))
+    assert "calibrated and decided at youden" in (folder / "summary.md").read_text()
+    assert "calibrated and decided at youden" in (folder / "index.html").read_text()
+
+    best = folder / "seed_4/checkpoints/best.pt"
+    assert run("eval_ear2d", "--checkpoint", best, "--uncalibrated", "--pictures", 0) == 0
+    page = (folder / "seed_4/reports/report.html").read_text()
+    assert "they sum up another evaluation of this run" in page and "± " not in page
+    assert "± " in (folder / "seed_3/reports/report.html").read_text()
+    assert run(*words, "--summarize") == cli.BAD_INPUT
+    assert run("eval_ear2d", "--checkpoint", best, "--point", "youden", "--pictures", 0) == 0
+    assert run(*words, "--summarize") == 0 and "± " in (folder / "seed_4/reports/report.html").read_text()
+
+
+def test_without_a_tune_set_that_can_be_calibrated_on_all_seeds_stay_uncalibrated_and_say_why(here):
+    tune, val = (tables.SPLIT.read(here / f"artifacts/splits_dual/100pct/{name}.csv") for name in ("tune", "val"))
+    manifest = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv")
+    shared = manifest.patient_key.where(manifest.exam_id != tune.exam_id[0], val.patient_key[0])
+    tables.MANIFEST.write(here / "artifacts/manifest_ears.csv", manifest.assign(patient_key=shared))
+    assert run("run_seeds_ear2d", *SMALL, "--pct", 100, "--cache-dir", CACHE, "--seeds", "3", "--epochs", 1) == 0
+    folder, = (here / "outputs/ear2d_seeds").glob("*")
+    metrics = json.loads((folder / "seed_3/reports/metrics_val.json").read_text())
+    assert not metrics["calibrated"] and metrics["calibration"]["point"] == "half"
+    assert any(text.startswith("not calibrated: ") and "share 1 patients" in text for text in metrics["warnings"])
+    assert "not calibrated and decided at half" in (folder / "summary.md").read_text()

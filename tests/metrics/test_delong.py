@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from medical_fenlei.metrics.bootstrap import Interval
 from medical_fenlei.metrics.delong import auroc_covariance, auroc_difference, delong_interval
 
 ASAH = Path(__file__).with_name("asah.csv")
@@ -78,7 +79,7 @@ def test_equal_networks_differ_significantly_as_often_as_the_level_states():
 def test_a_network_against_itself_differs_by_nothing_and_has_no_p(clustered):
     y, scores, patient = clustered
     found = auroc_difference(y, scores[0], scores[0], patient)
-    assert found.difference == (0, 0, 0, "") and np.isnan(found.p)
+    assert found.difference == Interval(0, 0, 0) and np.isnan(found.p)
 
 
 def test_the_interval_stays_within_0_and_1_and_a_perfect_score_has_none():

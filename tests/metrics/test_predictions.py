@@ -129,7 +129,7 @@ def test_a_proportion_of_few_patients_has_their_interval_and_is_reported():
                           "y_pred": (score >= 0.5).astype(int)})
     found = intervals_of(frame, BINARY, n_resamples=200).values
     assert (found["ppv"].estimate, found["ppv"].high) == (1, 1) and found["ppv"].low == pytest.approx(0.025 ** (1 / 3))
-    assert "proportion of 3 patients" in found["ppv"].reason and found["npv"].reason == "" == found["auroc"].reason
+    assert "rests on 3 patients" in found["ppv"].reason and found["npv"].reason == "" == found["auroc"].reason
 
 
 @pytest.mark.parametrize(("positive", "warns"), [(39, True), (40, False)])

@@ -12,12 +12,14 @@ from PIL import Image
 
 from medical_fenlei import tables
 from medical_fenlei.config import EarSpec
+from medical_fenlei.files import write_json
 from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 
 SPEC = EarSpec(num_slices=8, image_size=32)
 WORDS = ("--splits-root", "artifacts/splits_dual", "--pct", 100, "--cache-dir", "cache/dual_volumes", "--device", "cpu")
 BEST = "outputs/a/checkpoints/best.pt"
+FAST = ("--pictures", 0, "--resamples", 100)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def trained(tmp_path_factory):
             path = here / f"outputs/a/reports/explanations_val/{case.exam_id}_{case.side}.png"
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (300, 200), (40, 90, 160)).save(path)
+            write_json(path.with_suffix(".json"), {"rows": [{"class_name": "abnormal", "probability": case.y_prob}]})
         write_page(Run(here / "outputs/a"))
     return here
 
@@ -140,3 +143,74 @@ def test_in_a_browser_the_page_loads_sorts_filters_and_shows_pictures(here, brow
     browser.screenshot(tmp_path / "page.png")
     assert Image.open(tmp_path / "page.png").size[1] > 1500
     assert browser.errors == []
+
+
+def stale(folder, number, name):
+    """Replace a file of the evaluation by one of another evaluation of the same ears, as a kill between two files leaves it."""
+    kept = (folder / "reports" / name).read_bytes()
+    assert run("eval_ear2d", "--checkpoint", folder / "checkpoints/best.pt", "--resamples", number, "--uncalibrated",
+               "--pictures", 0) == 0
+    (folder / "reports" / name).write_bytes(kept)
+    return write_page(Run(folder)).read_text(encoding="utf-8"), json.loads((folder / "reports/report.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "part"), [("predictions_val.csv", "cases"), ("subgroups_val.csv", "subgroups"),
+                                            ("curves_val.png", "plots"), ("subgroups_val.png", "plots")])
+def test_what_another_evaluation_left_is_left_out_and_named(here, tmp_path, name, part):
+    folder = tmp_path / "b"
+    shutil.copytree(here / "outputs/a", folder)
+    before = json.loads((folder / "reports/report.json").read_text())["evaluations"]["val"]
+    assert before["left_out"] == [] and before[part]
+    text, told = stale(folder, 60, name)
+    after = told["evaluations"]["val"]
+    assert after["left_out"] == [name]
+    assert f"Left out because they are missing or of another evaluation; run eval_ear2d again: {name}" in text
+    assert after["evaluation"] != before["evaluation"] and not after["calibrated"]
+    if part == "plots":
+        assert name not in after["plots"].values() and len(after["plots"]) == 1
+    else:
+        assert after[part] == []
+
+
+def test_metrics_that_are_older_than_the_predictions_beside_them_stand_alone(here, tmp_path):
+    folder = tmp_path / "b"
+    shutil.copytree(here / "outputs/a", folder)
+    before = json.loads((folder / "reports/report.json").read_text())["evaluations"]["val"]
+    text, told = stale(folder, 60, "metrics_val.json")
+    after = told["evaluations"]["val"]
+    assert after["metrics"] == before["metrics"] and len(after["left_out"]) == 4
+    assert (after["cases"], after["subgroups"], after["plots"]) == ([], [], {}) and 'alt="curves of val"' not in text
+
+
+def test_an_evaluation_that_is_repeated_has_the_id_that_it_had_and_another_one_has_its_own(here, tmp_path):
+    folder, ids = tmp_path / "b", []
+    shutil.copytree(here / "outputs/a", folder)
+    for words in ((), ("--resamples", 99), ("--point", "half"), ("--uncalibrated",)):
+        assert run("eval_ear2d", "--checkpoint", folder / "checkpoints/best.pt", *FAST, *words) == 0
+        ids.append(json.loads((folder / "reports/metrics_val.json").read_text())["evaluation"])
+    assert ids[0] == json.loads((here / "outputs/a/reports/metrics_val.json").read_text())["evaluation"]
+    assert len(set(ids)) == 4
+
+
+def test_pictures_with_the_probability_of_another_evaluation_are_left_out_and_counted(here, tmp_path):
+    folder = tmp_path / "b"
+    shutil.copytree(here / "outputs/a", folder)
+    drawn = sorted((folder / "reports/explanations_val").glob("*.json"))
+    other = json.loads(drawn[0].read_text())
+    other["rows"][0]["probability"] = (other["rows"][0]["probability"] + 0.5) % 1
+    write_json(drawn[0], other)
+    text = write_page(Run(folder)).read_text(encoding="utf-8")
+    assert "run eval_ear2d again: 1 pictures of explanations_val" in text
+    assert f'alt="{drawn[1].stem.replace("_left", " left").replace("_right", " right")}"' in text
+    assert f'alt="{drawn[0].stem.replace("_left", " left").replace("_right", " right")}"' not in text
+
+
+def test_a_plot_of_other_audits_is_left_out_and_named(here, tmp_path):
+    folder = tmp_path / "b"
+    shutil.copytree(here / "outputs/a", folder)
+    assert 'alt="audits"' in write_page(Run(folder)).read_text(encoding="utf-8")
+    kept = (folder / "reports/audits.png").read_bytes()
+    assert run("audit_run", "--checkpoint", folder / "checkpoints/best.pt", "--resamples", 60) in (0, 1)
+    (folder / "reports/audits.png").write_bytes(kept)
+    text = write_page(Run(folder)).read_text(encoding="utf-8")
+    assert 'alt="audits"' not in text and "run audit_run again: audits.png" in text

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei.metrics.binary import BinaryMeasures
-from medical_fenlei.metrics.bootstrap import Interval, Measures, PatientBootstrap
+from medical_fenlei.metrics.bootstrap import Interval, Measures
+from medical_fenlei.metrics.predictions import resampling
 
 
 def auroc(y: np.ndarray, score: np.ndarray) -> float:
@@ -22,8 +23,7 @@ def weighted_auroc(y: np.ndarray, score: np.ndarray) -> Callable[[np.ndarray], n
 def auroc_interval(ears: pd.DataFrame, score: np.ndarray, *, n_resamples: int) -> Interval:
     """Return the AUROC of a score (N,) for the labels `y` of these ears, with its interval. ears: `binary_view`."""
     area = weighted_auroc(ears.y.to_numpy(), score)
-    bootstrap = PatientBootstrap(patient=ears.patient_key.to_numpy(), observations=np.column_stack([ears.y, score]),
-                                 n_resamples=n_resamples)
+    bootstrap = resampling(ears.assign(y_true=ears.y), n_resamples=n_resamples)
     return bootstrap.intervals(lambda weight: {"auroc": area(weight)}).values["auroc"]
 
 

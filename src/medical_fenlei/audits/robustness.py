@@ -1,6 +1,6 @@
 """Does the network's answer hold when the scan is a little different? The same ears, perturbed and not."""
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from medical_fenlei.audits.audit import Audit, Verdict, binary_view
 from medical_fenlei.audits.auroc import weighted_auroc
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.metrics.bootstrap import SEED, Interval, PatientBootstrap
+from medical_fenlei.metrics.predictions import resampling
 from medical_fenlei.tasks import Task
 from medical_fenlei.trained.network import TrainedNetwork
 from medical_fenlei.vocabulary import AIR
@@ -95,7 +96,7 @@ def audit_robustness(
     The interval of a difference comes from the same resamples of patients for both AUROCs.
     """
     plain = binary_view(network.predict(dataset, batch_size=batch_size)[task.name], task)
-    paired = _Paired.from_ears(plain, n_resamples=n_resamples)
+    paired = PairedScores.from_ears(plain, n_resamples=n_resamples)
     audits, rows = [], [paired.row("as they are", paired.plain_auroc)]
     for name, perturb in tqdm(perturbations().items(), desc="perturbed scans", unit="", disable=None, leave=False):
         perturbed = binary_view(network.predict(dataset, batch_size=batch_size, perturb=perturb)[task.name], task)
@@ -106,7 +107,7 @@ def audit_robustness(
 
 
 @dataclass(frozen=True)
-class _Paired:
+class PairedScores:
     """Ears whose scores are compared with their scores under a perturbation."""
 
     y: np.ndarray
@@ -121,11 +122,10 @@ class _Paired:
     warnings: tuple[str, ...]
 
     @classmethod
-    def from_ears(cls, ears: pd.DataFrame, *, n_resamples: int) -> "_Paired":
+    def from_ears(cls, ears: pd.DataFrame, *, n_resamples: int) -> "PairedScores":
         """ears: `binary_view`."""
         y, score = ears.y.to_numpy(), ears.score.to_numpy()
-        bootstrap = PatientBootstrap(patient=ears.patient_key.to_numpy(), observations=np.column_stack([y, score]), classes=y,
-                                     n_resamples=n_resamples)
+        bootstrap = resampling(ears.assign(y_true=y), n_resamples=n_resamples)
         auroc = weighted_auroc(y, score)
         found = bootstrap.intervals(lambda weight: {"auroc": auroc(weight)})
         return cls(y, score, bootstrap, found.values["auroc"], found.patients, found.warnings)
@@ -138,8 +138,7 @@ class _Paired:
             before, after = plain(weight), perturbed(weight)
             return {"auroc": after, "difference": after - before}
 
-        bootstrap = replace(self.bootstrap, observations=np.column_stack([self.y, self.score, score]))
-        found = bootstrap.intervals(measures, scales={"difference": "identity"}).values
+        found = self.bootstrap.intervals(measures, scales={"difference": "identity"}).values
         change = found["difference"]
         moved = float(np.abs(score - self.score).mean())
         audit = Audit.from_interval(f"Does it hold: {name}?", "difference of the AUROC", change, _verdict(change),
@@ -150,6 +149,7 @@ class _Paired:
         """Return the row of `tables.SUBGROUPS` about an AUROC."""
         return {"by": value, "value": value, "ears": len(self.y), "patients": self.patients, "positive": int(self.y.sum()),
                 "metric": "auroc", "estimate": auroc.estimate, "low": auroc.low, "high": auroc.high,
+                "support": auroc.support,
                 "note": "; ".join(filter(None, (auroc.reason, *self.warnings)))}
 
 

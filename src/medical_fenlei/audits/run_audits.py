@@ -1,4 +1,5 @@
 """All audits of a run, and their files."""
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,10 @@ def _write(
     of_cohort = f"_{head['set']}" if is_cohort(head["set"]) else ""
     json, csv, png, sides, labels = files = [(folder / name).with_stem(f"{Path(name).stem}{of_cohort}") for name in names]
     rows = [audit.to_row() for audit in audits]
-    write_json(json, {**head, "audits": rows, "versions": versions()})
+    told = {"id": hashlib.sha256(repr((head, rows)).encode()).hexdigest()[:16], **head}
+    write_json(json, {**told, "audits": rows, "versions": versions()})
     tables.AUDITS.write(csv, tables.AUDITS.frame(rows))
-    plot_forest(png, aurocs, title=f"{head['task']}, {head['set']}: AUROC when the scans are changed")
+    plot_forest(png, aurocs, title=f"{head['task']}, {head['set']}: AUROC when the scans are changed", evaluation=told["id"])
     tables.ONE_SIDED.write(sides, one_sided)
     tables.SUSPECTS.write(labels, suspects)
     return files

@@ -10,7 +10,7 @@ from medical_fenlei.data.selection import empty_set
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.metrics.bootstrap import ENOUGH_PATIENTS
-from medical_fenlei.metrics.calibration import HALF, fit_temperature, operating_points, tempered
+from medical_fenlei.metrics.calibration import HALF, SENSITIVITY, YOUDEN, fit_temperature, operating_points, tempered
 from medical_fenlei.metrics.predictions import negative_log_likelihood, probabilities
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.trained.calibration import FITTED_ON, Calibration, TaskCalibration
@@ -18,6 +18,15 @@ from medical_fenlei.trained.network import TrainedNetwork
 
 REPORTING = ("val", "test")
 """Sets that report: nothing may be fitted on their patients."""
+
+
+def calibrate_if_possible(network: TrainedNetwork, data: DataConfig) -> str:
+    """Fit a calibration with the defaults and write it beside the checkpoint; return why it cannot be fitted, "" if it was."""
+    try:
+        fit_calibration(network, data, sensitivity=SENSITIVITY, point=YOUDEN).write(network.path)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def fit_calibration(network: TrainedNetwork, data: DataConfig, *, sensitivity: float, point: str) -> Calibration:

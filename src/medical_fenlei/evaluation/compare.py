@@ -9,7 +9,8 @@ from medical_fenlei import tables
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.bootstrap import Interval
 from medical_fenlei.metrics.delong import auroc_difference
-from medical_fenlei.metrics.predictions import differences_of, measures_of
+from medical_fenlei.metrics.predictions import differences_of, intervals_of
+from medical_fenlei.metrics.support import lack_of_support
 from medical_fenlei.tasks import OUTSIDE, Task
 
 EAR = ["exam_id", "side"]
@@ -40,17 +41,19 @@ def compare(one: pd.DataFrame, other: pd.DataFrame, task: Task, *, n_resamples: 
     """Compare two `tables.PREDICTIONS` of a task; a difference is the second minus the first.
 
     The p value is two-sided. For the AUROC of a binary task it comes from the variance over patients (`metrics/delong.py`), for
-    other measures from the standard error of the resampled difference. Raises UserError if the tables share no ear, belong to
-    another task, or disagree about the label or the patient of an ear.
+    other measures from the standard error of the resampled difference. Measures that rest on too few patients have none. Raises
+    UserError if the tables share no ear, belong to another task, or disagree about the label or the patient of an ear.
     """
     first, second = _common_ears(one, other)
     _refuse_disagreement(first, second, task)
     intervals = differences_of(first, second, task, n_resamples=n_resamples)
-    estimates = [_estimates(frame, task) for frame in (first, second)]
-    rows = {name: {"metric": name, "one": estimates[0][name], "other": estimates[1][name], **_tested(i, intervals.patients)}
+    each = {column: intervals_of(frame, task, n_resamples=n_resamples).values
+            for column, frame in (("one", first), ("other", second))}
+    rows = {name: {"metric": name, "support": i.support, **_tested(name, i, intervals.patients),
+                   **{key: value for column, values in each.items() for key, value in _ends(column, values[name]).items()}}
             for name, i in intervals.values.items()}
     known = [frame[frame.y_true != OUTSIDE] for frame in (first, second)]
-    if task.binary and known[0].y_true.nunique() == 2:
+    if task.binary and not lack_of_support("auroc", intervals.values["auroc"]):
         rows["auroc"] |= _tested_by_variance(*known)
     return Comparison(
         table=tables.COMPARISON.frame(list(rows.values())), ears=len(known[0]), patients=intervals.patients,
@@ -77,27 +80,23 @@ def _refuse_disagreement(first: pd.DataFrame, second: pd.DataFrame, task: Task) 
             raise UserError(f"--label-task {task.name}: the {ordinal} file belongs to another task")
 
 
-def _estimates(predictions: pd.DataFrame, task: Task) -> dict[str, float]:
-    """Every measure of these predictions."""
-    measured = measures_of(predictions, task)(np.ones((1, len(predictions))))
-    return {name: float(value[0]) for name, value in measured.items()}
+def _ends(column: str, interval: Interval) -> dict[str, float]:
+    """Columns of `tables.COMPARISON` about a measure of one network."""
+    return {column: interval.estimate, f"{column}_low": interval.low, f"{column}_high": interval.high}
 
 
-def _tested(difference: Interval, patients: int) -> dict[str, object]:
-    """Columns of `tables.COMPARISON` about a difference; p from Student's t, NaN where the interval has no width."""
-    half_width, p = (difference.high - difference.low) / 2, np.nan
-    if half_width > 0:
+def _tested(name: str, difference: Interval, patients: int) -> dict[str, object]:
+    """Columns of `tables.COMPARISON` about a difference; p from Student's t, NaN without support or where nothing varies."""
+    half_width, p, lack = (difference.high - difference.low) / 2, np.nan, lack_of_support(name, difference)
+    if half_width > 0 and not lack:
         standard_error = half_width / student.ppf(0.975, patients - 1)
         p = 2 * student.sf(abs(difference.estimate) / standard_error, patients - 1)
     return {"difference": difference.estimate, "low": difference.low, "high": difference.high, "p": p,
-            "note": difference.reason}
+            "note": f"not tested: {lack}" if lack else difference.reason}
 
 
 def _tested_by_variance(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, object]:
     """Columns of `tables.COMPARISON` that replace those of the resampled AUROC."""
-    try:
-        found = auroc_difference(first.y_true.to_numpy(), first.y_prob.to_numpy(), second.y_prob.to_numpy(),
-                                 first.patient_key.to_numpy())
-    except ValueError as error:                                  # fewer than two patients with an ear of a class
-        return {"p": np.nan, "note": str(error)}
+    found = auroc_difference(first.y_true.to_numpy(), first.y_prob.to_numpy(), second.y_prob.to_numpy(),
+                             first.patient_key.to_numpy())
     return {"low": found.difference.low, "high": found.difference.high, "p": found.p, "note": "by its variance over patients"}

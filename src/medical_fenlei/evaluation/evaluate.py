@@ -1,8 +1,10 @@
 """Evaluate a trained network on one set of ears: calibrated predictions, every measure with its interval, and subgroups."""
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
-import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
@@ -10,15 +12,11 @@ from medical_fenlei.config import DataConfig
 from medical_fenlei.data.sources import set_label
 from medical_fenlei.evaluation.subgroups import subgroups_of
 from medical_fenlei.external_cohort import ExternalCohort, is_cohort
-from medical_fenlei.metrics.binary import BinaryMeasures
-from medical_fenlei.metrics.bootstrap import Interval, Intervals, PatientBootstrap
-from medical_fenlei.metrics.predictions import denominators, intervals_of
+from medical_fenlei.metrics.bootstrap import N_RESAMPLES, Interval, Intervals
+from medical_fenlei.metrics.predictions import intervals_at, intervals_of
 from medical_fenlei.tasks import OUTSIDE, Task, with_task_name
 from medical_fenlei.trained.calibration import TaskCalibration
 from medical_fenlei.trained.network import TrainedNetwork
-
-POINT_MEASURES = ("sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy")
-"""Measures at an operating point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +32,9 @@ class Evaluation:
     label: str
     """Suffix of the file names: the set and, for a network with several tasks, the task."""
 
+    checkpoint: str
+    """Name of the checkpoint's file."""
+
     checkpoint_epoch: int
     """Epoch in which the checkpoint was saved."""
 
@@ -47,7 +48,7 @@ class Evaluation:
     """Every measure with its interval."""
 
     operating_points: dict[str, dict[str, Interval]]
-    """POINT_MEASURES at each operating point; empty for a task with several classes."""
+    """The measures of the decisions at each operating point; empty for a task with several classes."""
 
     subgroups: pd.DataFrame
     """Measures of the subgroups, a `tables.SUBGROUPS`."""
@@ -61,8 +62,18 @@ class Evaluation:
     hashes: Mapping[str, str | None]
     """SHA-256 of each table that was read, and the key of the cache."""
 
+    n_resamples: int
+    """Resamples of every interval."""
+
     cohort: ExternalCohort | None = None
     """Where the data of a cohort with a name are; None for others."""
+
+    @cached_property
+    def id(self) -> str:
+        """What all files of this evaluation carry: the same for the same figures of the same ears, and different otherwise."""
+        parts = (self.task.name, self.label, self.checkpoint_epoch, asdict(self.calibration), self.n_resamples, self.intervals,
+                 self.operating_points, *(frame.to_csv(index=False) for frame in (self.predictions, self.subgroups)))
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @property
     def ears(self) -> int:
@@ -77,7 +88,7 @@ class Evaluation:
 
 
 def evaluate(
-    network: TrainedNetwork, data: DataConfig, set_name: str, *, batch_size: int | None = None, n_resamples: int = 2000,
+    network: TrainedNetwork, data: DataConfig, set_name: str, *, batch_size: int | None = None, n_resamples: int = N_RESAMPLES,
     calibrated: bool = False, point: str | None = None,
 ) -> list[Evaluation]:
     """Evaluate each task that the data settings name on one set. A task without an ear in the set has measures of NaN.
@@ -100,9 +111,10 @@ def evaluate(
         found = found[found.y_true != OUTSIDE].reset_index(drop=True)
         results.append(Evaluation(
             task=task, set_name=label, label=with_task_name(label, task, network.tasks),
-            checkpoint_epoch=network.checkpoint.epoch, predictions=found, calibration=calibration,
+            checkpoint=network.path.name, checkpoint_epoch=network.checkpoint.epoch, predictions=found,
+            calibration=calibration, n_resamples=n_resamples,
             intervals=intervals_of(found, task, n_resamples=n_resamples),
-            operating_points=_at_points(found, calibration, task, n_resamples=n_resamples) if task.binary else {},
+            operating_points=intervals_at(found, task, calibration.points, n_resamples=n_resamples) if task.binary else {},
             subgroups=subgroups_of(found, manifest, task, n_resamples=n_resamples), rejects=ears.rejects,
             warnings=(*ears.notes, *_set_warnings(set_name, data), *_unchecked(network), *_temperature_warning(calibration)),
             hashes=ears.hashes, cohort=ears.cohort))
@@ -144,19 +156,3 @@ def _set_warnings(set_name: str, data: DataConfig) -> list[str]:
 
 def _temperature_warning(calibration: TaskCalibration) -> list[str]:
     return [f"temperature {calibration.note}"] if calibration.note else []
-
-
-def _at_points(
-    predictions: pd.DataFrame, calibration: TaskCalibration, task: Task, *, n_resamples: int
-) -> dict[str, dict[str, Interval]]:
-    """POINT_MEASURES with their intervals at every operating point of a binary task."""
-    truth, score = predictions.y_true.to_numpy(), predictions.y_prob.to_numpy()
-    bootstrap = PatientBootstrap(patient=predictions.patient_key.to_numpy(), observations=np.column_stack([truth, score]),
-                                 classes=truth, n_resamples=n_resamples)
-    at_points = {}
-    for name, threshold in calibration.points.items():
-        predicted = score >= threshold
-        intervals = bootstrap.intervals(BinaryMeasures(truth, score, predicted).decisions,
-                                        denominators=denominators(predictions.assign(y_pred=predicted.astype(int)), task))
-        at_points[name] = {measure: intervals.values[measure] for measure in POINT_MEASURES}
-    return at_points

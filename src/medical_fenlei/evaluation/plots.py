@@ -1,5 +1,7 @@
 """Plots of an evaluation: how well the scores separate the classes, and how two networks differ."""
+import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -7,44 +9,53 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medical_fenlei.metrics.binary import BinaryMeasures
-from medical_fenlei.metrics.bootstrap import Intervals
 from medical_fenlei.metrics.confusion import confusion
 from medical_fenlei.metrics.predictions import class_codes, probabilities
 from medical_fenlei.metrics.reliability import net_benefit
+from medical_fenlei.metrics.support import fewest_patients, lack_of_support
 from medical_fenlei.pages.html import measure_name
 from medical_fenlei.pages.plots import save
-from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.trained.calibration import TaskCalibration
+from medical_fenlei.tasks import Task
 from medical_fenlei.vocabulary import DIAGNOSES
+
+if TYPE_CHECKING:
+    from medical_fenlei.evaluation.evaluate import Evaluation
 
 BINS = 10
 """Bins of the reliability plot, each with the same number of ears."""
 BLUE, RED = "#30638e", "#d1495b"
+UNBOUNDED = ("calibration_slope", "calibration_intercept")
+"""Measures that are not between 0 and 1."""
 
 
-def plot_evaluation(
-    path: Path, predictions: pd.DataFrame, task: Task, intervals: Intervals, calibration: TaskCalibration
-) -> None:
+def plot_evaluation(path: Path, result: "Evaluation") -> None:
     """Draw ROC, precision-recall, reliability and decision curves, the confusion matrix, and the scores by code.
 
-    A binary task has the curves of its positive class, with the operating points; another task those of every class.
+    A binary task has the curves of its positive class, with the operating points; another task those of every class. Classes
+    whose AUROC rests on too few patients have no curves; the legend says so.
     """
-    known = predictions[predictions.y_true != OUTSIDE]
+    task, known, intervals = result.task, result.predictions, result.intervals
     each = probabilities(known, task)
-    classes = [(1, "positive")] if task.binary else [(c, f"code {name}") for c, name in enumerate(class_codes(task))]
+    classes = [(1, "positive", "auroc")] if task.binary else [
+        (c, f"code {name}", f"auroc_{name}") for c, name in enumerate(class_codes(task))]
     figure = Figure(figsize=(13, 8), layout="constrained")
     (roc, precision_recall, reliability), (decision, matrix, scores) = figure.subplots(2, 3)
-    for c, name in classes:
+    for c, name, measure in classes:
         is_class = (known.y_true == c).to_numpy().astype(float)
-        if 0 < is_class.sum() < len(is_class):
+        if lack := lack_of_support(measure, intervals.values[measure]):
+            for axes in (roc, reliability, decision):
+                axes.plot([], [], " ", color="none", label=f"{name}: no curve,\n{lack}")
+        else:
             _draw_curves(roc, precision_recall, is_class, each[:, c], name)
             _draw_reliability(reliability, is_class, each[:, c])
             _draw_decision(decision, is_class, each[:, c], name, only_class=task.binary)
     if task.binary:
-        _mark_points(roc, known, calibration)
+        _mark_points(roc, result)
     for axes, measure in ((roc, "auroc"), (precision_recall, "auprc")):
         found = intervals.values[measure]
-        axes.set_title(f"{measure.upper()} {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})")
+        lack = lack_of_support(measure, found)
+        axes.set_title(f"{measure.upper()} " + (f"left out:\n{lack}" if lack else
+                                                f"{found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"))
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     for axes in (roc, reliability):
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
@@ -53,12 +64,12 @@ def plot_evaluation(
     reliability.set(title="reliability", xlabel="mean predicted probability", ylabel="share of that class")
     decision.axhline(0, color="0.6", linewidth=1, label="treat none")
     decision.set(title="decision curve", xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1))
-    for axes in (roc, decision):
+    for axes in (roc, reliability, decision):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)
     _draw_confusion(matrix, known, task)
     _draw_scores(scores, known, each[:, 1] if task.binary else each.max(1))
-    save(figure, path)
+    save(figure, path, evaluation=result.id)
 
 
 def _draw_curves(roc: Axes, precision_recall: Axes, is_class: np.ndarray, score: np.ndarray, name: str) -> None:
@@ -67,13 +78,14 @@ def _draw_curves(roc: Axes, precision_recall: Axes, is_class: np.ndarray, score:
     precision_recall.step(true / true[-1], true / (true + false), where="pre", label=name)
 
 
-def _mark_points(roc: Axes, known: pd.DataFrame, calibration: TaskCalibration) -> None:
+def _mark_points(roc: Axes, result: "Evaluation") -> None:
     """Mark each operating point on the curve; the one that decides is filled."""
-    y, score = known.y_true.to_numpy(), known.y_prob.to_numpy()
-    for (name, threshold), marker in zip(calibration.points.items(), "osD^", strict=False):
-        at = BinaryMeasures(y, score, score >= threshold).decisions(np.ones((1, len(y))))
-        roc.plot(1 - at["specificity"], at["sensitivity"], marker, color=RED, label=f"{name} ({threshold:.2f})",
-                 markerfacecolor=RED if name == calibration.point else "white", linestyle="none")
+    for (name, measured), marker in zip(result.operating_points.items(), "osD^", strict=False):
+        at = {measure: interval for measure, interval in measured.items() if not lack_of_support(measure, interval)}
+        if {"sensitivity", "specificity"} <= at.keys():
+            roc.plot(1 - at["specificity"].estimate, at["sensitivity"].estimate, marker, color=RED, linestyle="none",
+                     label=f"{name} ({result.calibration.points[name]:.2f})",
+                     markerfacecolor=RED if name == result.calibration.point else "white")
 
 
 def _draw_reliability(axes: Axes, is_class: np.ndarray, probability: np.ndarray) -> None:
@@ -116,16 +128,31 @@ def _draw_scores(axes: Axes, known: pd.DataFrame, score: np.ndarray) -> None:
 
 
 def plot_differences(path: Path, rows: pd.DataFrame, *, title: str) -> None:
-    """Draw the difference and interval of each row of `tables.COMPARISON`; right of 0 the second network is higher."""
-    shown = rows[rows.difference.notna()].reset_index(drop=True)
-    figure = Figure(figsize=(8, 1.4 + 0.28 * len(shown)), layout="constrained")
-    axes, row = figure.subplots(), np.arange(len(shown))
-    axes.axvline(0, color="0.8", zorder=0)
-    axes.hlines(row, shown.low, shown.high, color=BLUE)
-    axes.plot(shown.difference, row, "s", color=BLUE, markersize=4)
-    axes.set_yticks(row, [measure_name(name) for name in shown.metric], fontsize=8)
-    axes.invert_yaxis()
-    axes.set(xlabel="difference (95 %, patients resampled)")
-    axes.set_title(title, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    """Draw the difference and interval of each row of `tables.COMPARISON`; right of 0 the second network is higher.
+
+    Measures that rest on too few patients are named instead. Measures without bounds, such as the calibration slope, have axes
+    of their own.
+    """
+    drawn = rows[rows.difference.notna() & (rows.support >= rows.metric.map(fewest_patients))]
+    unbounded = [name for name in UNBOUNDED if name in set(drawn.metric)]
+    panels = [drawn[~drawn.metric.isin(UNBOUNDED)], *(drawn[drawn.metric == name] for name in unbounded)]
+    panels = [own for own in panels if len(own)]
+    heights = [len(own) + 2.2 for own in panels] or [1]
+    figure = Figure(figsize=(8, 1.2 + 0.28 * sum(heights)), layout="constrained")
+    for axes, own in zip(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0], panels, strict=False):
+        _draw_differences(axes, own)
+    missing = [measure_name(name) for name in rows.metric if name not in set(drawn.metric)]
+    left_out = textwrap.wrap(f"undefined, or on too few patients: {', '.join(missing)}", 110) if missing else []
+    figure.suptitle("\n".join([title, *left_out]), fontsize=8)
     save(figure, path)
+
+
+def _draw_differences(axes: Axes, rows: pd.DataFrame) -> None:
+    row = np.arange(len(rows))
+    axes.axvline(0, color="0.8", zorder=0)
+    axes.hlines(row, rows.low, rows.high, color=BLUE)
+    axes.plot(rows.difference, row, "s", color=BLUE, markersize=4)
+    axes.set_yticks(row, [measure_name(name) for name in rows.metric], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("difference (95 %, patients resampled)", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)

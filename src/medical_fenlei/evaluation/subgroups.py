@@ -66,6 +66,6 @@ def _rows(ears: pd.DataFrame, task: Task, by: str, value: str, n_resamples: int)
     about = {"by": by, "value": value, "ears": len(ears), "patients": intervals.patients,
              "positive": int((ears.y_true == 1).sum()) if task.binary else pd.NA}
     measures = BINARY_MEASURES if task.binary else MULTICLASS_MEASURES
-    return [{**about, "metric": name, "estimate": i.estimate, "low": i.low, "high": i.high,
+    return [{**about, "metric": name, "estimate": i.estimate, "low": i.low, "high": i.high, "support": i.support,
              "note": "; ".join(filter(None, (i.reason, *intervals.warnings)))}
             for name, i in intervals.values.items() if name in measures]

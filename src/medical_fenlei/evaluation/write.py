@@ -13,18 +13,22 @@ from medical_fenlei.runs import versions
 
 
 def write_evaluation(result: Evaluation, folder: Path) -> list[Path]:
-    """Write predictions, metrics, hard cases, subgroups and curves, named by the evaluation's label; return the files."""
+    """Write predictions, metrics, hard cases, subgroups and curves, named by the evaluation's label; return the files.
+
+    Each carries the id of the evaluation, so that a reader notices files of several evaluations.
+    """
     def named(stem: str, ending: str) -> Path:
         return folder / f"{stem}_{result.label}.{ending}"
 
     csv, metrics, hard = named("predictions", "csv"), named("metrics", "json"), named("hard_cases", "csv")
     subgroups, curves, forest = named("subgroups", "csv"), named("curves", "png"), named("subgroups", "png")
-    tables.PREDICTIONS.write(csv, result.predictions)
+    mine = {"evaluation": result.id}
+    tables.PREDICTIONS.write(csv, result.predictions.assign(**mine))
     write_json(metrics, _metrics(result))
-    tables.PREDICTIONS.write(hard, hard_cases(result.predictions, result.task))
-    tables.SUBGROUPS.write(subgroups, result.subgroups)
-    plot_evaluation(curves, result.predictions, result.task, result.intervals, result.calibration)
-    plot_forest(forest, result.subgroups)
+    tables.PREDICTIONS.write(hard, hard_cases(result.predictions, result.task).assign(**mine))
+    tables.SUBGROUPS.write(subgroups, result.subgroups.assign(**mine))
+    plot_evaluation(curves, result)
+    plot_forest(forest, result.subgroups, evaluation=result.id)
     files = [csv, metrics, hard, subgroups, curves, forest]
     if result.cohort and result.set_name == result.cohort.name:  # all of it, without a --limit
         files.append(result.cohort.write(folder))
@@ -34,9 +38,10 @@ def write_evaluation(result: Evaluation, folder: Path) -> list[Path]:
 def _metrics(result: Evaluation) -> dict[str, Any]:
     """The content of `metrics_<label>.json`."""
     return {
-        "task": result.task.name, "set": result.set_name, "cohort": result.cohort.name if result.cohort else None,
-        "epoch": result.checkpoint_epoch, "ears": result.ears,
-        "patients": result.intervals.patients, "per_class": result.per_class,
+        "evaluation": result.id, "task": result.task.name, "set": result.set_name,
+        "cohort": result.cohort.name if result.cohort else None, "checkpoint": result.checkpoint,
+        "epoch": result.checkpoint_epoch, "ears": result.ears, "patients": result.intervals.patients,
+        "per_class": result.per_class, "resamples": result.n_resamples,
         "calibrated": result.calibration.is_fitted, "calibration": asdict(result.calibration),
         "metrics": {name: interval._asdict() for name, interval in result.intervals.values.items()},
         "operating_points": {

@@ -1,5 +1,5 @@
 """The page of a study: its measures over the seeds and its runs, in one file beside the runs."""
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medical_fenlei.files import write_text
+from medical_fenlei.metrics.support import fewest_patients
 from medical_fenlei.pages.html import as_png, measure_name, template
 
 PAGE_MEASURES = ("auroc", "auprc", "sensitivity", "specificity", "macro_f1", "macro_recall", "accuracy", "brier")
@@ -17,13 +18,18 @@ BLUE, RED, GREY = "#30638e", "#d1495b", "0.55"
 """Colours of the mean over the seeds, of the ensemble, and of each seed."""
 
 
-def write_study_page(path: Path, runs: pd.DataFrame, summary: pd.DataFrame, warnings: Sequence[str]) -> None:
-    """Write the page, which links to the page of each run. runs: `tables.RUNS`; summary: `tables.SUMMARY`."""
+def write_study_page(
+    path: Path, runs: pd.DataFrame, summary: pd.DataFrame, states: Mapping[str, str], warnings: Sequence[str]
+) -> None:
+    """Write the page, which links to the page of each run.
+
+    runs: `tables.RUNS`; summary: `tables.SUMMARY`; states: how the networks decide, by task.
+    """
     shown = summary[summary.metric.isin(PAGE_MEASURES)]
     pictures = {task: as_png(_draw(runs[runs.task == task], own)) for task, own in shown.groupby("task", sort=False)}
     write_text(path, template("experiments", "study.html").render(
-        title=path.resolve().parent.name, runs=_records(runs), rows=_records(shown), pictures=pictures, warnings=warnings,
-        measures=[name for name in PAGE_MEASURES if name in runs]))
+        title=path.resolve().parent.name, runs=_records(runs), rows=_records(shown), pictures=pictures, states=states,
+        warnings=warnings,        measures=[name for name in PAGE_MEASURES if name in runs]))
 
 
 def _records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
@@ -51,7 +57,14 @@ def _draw(runs: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 
 def _draw_group(axes: Axes, row: int, seeds: pd.Series, summary: pd.Series) -> None:
-    """Draw a measure of one group. seeds: its value of each seed; summary: a row of `tables.SUMMARY`."""
+    """Draw a measure of one group, if it rests on enough patients.
+
+    seeds: its value of each seed; summary: a row of `tables.SUMMARY`.
+    """
+    if summary.support < fewest_patients(summary.metric):
+        axes.text(0.5, row, f"{summary.support} patients:\ntoo few", ha="center", va="center", fontsize=8, color=GREY,
+                  transform=axes.get_yaxis_transform())
+        return
     axes.plot(seeds, np.full(len(seeds), row - 0.25), "o", color=GREY, markersize=4)
     for y, colour, value, low, high in (
         (row, BLUE, summary["mean"], summary.low, summary.high),

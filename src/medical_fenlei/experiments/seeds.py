@@ -7,12 +7,16 @@ import pandas as pd
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.binary import THRESHOLD
-from medical_fenlei.metrics.bootstrap import Intervals, PatientBootstrap
-from medical_fenlei.metrics.predictions import class_codes, intervals_of, measures_of, probabilities
+from medical_fenlei.metrics.bootstrap import N_RESAMPLES, Intervals
+from medical_fenlei.metrics.predictions import (
+    class_codes,
+    groups_of_all,
+    intervals_of,
+    measures_of,
+    probabilities,
+    resampling,
+)
 from medical_fenlei.tasks import Task
-
-N_RESAMPLES = 2000
-"""Resamples of every interval of a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +33,26 @@ class SeedSummary:
     """Each measure of `ensemble_predictions`."""
 
 
-def summarize_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> SeedSummary:
-    """Summarise the `tables.PREDICTIONS` of several networks. Raises UserError if they do not have the same ears."""
-    mean, sd = mean_over_seeds(predictions, task)
-    ensemble = intervals_of(ensemble_predictions(predictions, task), task, n_resamples=N_RESAMPLES)
-    return SeedSummary(mean=mean, sd=sd, ensemble=ensemble)
+def summarize_seeds(
+    predictions: Sequence[pd.DataFrame], task: Task, *, thresholds: Sequence[float] | None = None,
+    n_resamples: int = N_RESAMPLES,
+) -> SeedSummary:
+    """Summarise the `tables.PREDICTIONS` of several networks. Raises UserError if they do not have the same ears.
+
+    thresholds: of each network (default: 0.5), for the decisions of the ensemble.
+    """
+    mean, sd = mean_over_seeds(predictions, task, n_resamples=n_resamples)
+    ensemble = ensemble_predictions(predictions, task, thresholds=thresholds)
+    return SeedSummary(mean=mean, sd=sd, ensemble=intervals_of(ensemble, task, n_resamples=n_resamples))
 
 
-def mean_over_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> tuple[Intervals, dict[str, float]]:
+def mean_over_seeds(
+    predictions: Sequence[pd.DataFrame], task: Task, *, n_resamples: int = N_RESAMPLES
+) -> tuple[Intervals, dict[str, float]]:
     """Return the mean of each measure over networks with its interval, and the standard deviation (`SeedSummary`).
 
-    Each resample of patients is used for all networks. Raises UserError if they do not have the same ears.
+    Each resample of patients is used for all networks; the interval of a single network is that of its evaluation. Raises
+    UserError if they do not have the same ears.
     """
     ordered = _same_ears(predictions)
     measures = [measures_of(frame, task) for frame in ordered]
@@ -48,27 +61,27 @@ def mean_over_seeds(predictions: Sequence[pd.DataFrame], task: Task) -> tuple[In
         each = [measure(weight) for measure in measures]
         return {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
 
-    truth = ordered[0].y_true.to_numpy()
-    bootstrap = PatientBootstrap(
-        patient=ordered[0].patient_key.to_numpy(), classes=truth, n_resamples=N_RESAMPLES,
-        observations=np.column_stack([truth, *(probabilities(frame, task) for frame in ordered)]))
-    estimates = [measure(np.ones((1, len(truth)))) for measure in measures]
+    estimates = [measure(np.ones((1, len(ordered[0])))) for measure in measures]
     sd = {name: float(np.std([each[name][0] for each in estimates], ddof=1)) if len(estimates) > 1 else float("nan")
           for name in estimates[0]}
-    return bootstrap.intervals(mean), sd
+    bootstrap = resampling(ordered[0], n_resamples=n_resamples)
+    return bootstrap.intervals(mean, groups=groups_of_all(ordered, task)), sd
 
 
-def ensemble_predictions(predictions: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
+def ensemble_predictions(
+    predictions: Sequence[pd.DataFrame], task: Task, *, thresholds: Sequence[float] | None = None
+) -> pd.DataFrame:
     """Return the `tables.PREDICTIONS` of an ensemble: the mean of the networks' probabilities.
 
-    A binary task is decided at 0.5, another by the most probable class. Raises UserError if the networks do not have the same
-    ears.
+    A binary task is positive where the probabilities exceed their networks' thresholds (default: 0.5) on average, another is
+    decided by the most probable class. Raises UserError if the networks do not have the same ears.
     """
     ordered = _same_ears(predictions)
     mean = np.mean([probabilities(frame, task) for frame in ordered], axis=0)
     ensemble = ordered[0].assign(top_slices="", top_slice_weights="")
+    threshold = float(np.mean(thresholds)) if thresholds else THRESHOLD
     if task.binary:
-        return ensemble.assign(y_prob=mean[:, 1], y_pred=(mean[:, 1] >= THRESHOLD).astype(np.int64))
+        return ensemble.assign(y_prob=mean[:, 1], y_pred=(mean[:, 1] >= threshold).astype(np.int64))
     columns = {f"prob_{codes}": probability for codes, probability in zip(class_codes(task), mean.T, strict=True)}
     return ensemble.assign(y_prob=mean.max(1), y_pred=mean.argmax(1), **columns)
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import filelock
 from medical_fenlei import settings, tables
 from medical_fenlei.config import DUAL, EAR2D, RunConfig, decisive_settings
 from medical_fenlei.errors import STOPPED, CheckFailed, Rejected, Stopped, UserError
+from medical_fenlei.evaluation.calibrate import calibrate_if_possible
 from medical_fenlei.evaluation.evaluate import evaluate
 from medical_fenlei.evaluation.write import write_evaluation
 from medical_fenlei.experiments.workers import WorkerProcesses
@@ -162,7 +163,10 @@ def _exclusive(folder: Path) -> Iterator[None]:
 
 
 def _train_and_evaluate(job: Job) -> None:
-    """Train the run of a job, or resume it, evaluate it and write its page. Raises Rejected with what the user can do."""
+    """Train the run of a job, or resume it, calibrate it where its tune set allows, evaluate it and write its page.
+
+    Raises Rejected with what the user can do.
+    """
     run, config = Run(job.folder), job.config
     began = time.monotonic()
     try:
@@ -172,8 +176,12 @@ def _train_and_evaluate(job: Job) -> None:
             run.discard()                                        # what a kill left while it started
             start_run(config, job.folder, report=write_training_report)
         network = open_network(run.checkpoint("best"), kind=config.kind, device=config.training.device)
-        for result in evaluate(network, config.data, REPORTED_SET):
-            write_evaluation(result, run.reports)
+        lack = calibrate_if_possible(network, config.data)
+        if lack:
+            LOG.warning("%s: not calibrated: %s", job.name, lack)
+        for result in evaluate(network, config.data, REPORTED_SET, calibrated=not lack):
+            warnings = (*result.warnings, f"not calibrated: {lack}") if lack else result.warnings
+            write_evaluation(replace(result, warnings=warnings), run.reports)
         write_page(run)
     except (UserError, CheckFailed) as error:
         raise Rejected("not_possible" if isinstance(error, UserError) else "check_failed", str(error)) from None

@@ -1,5 +1,5 @@
 """The tables and the page of a study: every run, and every group of seeds (`experiments/seeds.py`)."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,11 +8,12 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.data.sources import set_label
-from medical_fenlei.errors import UserError
+from medical_fenlei.evaluation.like_with_like import METRICS, PREDICTIONS, Evaluated, evaluated_by, read_metrics, refuse_unlike
 from medical_fenlei.experiments.page import write_study_page
 from medical_fenlei.experiments.seeds import SeedSummary, summarize_seeds
 from medical_fenlei.experiments.study import REPORTED_SET, Job, Study
 from medical_fenlei.files import write_text
+from medical_fenlei.metrics.binary import THRESHOLD
 from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks, with_task_name
@@ -37,64 +38,86 @@ def group_of(job: Job) -> Group:
     return Group(job.config.data.pct, model.backbone if job.config.data.sample == "ear" else model.model)
 
 
+class EvaluatedJob(NamedTuple):
+    """The evaluation of a job for one task."""
+
+    predictions: pd.DataFrame
+    """`tables.PREDICTIONS`."""
+
+    metrics: dict[str, Any]
+    """`metrics_<label>.json`."""
+
+    evaluated: Evaluated
+    """How it was evaluated."""
+
+    @classmethod
+    def read(cls, job: Job, task: Task) -> "EvaluatedJob":
+        """Read it. Raises UserError if its files are of different evaluations."""
+        label = with_task_name(set_label(REPORTED_SET, job.config.data), task, find_tasks(job.config.data.label_task))
+        reports = Run(job.folder).reports
+        predictions = tables.PREDICTIONS.read(reports / f"{PREDICTIONS}{label}.csv")
+        metrics = read_metrics(reports / f"{METRICS}{label}.json", predictions)
+        return cls(predictions, metrics, evaluated_by(metrics, reports))
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which an ear is predicted positive."""
+        calibration = self.metrics["calibration"]
+        return float(calibration["points"].get(calibration["point"], THRESHOLD))
+
+
 def summarize(study: Study) -> list[Path]:
     """Write `runs.csv`, `summary.csv`, `index.html` and `summary.md` of a study; return these files.
 
     `runs.csv` has a row per run and task, with empty measures for a run that is not done; `summary.csv` has a row per group,
-    task and measure. The page of each run that is done is written again, since it shows the study.
+    task and measure. The page of each run that is done is written again, since it shows the study. Raises UserError if runs
+    were evaluated with and without a calibration, or at different operating points.
     """
     tasks, done = find_tasks(study.jobs[0].config.data.label_task), study.done()
+    evaluated = {(job.name, task.name): EvaluatedJob.read(job, task) for job in done for task in tasks}
+    for task in tasks:
+        refuse_unlike([evaluated[job.name, task.name].evaluated for job in done], "run the study again with --summarize")
     groups: dict[Group, list[Job]] = {}
     for job in done:
         groups.setdefault(group_of(job), []).append(job)
-    seeds = {(task, group): summarize_seeds([_predictions(job, task) for job in jobs], task)
+    seeds = {(task, group): _summarized([evaluated[job.name, task.name] for job in jobs], task)
              for task in tasks for group, jobs in groups.items()}
-    runs = tables.RUNS.frame(_run_rows(study, tasks))
+    runs = tables.RUNS.frame(_run_rows(study, tasks, evaluated))
     summary = tables.SUMMARY.frame([row for (task, group), found in seeds.items()
                                     for row in _summary_rows(task, group, len(groups[group]), found)])
     interval_warnings = sorted({text for found in seeds.values() for text in found.mean.warnings})
+    states = {task.name: own.evaluated.state for (_, name), own in evaluated.items() for task in tasks if task.name == name}
 
     runs_csv, summary_csv, page, markdown = files = [
         study.folder / name for name in ("runs.csv", "summary.csv", "index.html", "summary.md")]
     tables.RUNS.write(runs_csv, runs)
     tables.SUMMARY.write(summary_csv, summary)
-    write_study_page(page, runs, summary, [*_calibration_warnings(done, tasks), *interval_warnings])
-    write_text(markdown, _markdown(tasks, summary, runs, interval_warnings))
+    write_study_page(page, runs, summary, states, interval_warnings)
+    write_text(markdown, _markdown(states, summary, runs, interval_warnings))
     for job in done:
         write_page(Run(job.folder))
     return files
 
 
-def _report(job: Job, task: Task, stem: str, ending: str) -> Path:
-    """A file of the job's evaluation."""
-    label = with_task_name(set_label(REPORTED_SET, job.config.data), task, find_tasks(job.config.data.label_task))
-    return Run(job.folder).reports / f"{stem}_{label}.{ending}"
+def _summarized(jobs: Sequence[EvaluatedJob], task: Task) -> SeedSummary:
+    return summarize_seeds([job.predictions for job in jobs], task, thresholds=[job.threshold for job in jobs],
+                           n_resamples=max(job.metrics["resamples"] for job in jobs))
 
 
-def _predictions(job: Job, task: Task) -> pd.DataFrame:
-    return tables.PREDICTIONS.read(_report(job, task, "predictions", "csv"))
-
-
-def _metrics(job: Job, task: Task) -> dict[str, Any]:
-    path = _report(job, task, "metrics", "json")
-    try:
-        return dict(tables.METRICS.read(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, although {job.name} is done; evaluate it again: eval_ear2d --checkpoint "
-                        f"{Run(job.folder).checkpoint('best')}") from None
-
-
-def _run_rows(study: Study, tasks: Sequence[Task]) -> list[dict[str, object]]:
+def _run_rows(
+    study: Study, tasks: Sequence[Task], evaluated: Mapping[tuple[str, str], EvaluatedJob]
+) -> list[dict[str, object]]:
     """Rows of `tables.RUNS`."""
     state, rows = study.state(), []
     for job in study.jobs:
         recorded = state.get(job.name, {})
         for task in tasks:
             row = {"run": job.name, **group_of(job)._asdict(), "seed": job.config.training.seed, "task": task.name,
-                   "status": recorded.get("status", "waiting"), "reason": recorded.get("reason", "")}
+                   "status": recorded.get("status", "waiting"), "reason": recorded.get("reason", ""), "evaluation": ""}
             if row["status"] == "done":
-                metrics = _metrics(job, task)
-                row |= {"best_epoch": metrics["epoch"], "ears": metrics["ears"], "patients": metrics["patients"]}
+                metrics = evaluated[job.name, task.name].metrics
+                row |= {"best_epoch": metrics["epoch"], "ears": metrics["ears"], "patients": metrics["patients"],
+                        "evaluation": metrics["evaluation"]}
                 row |= {name: np.nan if found["estimate"] is None else found["estimate"]
                         for name, found in metrics["metrics"].items()}
             rows.append(row)
@@ -109,26 +132,18 @@ def _summary_rows(task: Task, group: Group, seeds: int, found: SeedSummary) -> l
         rows.append({
             **group._asdict(), "task": task.name, "seeds": seeds, "metric": name, "mean": mean.estimate, "sd": found.sd[name],
             "low": mean.low, "high": mean.high, "ensemble": ensemble.estimate, "ensemble_low": ensemble.low,
-            "ensemble_high": ensemble.high, "note": mean.reason})
+            "ensemble_high": ensemble.high, "support": mean.support, "note": mean.reason})
     return rows
 
 
-def _calibration_warnings(done: Sequence[Job], tasks: Sequence[Task]) -> list[str]:
-    """A warning if runs were evaluated with and without a calibration, or at different operating points."""
-    decided = {(bool(metrics.get("calibrated")), str(metrics.get("calibration", {}).get("point", "")))
-               for metrics in (_metrics(job, task) for job in done for task in tasks if task.binary)}
-    if len(decided) < 2:
-        return []
-    return ["some runs were evaluated with a calibration, or at an operating point, that others were not"]
-
-
-def _markdown(tasks: Sequence[Task], summary: pd.DataFrame, runs: pd.DataFrame, warnings: Sequence[str]) -> str:
-    """A table per task, then the warnings, then the runs that are not done."""
+def _markdown(states: Mapping[str, str], summary: pd.DataFrame, runs: pd.DataFrame, warnings: Sequence[str]) -> str:
+    """A table per task, then the warnings, then the runs that are not done. states: how the networks decide, by task."""
     lines: list[str] = []
-    for task in tasks:
-        rows = summary[summary.task == task.name]
+    for task, state in states.items():
+        rows = summary[summary.task == task]
         measures = [name for name in MARKDOWN_MEASURES if name in set(rows.metric)]
-        lines += [f"# {task.name}: mean ± standard deviation over seeds (95 % interval of the mean, patients resampled)", "",
+        lines += [f"# {task}: mean ± standard deviation over seeds (95 % interval of the mean, patients resampled)", "",
+                  f"Networks {state}.", "",
                   "| pct | model | seeds | " + " | ".join(measures) + " |", "|" + "---|" * (3 + len(measures))]
         for _, own in rows.groupby(["pct", "model"], sort=False):
             lines += _markdown_rows(own.set_index("metric"), measures)

@@ -9,7 +9,7 @@ error of the resamples is accurate with fewer patients. The interval is therefor
 standard error of the resamples, on the logit scale for measures between 0 and 1, which keeps it within these bounds.
 docs/benchmarks.md has the measured coverage (tools/check_intervals.py).
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -26,6 +26,8 @@ for ratios; on the ratio itself if resamples reach 0. `identity`: symmetric on t
 
 SEED = 42
 """Seed of the resampling: the same predictions give the same intervals."""
+N_RESAMPLES = 2000
+"""Resamples of an interval, where no other number is asked for."""
 SCALES: Mapping[str, Scale] = {
     "calibration_slope": "log", "calibration_intercept": "identity", "calibration_error": "percentile"}
 """The measures whose scale is not `logit`."""
@@ -47,6 +49,10 @@ class Interval(NamedTuple):
     high: float
     reason: str = ""
     """Why the interval is NaN or does not have its nominal coverage."""
+
+    support: int | None = None
+    """Patients of the smallest group of ears that the measure needs, such as the positive ears for a sensitivity; None where
+    they were not counted."""
 
 
 class Intervals(NamedTuple):
@@ -72,10 +78,10 @@ class PatientBootstrap:
     of the ears changes a resample."""
 
     classes: np.ndarray | None = None
-    """Class of each ear (N,). The number of patients with an ear of the rarest class decides whether a warning is due, and sets
-    the width of the exact interval of a measure that is 0 or 1."""
+    """Class of each ear (N,). The number of patients with an ear of the rarest class decides whether a warning is due, and is
+    the support of a measure whose groups are not given."""
 
-    n_resamples: int = 2000
+    n_resamples: int = N_RESAMPLES
     seed: int = SEED
     level: float = 0.95
     """Nominal coverage."""
@@ -85,31 +91,26 @@ class PatientBootstrap:
             raise ValueError(f"lengths differ: {len(self.patient)} patients, {len(self.observations)} ears")
 
     def intervals(
-        self, measures: Measures, *, scales: Mapping[str, Scale] = SCALES, denominators: Mapping[str, np.ndarray] | None = None
+        self, measures: Measures, *, scales: Mapping[str, Scale] = SCALES,
+        groups: Mapping[str, Sequence[np.ndarray]] | None = None,
     ) -> Intervals:
         """Return every measure with its interval; resamples in which a measure is undefined are left out.
 
-        scales: of the measures whose scale is not `logit`. denominators: the ears (bool (N,)) of which a measure is a
-        proportion, such as the predicted positive ears for a PPV; the number of their patients then replaces that of the rarest
-        class. A measure that is 0 or 1 has an exact interval (Clopper 1934), with each patient counted as one observation.
+        scales: of the measures whose scale is not `logit`. groups: the groups of ears (each bool (N,)) that a measure needs,
+        such as the predicted positive ears for a PPV; without an entry they are the classes. The number of patients with an ear
+        of the smallest group is the support of the measure. A measure that is 0 or 1 has an exact interval (Clopper 1934), with
+        each patient of its support counted as one observation.
         """
-        denominators = denominators or {}
+        groups = groups or {}
         estimates = {name: float(value[0]) for name, value in measures(np.ones((1, len(self.patient)))).items()}
         parts = self._resampled(measures)
         values = {}
         for name, estimate in estimates.items():
             resampled = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)
-            support = self._patients_with(denominators[name]) if name in denominators else self._rarest
+            support = min(map(self._patients_with, groups[name]), default=0) if name in groups else self._rarest
             found = self._interval(estimate, resampled, scales.get(name, "logit"), support)
-            doubt = ""
-            if name in denominators and support < ENOUGH_OF_A_CLASS:
-                doubt = f"unreliable: a proportion of {support} patients"
-            elif name in AT_95_PERCENT and self._rarest < ENOUGH_AT_95_PERCENT:
-                few = max(1, round(self._rarest / 20))
-                doubt = f"unreliable: the threshold rests on about {few} of {self._rarest} patients"
-            if doubt and np.isfinite(found.low):
-                found = found._replace(reason="; ".join(filter(None, (found.reason, doubt))))
-            values[name] = found
+            doubt = _doubt(name, support, counted=name in groups) if np.isfinite(found.low) else ""
+            values[name] = found._replace(support=support, reason="; ".join(filter(None, (found.reason, doubt))))
         return Intervals(values, self._patients, self._warnings())
 
     @cached_property
@@ -175,6 +176,13 @@ class PatientBootstrap:
             return Interval(estimate, low, high, f"at its limit: exact interval of {support} patients")
         at, reach = logit(estimate), reach / (estimate * (1 - estimate))         # delta method: the slope of the logit
         return Interval(estimate, float(expit(at - reach)), float(expit(at + reach)), reason)
+
+
+def _doubt(name: str, support: int, *, counted: bool) -> str:
+    """Why the interval of a measure may not have its nominal coverage. counted: the support is that of the measure itself."""
+    if name in AT_95_PERCENT and support < ENOUGH_AT_95_PERCENT:
+        return f"unreliable: the threshold rests on about {max(1, round(support / 20))} of {support} patients"
+    return f"unreliable: it rests on {support} patients" if counted and support < ENOUGH_OF_A_CLASS else ""
 
 
 def _why_none(estimate: float, resampled: np.ndarray, scale: Scale) -> str:

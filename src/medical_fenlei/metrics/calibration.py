@@ -12,6 +12,8 @@ SEARCH_RANGE = (-4.0, 4.0)
 TINY = 1e-15
 """Distance that probabilities keep from 0 and 1, where a logit is infinite."""
 HALF, YOUDEN, AT_SPECIFICITY = "half", "youden", "specificity_95"
+SENSITIVITY = 0.95
+"""Sensitivity that one of the operating points has, where no other is asked for."""
 
 
 def tempered(probability: np.ndarray, temperature: float) -> np.ndarray:

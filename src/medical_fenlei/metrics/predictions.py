@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei.metrics.binary import BinaryMeasures
-from medical_fenlei.metrics.bootstrap import Intervals, Measures, PatientBootstrap
+from medical_fenlei.metrics.bootstrap import N_RESAMPLES, Interval, Intervals, Measures, PatientBootstrap
 from medical_fenlei.metrics.confusion import class_report
 from medical_fenlei.metrics.multiclass import MulticlassMeasures
 from medical_fenlei.metrics.reliability import ReliabilityMeasures
@@ -43,21 +43,62 @@ def measures_of(predictions: pd.DataFrame, task: Task) -> Measures:
     return both
 
 
-def intervals_of(predictions: pd.DataFrame, task: Task, *, n_resamples: int) -> Intervals:
+def resampling(ears: pd.DataFrame, *, n_resamples: int = N_RESAMPLES) -> PatientBootstrap:
+    """Return the resampling of the patients of these ears: the same ears are resampled alike, whatever is measured of them.
+
+    ears: exam_id, side, patient_key and y_true, in any order.
+    """
+    order = ears[["exam_id", "side"]].reset_index(drop=True).sort_values(["exam_id", "side"]).index
+    return PatientBootstrap(patient=ears.patient_key.to_numpy(), observations=np.argsort(order), classes=ears.y_true.to_numpy(),
+                            n_resamples=n_resamples)
+
+
+def intervals_of(predictions: pd.DataFrame, task: Task, *, n_resamples: int = N_RESAMPLES) -> Intervals:
     """Return every measure of these predictions with its interval, patients resampled."""
     known = predictions[predictions.y_true != OUTSIDE]
-    bootstrap = PatientBootstrap(
-        patient=known.patient_key.to_numpy(), classes=known.y_true.to_numpy(), n_resamples=n_resamples,
-        observations=np.column_stack([known.y_true, probabilities(known, task), known.y_pred]))
-    return bootstrap.intervals(measures_of(known, task), denominators=denominators(known, task))
+    return resampling(known, n_resamples=n_resamples).intervals(measures_of(known, task), groups=groups_behind(known, task))
 
 
-def denominators(known: pd.DataFrame, task: Task) -> dict[str, np.ndarray]:
-    """Return, for each measure that is a proportion of some of the ears, which ears these are: bool (N,)."""
+def intervals_at(
+    predictions: pd.DataFrame, task: Task, thresholds: Mapping[str, float], *, n_resamples: int = N_RESAMPLES
+) -> dict[str, dict[str, Interval]]:
+    """Return the measures of the decisions of a binary task at each threshold, by its name: those of `intervals_of` if the
+    predictions were decided there."""
+    known, at = predictions[predictions.y_true != OUTSIDE], {}
+    bootstrap = resampling(known, n_resamples=n_resamples)
+    for name, threshold in thresholds.items():
+        decided = known.assign(y_pred=(known.y_prob >= threshold).astype(np.int64))
+        measures = BinaryMeasures(decided.y_true.to_numpy(), decided.y_prob.to_numpy(), decided.y_pred.to_numpy() == 1)
+        at[name] = bootstrap.intervals(measures.decisions, groups=groups_behind(decided, task)).values
+    return at
+
+
+def groups_behind(known: pd.DataFrame, task: Task) -> dict[str, tuple[np.ndarray, ...]]:
+    """Return the groups of ears (each bool (N,)) that each measure needs; without ears of one it is undefined.
+
+    known: `tables.PREDICTIONS` of ears within the task.
+    """
     truth, predicted = known.y_true.to_numpy(), known.y_pred.to_numpy()
+    every = np.ones(len(known), bool)
+    groups: dict[str, tuple[np.ndarray, ...]] = {name: (every,) for name in ("accuracy", "brier", "calibration_error")}
     endings = {"": 1} if task.binary else {f"_{name}": c for c, name in enumerate(class_codes(task))}
-    return {f"{name}{ending}": ears for ending, c in endings.items() for name, ears in (
-        ("sensitivity", truth == c), ("specificity", truth != c), ("ppv", predicted == c), ("npv", predicted != c))}
+    for ending, c in endings.items():
+        one, rest = truth == c, truth != c
+        both = ("auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity", "balanced_accuracy",
+                "calibration_slope", "calibration_intercept")
+        groups |= {f"{name}{ending}": (one, rest) for name in both}
+        groups |= {f"sensitivity{ending}": (one,), f"specificity{ending}": (rest,), f"f1{ending}": (one,),
+                   f"ppv{ending}": (predicted == c,), f"npv{ending}": (predicted != c,)}
+    if not task.binary:
+        occurring = tuple(truth == c for c in np.unique(truth))
+        groups |= {name: occurring for name in ("auroc", "auprc", "macro_f1", "macro_recall")}
+    return groups
+
+
+def groups_of_all(predictions: Sequence[pd.DataFrame], task: Task) -> dict[str, tuple[np.ndarray, ...]]:
+    """Return the groups that a measure of several predictions of the same ears needs, such as their mean or difference."""
+    each = [groups_behind(known, task) for known in predictions]
+    return {name: tuple(group for groups in each for group in groups[name]) for name in each[0]}
 
 
 def differences_of(one: pd.DataFrame, other: pd.DataFrame, task: Task, *, n_resamples: int) -> Intervals:
@@ -75,11 +116,9 @@ def differences_of(one: pd.DataFrame, other: pd.DataFrame, task: Task, *, n_resa
         before, after = first(weight), second(weight)
         return {name: after[name] - before[name] for name in before}
 
-    bootstrap = PatientBootstrap(
-        patient=pair[0].patient_key.to_numpy(), classes=pair[0].y_true.to_numpy(), n_resamples=n_resamples,
-        observations=np.column_stack([pair[0].y_true, *(probabilities(frame, task) for frame in pair)]))
     measured = first(np.ones((1, len(pair[0]))))
-    return bootstrap.intervals(difference, scales=dict.fromkeys(measured, "identity"))
+    return resampling(pair[0], n_resamples=n_resamples).intervals(
+        difference, scales=dict.fromkeys(measured, "identity"), groups=groups_of_all(pair, task))
 
 
 def report_of(predictions: pd.DataFrame, task: Task) -> dict[str, Any]:

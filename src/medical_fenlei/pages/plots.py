@@ -9,19 +9,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from medical_fenlei.files import atomic
+from medical_fenlei.metrics.support import fewest_patients
 from medical_fenlei.pages.html import measure_name
 
 matplotlib.use("Agg")
 
 
-def save(figure: Figure, path: Path, *, palette: Image.Image | None = None) -> None:
+EVALUATION = "evaluation"
+"""Name of the text in a PNG that holds the id of the evaluation that it was drawn from."""
+
+
+def save(figure: Figure, path: Path, *, palette: Image.Image | None = None, evaluation: str = "") -> None:
     """Write a figure as PNG, atomically.
 
-    palette: an image with a palette of colours to use; a grey picture becomes several times smaller.
+    palette: an image with a palette of colours to use; a grey picture becomes several times smaller. evaluation: id of the
+    evaluation that it shows.
     """
     with atomic(path) as file:
         if palette is None:
-            figure.savefig(file, format="png", dpi=120)
+            figure.savefig(file, format="png", dpi=120, metadata={EVALUATION: evaluation} if evaluation else None)
         else:
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
@@ -29,9 +35,20 @@ def save(figure: Figure, path: Path, *, palette: Image.Image | None = None) -> N
             whole.quantize(palette=palette, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
 
 
-def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "") -> None:
-    """Draw a forest plot of a `tables.SUBGROUPS`: a panel per measure, a row per subgroup."""
+def evaluation_of(path: Path) -> str:
+    """Return the id of the evaluation that a PNG shows; "" if it holds none. Raises OSError if it cannot be read."""
+    with Image.open(path) as image:
+        return str(image.info.get(EVALUATION, ""))
+
+
+def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "", evaluation: str = "") -> None:
+    """Draw a forest plot of a `tables.SUBGROUPS`: a panel per measure, a row per subgroup.
+
+    Measures that rest on too few patients are not drawn; the row says so. evaluation: as for `save`.
+    """
     measures = list(dict.fromkeys(rows.metric))
+    enough = rows.support.isna() | (rows.support >= rows.metric.map(fewest_patients))
+    rows = rows.assign(**{name: rows[name].where(enough) for name in ("estimate", "low", "high")}, few=~enough)
     lines = rows.drop_duplicates(["by", "value"])
     figure = Figure(figsize=(3.4 + 3.2 * len(measures), 1.2 + 0.27 * len(lines)), layout="constrained")
     all_axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
@@ -42,11 +59,14 @@ def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "") -> None:
             axes.hlines(row[chosen], own.low[chosen], own.high[chosen], color=colour)
             axes.plot(own.estimate[chosen], row[chosen], "s", markersize=4, color=colour)
         axes.axvline(own.estimate.iloc[0], color="0.8", linewidth=1, zorder=0)
+        for line in np.flatnonzero(own.few):
+            axes.text(0.03, line, f"{own.support[line]} patients: too few", color="0.6", fontsize=7, va="center",
+                      transform=axes.get_yaxis_transform())
         axes.set(title=measure_name(name), xlim=(max(-0.02, np.nan_to_num(own.low, nan=1).min(initial=1) - 0.05), 1.02))
         axes.spines[["top", "right"]].set_visible(False)
     names = [(f"{by}: {value}" if by != value else value) + f" ({ears})"
              for by, value, ears in zip(lines["by"].astype(str), lines.value.astype(str), lines.ears, strict=True)]
     all_axes[0].set_yticks(range(len(lines)), names, fontsize=8, parse_math=False)
-    all_axes[0].invert_yaxis()
+    all_axes[0].set_ylim(len(lines) - 0.4, -0.6)
     figure.suptitle(title or "in brackets: ears; grey: too few for a reliable interval", fontsize=9)
-    save(figure, path)
+    save(figure, path, evaluation=evaluation)

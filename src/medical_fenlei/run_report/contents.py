@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from medical_fenlei import settings, tables
 from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.external_cohort import cohorts_of
-from medical_fenlei.metrics.predictions import negative_log_likelihood
+from medical_fenlei.metrics.predictions import negative_log_likelihood, probabilities
+from medical_fenlei.pages.plots import evaluation_of
+from medical_fenlei.run_report.case_pictures import shows
 from medical_fenlei.run_report.data_section import cohort_sections, data_section
 from medical_fenlei.run_report.side_by_side import compare_side_by_side
 from medical_fenlei.runs import Run
@@ -20,7 +24,7 @@ def report_contents(run: Run) -> dict[str, Any]:
     """Return the contents of `report.json`. Raises UserError if the folder is not a run."""
     config = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
     metrics = {label: dict(tables.METRICS.read(path)) for label, path in _metrics_files(run).items()}
-    evaluations = {label: _evaluation(run, label, own) for label, own in metrics.items() if "calibration" in own}
+    evaluations = {label: _evaluation(run, label, own) for label, own in metrics.items() if "evaluation" in own}
     audits = _audits(run)
     cohorts = {own.name: _audits(run, own.name) for own in cohorts_of(run.reports)}
     return {
@@ -30,7 +34,7 @@ def report_contents(run: Run) -> dict[str, Any]:
         **data_section(config.data), "cohorts": cohort_sections(run.reports, config.data, evaluations),
         "side_by_side": compare_side_by_side(evaluations), "evaluations": evaluations,
         "outdated": sorted(metrics.keys() - evaluations.keys()),
-        "audits": audits, "audits_differ": _differing_evaluations(audits, evaluations), "seeds": _study_rows(run),
+        "audits": audits, "audits_differ": _differing_evaluations(audits, evaluations), **_study(run, metrics),
         "cohort_audits": {name: own | {"differ": _differing_evaluations(own, evaluations)}
                           for name, own in cohorts.items() if own["audits"]},
     }
@@ -59,30 +63,59 @@ def _metrics_files(run: Run) -> dict[str, Path]:
 
 
 def _evaluation(run: Run, label: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of an evaluation, its subgroups and its cases."""
-    subgroups = run.reports / f"subgroups_{label}.csv"
-    rows = json.loads(tables.SUBGROUPS.read(subgroups).to_json(orient="records")) if subgroups.is_file() else []
-    return {**metrics, "subgroups": rows, "cases": _cases(run, label, find_task(str(metrics["task"])))}
+    """The metrics of an evaluation, its subgroups, cases and plots.
+
+    `left_out` names the files that are missing or carry the id of another evaluation: a kill may come between two files.
+    """
+    def named(stem: str, ending: str) -> Path:
+        return run.reports / f"{stem}_{label}.{ending}"
+
+    own = str(metrics["evaluation"])
+    csv, forest, curves, subgroups = (named("predictions", "csv"), named("subgroups", "png"), named("curves", "png"),
+                                      named("subgroups", "csv"))
+    tables_read = {path: table.read(path) for path, table in ((csv, tables.PREDICTIONS), (subgroups, tables.SUBGROUPS))
+                   if path.is_file()}
+    found = {path for path, rows in tables_read.items() if tables.is_of_evaluation(rows, own)}
+    found |= {path for path in (curves, forest) if path.is_file() and evaluation_of(path) == own}
+    drawn = named("explanations", "png").with_suffix("")
+    cases = _cases(tables_read[csv], find_task(str(metrics["task"])), drawn) if csv in found else []
+    others = sum(case["picture"] is None for case in cases)
+    return {
+        **metrics, "subgroups": _records(tables_read[subgroups]) if subgroups in found else [], "cases": cases,
+        "plots": {stem: path.name for stem, path in (("curves", curves), ("subgroups", forest)) if path in found},
+        "left_out": [*(path.name for path in (csv, curves, subgroups, forest) if path not in found),
+                     *([f"{others} pictures of {drawn.name}"] if others else [])]}
 
 
-def _cases(run: Run, label: str, task: Task) -> list[dict[str, Any]]:
-    """One entry per ear, the greatest negative log-likelihood first, without the patient."""
-    path = run.reports / f"predictions_{label}.csv"
-    if not path.is_file():
-        return []
-    ears = tables.PREDICTIONS.read(path)
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as plain values, without the id of their evaluation."""
+    plain: list[dict[str, Any]] = json.loads(rows.drop(columns="evaluation", errors="ignore").to_json(orient="records"))
+    return plain
+
+
+def _cases(ears: pd.DataFrame, task: Task, drawn: Path) -> list[dict[str, Any]]:
+    """One entry per ear, the greatest negative log-likelihood first, without the patient. ears: `tables.PREDICTIONS`.
+
+    `picture` is the name of its explanation in the folder `drawn`, "" if there is none, None if it shows another evaluation.
+    """
     ears = ears.assign(nll=negative_log_likelihood(ears, task), wrong=ears.y_true != ears.y_pred)
     ears = ears.sort_values("nll", ascending=False, kind="stable").drop(columns="patient_key")
-    cases: list[dict[str, Any]] = json.loads(ears.to_json(orient="records"))
-    names = [name.replace("_", " ") for name in task.class_names]
-    for case in cases:
-        case |= {"label": names[case["y_true"]], "predicted": names[case["y_pred"]]}
+    cases, names = _records(ears), [name.replace("_", " ") for name in task.class_names]
+    for case, each in zip(cases, probabilities(ears, task).tolist(), strict=True):
+        path = drawn / f"{case['exam_id']}_{case['side']}.png"
+        same = path.is_file() and shows(path, dict(zip(task.class_names, each, strict=True)))
+        case |= {"label": names[case["y_true"]], "predicted": names[case["y_pred"]],
+                 "picture": path.name if same else None if path.is_file() else ""}
     return cases
 
 
 def _audits(run: Run, cohort: str = "") -> dict[str, Any]:
-    path = run.reports / (f"audits_{cohort}.json" if cohort else "audits.json")
-    return dict(tables.AUDITS_JSON.read(path)) if path.is_file() else {"audits": []}
+    """The audits of the run's own set, or of a cohort; `plot` is "" if the plot is missing or of others (`plot_differs`)."""
+    stem = f"audits_{cohort}" if cohort else "audits"
+    path, plot = run.reports / f"{stem}.json", run.reports / f"{stem}.png"
+    audits = dict(tables.AUDITS_JSON.read(path)) if path.is_file() else {"audits": []}
+    same = plot.is_file() and evaluation_of(plot) == audits.get("id", "")
+    return audits | {"plot": plot.name if same else "", "plot_differs": plot.name if plot.is_file() and not same else ""}
 
 
 def _differing_evaluations(audits: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -96,13 +129,16 @@ def _differing_evaluations(audits: Mapping[str, Any], evaluations: Mapping[str, 
             if own["set"] == audits["set"] and provenance(own) != provenance(audits)]
 
 
-def _study_rows(run: Run) -> list[dict[str, Any]]:
-    """The rows of `summary.csv` of the study that the run belongs to; none if it belongs to none."""
+def _study(run: Run, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`seeds`, the rows of `summary.csv` of the study that the run belongs to, and `study_differs`, whether they are left out
+    because they sum up another evaluation of this run."""
     study = run.folder.resolve().parent
     if not (study / "state.json").is_file() or not (study / "summary.csv").is_file():
-        return []
+        return {"seeds": [], "study_differs": False}
     try:
-        rows: list[dict[str, Any]] = json.loads(tables.SUMMARY.read(study / "summary.csv").to_json(orient="records"))
+        rows, runs = _records(tables.SUMMARY.read(study / "summary.csv")), tables.RUNS.read(study / "runs.csv")
     except UserError:                                            # of another program, or of another version
-        return []
-    return rows
+        return {"seeds": [], "study_differs": False}
+    mine = {*runs.get("evaluation", pd.Series("unknown", runs.index))[runs.run == run.folder.resolve().name]} - {""}
+    differs = not mine <= {str(own.get("evaluation")) for own in metrics.values()}
+    return {"seeds": [] if differs else rows, "study_differs": differs}

@@ -45,14 +45,14 @@ def write_training_report(run: Run) -> Path:
 
 def _plots(run: Run, contents: Mapping[str, Any]) -> dict[str, str]:
     """The plots that exist, as data URLs by file name."""
-    names = ["curves.png", "audits.png", *(f"audits_{name}.png" for name in contents["cohort_audits"]),
-             *(f"{stem}_{label}.png" for label in contents["evaluations"] for stem in ("curves", "subgroups"))]
-    return {name: embedded(run.reports / name) for name in names if (run.reports / name).is_file()}
+    names = ["curves.png", *(own["plot"] for own in (contents["audits"], *contents["cohort_audits"].values())),
+             *(name for own in contents["evaluations"].values() for name in own["plots"].values())]
+    return {name: embedded(run.reports / name) for name in names if name and (run.reports / name).is_file()}
 
 
 def _case_pictures(run: Run, label: str, cases: list[dict[str, Any]]) -> dict[str, str]:
     """The explanations of an evaluation's cases that were drawn, as data URLs by `<exam>_<side>`."""
     folder = run.reports / f"explanations_{label}"
-    names = [f"{case['exam_id']}_{case['side']}" for case in cases]
-    drawn = [name for name in names if (folder / f"{name}.png").is_file()]
-    return {name: embedded(folder / f"{name}.png", width=WIDTH) for name in drawn[:MOST_PICTURES]}
+    drawn = [case for case in cases if case["picture"]]
+    return {f"{case['exam_id']}_{case['side']}": embedded(folder / case["picture"], width=WIDTH)
+            for case in drawn[:MOST_PICTURES]}

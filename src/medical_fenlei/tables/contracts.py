@@ -75,7 +75,7 @@ QA_FINDINGS = Table("findings that deserve a look", {"kind": "key", "text": "key
 PREDICTIONS = Table("predictions, one row per ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "share",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
-}, more="float", unique=("exam_id", "side"), made_by="eval_ear2d")
+}, optional={"evaluation": "text"}, more="float", unique=("exam_id", "side"), made_by="eval_ear2d")
 
 ONE_SIDED = Table("exams whose ears differ, one row per exam, the most suspicious first", {
     "exam_id": "key", "positive_side": "side", "score_positive": "float", "score_other": "float", "lead": "float",
@@ -93,11 +93,13 @@ TRAINING_EARS = Table("training ears, one row per ear", {"exam_id": "key", "side
 SUBGROUPS = Table("subgroups of a set, one row per subgroup and metric", {
     "by": "key", "value": "key", "ears": "int", "patients": "int", "positive": "count", "metric": "key", "estimate": "float",
     "low": "float", "high": "float", "note": "text",
-}, unique=("by", "value", "metric"))
+}, optional={"support": "count", "evaluation": "text"}, unique=("by", "value", "metric"))
+"""support: patients of the smallest group of ears that the measure needs."""
 COMPARISON = Table("two networks on the same ears, one row per metric", {
     "metric": "key", "one": "float", "other": "float", "difference": "float", "low": "float", "high": "float", "p": "float",
     "note": "text",
-}, unique=("metric",))
+}, optional={"support": "count", **{f"{network}_{end}": "float" for network in ("one", "other") for end in ("low", "high")}},
+   unique=("metric",))
 
 EXPLANATIONS = Table("explained ears, one row per ear, method and slice", {
     "exam_id": "key", "side": "side", "label_code": "code", "class_name": "key", "probability": "float", "method": "key",
@@ -138,11 +140,13 @@ NEW_EXAM_ANSWERS = Table("answers for new exams, one row per ear, task and class
 
 RUNS = Table("runs of a study, one row per run and task", {
     "run": "key", "pct": "int", "model": "key", "seed": "int", "task": "key", "status": "key", "reason": "text",
-}, optional={"best_epoch": "count", "ears": "count", "patients": "count"}, more="float", unique=("run", "task"))
+}, optional={"best_epoch": "count", "ears": "count", "patients": "count", "evaluation": "text"}, more="float",
+   unique=("run", "task"))
 SUMMARY = Table("a study over its seeds, one row per group, task and metric", {
     "pct": "int", "model": "key", "task": "key", "seeds": "int", "metric": "key", "mean": "float", "sd": "float",
     "low": "float", "high": "float", "note": "text",
-}, optional={"ensemble": "float", "ensemble_low": "float", "ensemble_high": "float"}, unique=("pct", "model", "task", "metric"))
+}, optional={"ensemble": "float", "ensemble_low": "float", "ensemble_high": "float", "support": "count"},
+   unique=("pct", "model", "task", "metric"))
 
 REJECTS = Table("rejects, one row per file, series or ear that could not be used", {
     "exam_id": "text", "file": "text", "reason": "key", "detail": "text",
@@ -158,6 +162,11 @@ def series_of(exams: pd.DataFrame, side: Side) -> pd.Series:
 def first_exams(rows: pd.DataFrame, number: int | None) -> pd.DataFrame:
     """The rows of the first exams, in their order of appearance; every row if `number` is None."""
     return rows[rows.exam_id.isin(rows.exam_id.unique()[:number])]
+
+
+def is_of_evaluation(rows: pd.DataFrame, evaluation: str) -> bool:
+    """Whether all rows of a `PREDICTIONS` or `SUBGROUPS` carry this id of an evaluation; without rows none differs."""
+    return rows.empty or ("evaluation" in rows and bool((rows.evaluation == evaluation).all()))
 
 
 def scan_path(index_csv: Path) -> Path:

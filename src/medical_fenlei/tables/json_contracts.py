@@ -50,6 +50,7 @@ class Figure(TypedDict):
     low: float | None
     high: float | None
     reason: NotRequired[str]
+    support: NotRequired[Count | None]
 
 
 class OperatingPoint(TypedDict):
@@ -75,12 +76,15 @@ class AppliedCalibration(TypedDict):
 class Metrics(TypedDict):
     """An evaluation, `metrics_<set>.json`. Those of earlier versions lack the calibration."""
 
+    evaluation: NotRequired[str]
     task: str
     set: str
+    checkpoint: NotRequired[str]
     epoch: Count
     ears: Count
     patients: Count
     per_class: dict[str, Count]
+    resamples: NotRequired[Count]
     metrics: dict[str, Figure]
     cohort: NotRequired[str | None]
     calibrated: NotRequired[bool]
@@ -105,6 +109,7 @@ class AuditRow(TypedDict):
 class Audits(TypedDict):
     """The audits of a run, `audits.json`."""
 
+    id: NotRequired[str]
     task: str
     set: str
     epoch: Count
