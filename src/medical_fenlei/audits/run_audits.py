@@ -1,6 +1,6 @@
 """All audits of a run, and their files."""
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from medical_fenlei.audits.retraining import audit_retraining
 from medical_fenlei.audits.robustness import audit_robustness
 from medical_fenlei.audits.shortcuts import audit_metadata, audit_other_ear
 from medical_fenlei.audits.split_leakage import audit_leakage
+from medical_fenlei.audits.verdicts import THRESHOLDS, count_verdicts
 from medical_fenlei.config import DataConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import write_json
@@ -104,7 +105,9 @@ def _write(
     names = "audits.json", "audits.csv", "audits.png", "one_sided_exams.csv", "labels_to_read_again.csv"
     json, csv, png, sides, labels = files = [folder / name for name in names]
     rows = [audit.to_row() for audit in audits]
-    write_json(json, {**head, "audits": rows, "versions": versions()})
+    counts = count_verdicts([audit.verdict for audit in audits])
+    thresholds = {name: asdict(law) for name, law in THRESHOLDS.items()}
+    write_json(json, {**head, "verdicts": counts, "audits": rows, "thresholds": thresholds, "versions": versions()})
     tables.AUDITS.write(csv, tables.AUDITS.frame(rows))
     plot_forest(png, aurocs, title=f"{head['task']}, {head['set']}: AUROC when the scans are changed")
     tables.ONE_SIDED.write(sides, one_sided)
