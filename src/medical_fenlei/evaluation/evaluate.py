@@ -12,6 +12,7 @@ from medical_fenlei.evaluation.subgroups import subgroups_of
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Interval, Intervals, PatientBootstrap
 from medical_fenlei.metrics.predictions import denominators, intervals_of
+from medical_fenlei.set_sizes import SetSize, larger_set
 from medical_fenlei.tasks import OUTSIDE, Task, with_task_name
 from medical_fenlei.trained.calibration import TaskCalibration
 from medical_fenlei.trained.network import TrainedNetwork
@@ -100,7 +101,8 @@ def evaluate(
             intervals=intervals_of(found, task, n_resamples=n_resamples),
             operating_points=_at_points(found, calibration, task, n_resamples=n_resamples) if task.binary else {},
             subgroups=subgroups_of(found, manifest, task, n_resamples=n_resamples), rejects=ears.rejects,
-            warnings=(*ears.notes, *_set_warnings(set_name, data), *_temperature_warning(calibration)), hashes=ears.hashes))
+            warnings=(*ears.notes, *_set_warnings(set_name, data), *_size_warnings(set_name, found, task),
+                      *_calibration_warnings(calibration)), hashes=ears.hashes))
     return results
 
 
@@ -126,8 +128,15 @@ def _set_warnings(set_name: str, data: DataConfig) -> list[str]:
     return warnings
 
 
-def _temperature_warning(calibration: TaskCalibration) -> list[str]:
-    return [f"temperature {calibration.note}"] if calibration.note else []
+def _size_warnings(set_name: str, ears: pd.DataFrame, task: Task) -> list[str]:
+    """What makes a set that reports larger, if it is too small for the intervals (which say so themselves)."""
+    small = set_name not in ("train", "tune") and SetSize.of(ears, task).warning(set_name)
+    return [f"remedy for the few patients of the {set_name} set: {larger_set(set_name)}"] if small else []
+
+
+def _calibration_warnings(calibration: TaskCalibration) -> list[str]:
+    notes = f"temperature {calibration.note}" if calibration.note else "", calibration.point_note
+    return [note for note in notes if note]
 
 
 def _at_points(
