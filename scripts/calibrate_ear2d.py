@@ -4,8 +4,9 @@
 
 Fits a temperature and, for each binary task, operating points: 0.5 (half), the greatest sensitivity + specificity (youden),
 95 % specificity (specificity_95), a required sensitivity (sensitivity_<percent>). Writes
-outputs/<run>/checkpoints/best.calibration.json, which eval_ear2d and predict_ear2d apply, deciding at --point. It cannot be
-fitted on validation or test sets, and refuses a split whose tune set shares patients with them.
+outputs/<run>/checkpoints/best.calibration.json, which eval_ear2d and predict_ear2d apply, deciding at --point. With fewer than
+20 patients of a class in the tune set, 0.5 decides instead, and a warning says so. It cannot be fitted on validation or test
+sets, and refuses a split whose tune set shares patients with them.
 """
 from medical_fenlei import cli
 from medical_fenlei.commands.calibrate import calibrate_command

@@ -17,6 +17,7 @@ from medical_fenlei.ears.store import EarStore
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import TASKS
 from medical_fenlei.trained.network import open_network
+from medical_fenlei.training import epoch_choice
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES
 
 pytestmark = pytest.mark.end_to_end
@@ -341,6 +342,7 @@ def test_the_content_of_a_masked_side_changes_nothing_with_augmentation_either(t
 @pytest.mark.parametrize("metric", ["macro_f1", "macro_recall", "val_loss", "auprc", "auroc", "accuracy"])
 def test_any_measure_chooses_the_epoch_that_is_best_in_the_metrics(tmp_path, monkeypatch, metric, task):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(epoch_choice, "TO_CHOOSE_EPOCH", 1)
     train, tune = codes_in_turn("abcdefgh"), codes_in_turn("uvwxyz", seed=1)
     write_study(tmp_path, {"train": train, "tune": tune}, SMALL)
     assert run(*FAST, "--label-task", task, "--early-stop-metric", metric, "--epochs", 6, "--patience", 2, "--lr", 0.01,

@@ -21,7 +21,7 @@ from medical_fenlei.metrics.predictions import intervals_of
 from medical_fenlei.tasks import find_task
 
 TASK, SIX = find_task("normal_vs_abnormal"), find_task("six_class")
-EXAMS = 120
+EXAMS = 300
 
 
 def drawn(seed=0, *, skill=2.5, shared=0.0, exams=EXAMS):

@@ -1,6 +1,7 @@
 """Calibration of a run uses the tune set alone, is applied as fitted, and is refused on exams that were used before."""
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,13 @@ import pandas as pd
 import pytest
 from helpers.commands import run
 from helpers.small_study import MANIFEST, SPLITS, sets_in_turn, write_study
+from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
 from medical_fenlei.config import EarSpec
+from medical_fenlei.evaluation.calibrate import fit_calibration
+from medical_fenlei.trained.network import open_network
 
 WORDS = ("--splits-root", SPLITS, "--pct", 100, "--cache-dir", "cache/dual_volumes", "--device", "cpu")
 BEST, REPORTS = "outputs/a/checkpoints/best.pt", Path("outputs/a/reports")
@@ -69,7 +73,8 @@ def test_shuffling_the_labels_of_what_is_reported_leaves_temperature_and_thresho
     assert stored() != before
 
 
-def test_evaluation_applies_what_was_fitted_and_says_so(here, capsys):
+def test_evaluation_applies_what_was_fitted_and_says_so(here, capsys, monkeypatch):
+    monkeypatch.setattr("medical_fenlei.evaluation.calibrate.TO_CHOOSE_THRESHOLD", 1)
     assert evaluate() == 0
     plain = tables.PREDICTIONS.read(REPORTS / "predictions_val.csv")
     assert calibrate("--point", "specificity_95") == 0
@@ -91,6 +96,35 @@ def test_evaluation_applies_what_was_fitted_and_says_so(here, capsys):
     assert (half.y_pred == (half.y_prob >= 0.5)).all()
     assert evaluate("--uncalibrated") == 0
     pd.testing.assert_frame_equal(tables.PREDICTIONS.read(REPORTS / "predictions_val.csv"), plain)
+
+
+def test_on_a_tune_set_that_is_too_small_no_threshold_decides_that_was_chosen_on_it(here, capfd):
+    assert calibrate("--point", "youden") == 0
+    said, fitted = capfd.readouterr().err, stored()["normal_vs_abnormal"]
+    assert "half decides unless eval_ear2d --point" in said and "--tune-ratio" in said
+    assert fitted["point"] == "half" and fitted["point_note"] in said and fitted["points"]["youden"] != 0.5
+    assert evaluate() == 0
+    found = tables.PREDICTIONS.read(REPORTS / "predictions_val.csv")
+    metrics = json.loads((REPORTS / "metrics_val.json").read_text())
+    assert (found.y_pred == (found.y_prob >= 0.5)).all() and fitted["point_note"] in metrics["warnings"]
+    assert any("--val-ratio" in text and "--folds" in text for text in metrics["warnings"])
+    assert fitted["point_note"] in (REPORTS / "report.html").read_text()
+    assert evaluate("--point", "youden") == 0                                # as one wishes
+    assert json.loads((REPORTS / "metrics_val.json").read_text())["calibration"]["point"] == "youden"
+
+
+@pytest.mark.parametrize(("balance", "loss", "point"), [("none", "ce", "prevalence"), ("none", "logit_adjusted", "half"),
+                                                       ("sampler", "ce", "half")])
+def test_where_training_did_not_balance_the_classes_the_prevalence_decides(here, balance, loss, point):
+    network = open_network(Path(BEST), kind="ear2d", device="cpu")
+    config = replace(network.config, training=replace(network.config.training, balance=balance, loss=loss))
+    unbalanced = replace(network, checkpoint=replace(network.checkpoint, config=config))
+    fitted = fit_calibration(unbalanced, config.data, sensitivity=0.95, point="youden").tasks["normal_vs_abnormal"]
+    assert fitted.point == point
+    if point == "prevalence":
+        codes = network.checkpoint.trained_on["codes"]
+        share = 1 - codes["5"] / sum(codes.values())
+        assert fitted.threshold == pytest.approx(expit(logit(share) / fitted.temperature))
 
 
 def test_a_calibration_is_not_reported_on_the_set_that_it_was_fitted_on(here, capfd):

@@ -314,4 +314,16 @@ def test_a_minimum_that_was_not_requested_only_warns(here, capsys):
     assert split("--out-dir", "s", "--index-csv", "few.csv") == 0
     assert "too few ears of a class: code 4: 0 of 1 ears in tune of s" in capsys.readouterr().err
     assert split("--out-dir", "s", "--index-csv", "few.csv", "--min-per-class", 0) == 0
-    assert "too few" not in capsys.readouterr().err
+    assert "too few ears" not in capsys.readouterr().err
+
+
+def test_sets_that_are_too_small_are_named_with_what_makes_them_larger(here, capsys):
+    assert split("--out-dir", "s", "--tune-ratio", 0.05, "--val-ratio", 0.04) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "are too few" in line]
+    for name, remedy in (("1pct: train", "--pct"), ("100pct: tune", "--tune-ratio"), ("100pct: val", "--folds")):
+        (warning,) = [line for line in said if f"{name} set, normal_vs_abnormal" in line]
+        assert remedy in warning
+    stats = json.loads((here / "s/100pct/stats.json").read_text())
+    tune = tables.SPLIT.read(here / "s/100pct/tune.csv")
+    own = [stats["sets"]["tune"].get("patients", len(tune)), int((tune[["left_code", "right_code"]] > 0).sum().sum())]
+    assert f"{own[1]} ears of {own[0]} " in stats["too_small"]["tune"] and "1pct: tune" not in "".join(said)

@@ -65,7 +65,12 @@ def test_the_page_needs_no_other_file_and_holds_the_figures_of_the_reports(here,
     sets = {own["set"]: own for own in told["sets"]}
     split = tables.read_split(here / "artifacts/splits_dual", 100)
     assert {name: own["exams"] for name, own in sets.items()} == {name: len(frame) for name, frame in split.sets.items()}
-    assert told["audits"]["set"] == "val" and told["audits"]["audits"] and told["settings"]["training"]["epochs"] == 2
+    audits = told["audits"]
+    assert audits["set"] == "val" and audits["audits"] and sum(audits["verdicts"].values()) == len(audits["audits"])
+    text = (here / "outputs/a/reports/report.html").read_text(encoding="utf-8")
+    assert f"{audits['verdicts']['undecided']} of {len(audits['audits'])} audits are\nundecided: neither passed nor" in text
+    assert text.count('<span class="open">undecided</span>') == audits["verdicts"]["undecided"] > 0
+    assert told["settings"]["training"]["epochs"] == 2
 
 
 def test_no_patient_key_stands_in_the_page(here):

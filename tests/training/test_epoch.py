@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.commands import run
@@ -16,9 +17,12 @@ from medical_fenlei.data.augment import draw_params
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.models.network import Network, NetworkOutput
 from medical_fenlei.runs import Run
-from medical_fenlei.training import loop
+from medical_fenlei.tasks import find_tasks
+from medical_fenlei.training import epoch_choice, loop
+from medical_fenlei.training.checkpoint import read_checkpoint
 from medical_fenlei.training.device import ComputeSettings
-from medical_fenlei.training.loop import Trainer
+from medical_fenlei.training.epoch_choice import EpochChoice
+from medical_fenlei.training.loop import Progress, Trainer
 
 SPEC = EarSpec(num_slices=2, image_size=32, extent="half")
 TRAIN = ("--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100, "--device", "cpu",
@@ -77,13 +81,17 @@ class Net(Network):
 NOT = math.nan
 
 
-def kept_of(study, monkeypatch, measures, *, metric="auroc", patience=0, tune=True):
-    """A run in which the tune set gives (measure, loss) epoch after epoch: which were kept, its lines, its progress."""
+def kept_of(study, monkeypatch, measures, *, metric="auroc", patience=0, tune=4, enough=1):
+    """A run in which the tune set gives (measure, loss) epoch after epoch: which were kept, its lines, its progress.
+
+    tune: ears in the tune set; enough: patients beside the most frequent class from which the measure chooses.
+    """
+    monkeypatch.setattr(epoch_choice, "TO_CHOOSE_EPOCH", enough)
     config = RunConfig(data=DataConfig(pct=100), ears=SPEC, model=ModelConfig(backbone="test_resnet"),
                        training=TrainConfig(epochs=len(measures), early_stop_metric=metric, patience=patience))
     ears = tables.MANIFEST.read(Path(MANIFEST))
     trainer = Trainer(config, Run.new(Path("outputs/run"), ""), Net(), ComputeSettings(torch.device("cpu"), torch.float32),
-                      EarDataset(study, ears), EarDataset(study, ears[:4]) if tune else None)
+                      EarDataset(study, ears), EarDataset(study, ears[:tune]) if tune else None)
     said, saved = iter(measures), []
 
     def measure(epoch, logger):
@@ -134,8 +142,45 @@ def test_a_lower_loss_is_better(study, monkeypatch, metric):
 
 
 def test_without_a_tune_set_the_latest_is_kept(study, monkeypatch):
-    saved, lines, progress = kept_of(study, monkeypatch, [None] * 4, patience=1, tune=False)
+    saved, lines, progress = kept_of(study, monkeypatch, [None] * 4, patience=1, tune=0)
     assert saved == [1, 2, 3, 4] and len(lines) == 4 and math.isnan(progress.best_value)
+    assert {line["chosen_by"] for line in lines} == {"last_epoch"} and best_of("outputs/run").metric == ""
+
+
+def test_a_tune_set_too_small_for_a_measure_chooses_by_the_loss_averaged_over_epochs(study, monkeypatch):
+    """Two patients: an AUROC of 1 in epoch 1 decides nothing, nor does a single low loss (epoch 5)."""
+    losses = [0.9, 0.7, 0.6, 0.8, 0.3, 0.9, 0.75]
+    saved, lines, progress = kept_of(study, monkeypatch, [(1.0, loss) for loss in losses], enough=5, patience=2)
+    averaged = [np.mean(losses[max(0, n - 2):n + 1]) for n in range(len(losses))]
+    assert saved == [1, 2, 3, 4, 5] and int(np.argmin(averaged)) + 1 == 5 and len(lines) == 7
+    assert progress.best_value == pytest.approx(averaged[4])
+    assert {line["chosen_by"] for line in lines} == {"mean_loss"} and best_of("outputs/run").metric == "mean_loss"
+
+
+def test_a_tune_set_of_a_single_class_chooses_no_epoch(study, monkeypatch):
+    ears = tables.MANIFEST.read(Path(MANIFEST))
+    assert (ears.label_code[:1] > 0).all()
+    saved, lines, _ = kept_of(study, monkeypatch, [(NOT, 0.1), (NOT, 0.2), (NOT, 0.3)], tune=1, patience=1)
+    assert saved == [1, 2, 3] and {line["chosen_by"] for line in lines} == {"last_epoch"}
+
+
+def test_averaged_losses_survive_an_interruption(study, monkeypatch):
+    kept_of(study, monkeypatch, [(1.0, loss) for loss in (0.9, 0.7, 0.6, 0.8)], enough=5)
+    state = torch.load("outputs/run/checkpoints/last.pt", weights_only=True)["state"]
+    assert Progress(**state["progress"]).losses == [0.7, 0.6, 0.8]
+
+
+def test_a_network_of_several_tasks_chooses_by_its_measure_if_one_task_has_enough_ears():
+    tasks = find_tasks("normal_vs_abnormal,normal_vs_ome")
+    codes = np.array([5, 1] * 6 + [3])
+    ears = pd.DataFrame({"patient_key": np.arange(13).astype(str), "label_code": codes})
+    assert EpochChoice.on(ears, tasks, "auprc").by == "auprc" and EpochChoice.on(ears, tasks[1:], "auprc").by == "mean_loss"
+    assert EpochChoice.on(ears[ears.label_code == 1], tasks[:1], "auprc").by == "last_epoch"
+
+
+def best_of(folder):
+    """The best checkpoint of a run."""
+    return read_checkpoint(Path(folder) / "checkpoints/best.pt", kind="ear2d")
 
 
 @pytest.mark.parametrize(("patience", "values", "epochs"), [
@@ -161,4 +206,5 @@ def test_predictions_of_the_tune_set_that_are_not_finite_end_the_run_in_one_line
     monkeypatch.setattr("medical_fenlei.training.run.build_model", lambda *args, **kwargs: Net())
     assert run("train_ear2d", *TRAIN, "--output-dir", "outputs/run") == 1
     said = capfd.readouterr().err
-    assert "epoch 1: " in said and "not finite" in said and "--lr" in said and len(said.splitlines()) == 1
+    (said,) = [line for line in said.splitlines() if not line.startswith("warning: ")]
+    assert "epoch 1: " in said and "not finite" in said and "--lr" in said

@@ -4,29 +4,37 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from medical_fenlei.audits.audit import Audit
+from medical_fenlei.audits.audit import Audit, fewest_of_a_class
 from medical_fenlei.audits.auroc import auroc
+from medical_fenlei.audits.verdicts import ENOUGH, THRESHOLDS
 from medical_fenlei.metrics.bootstrap import SEED, canonical_patients
 
 PERMUTATIONS = 1000
-SIGNIFICANT = 0.05
-"""p value below which the network is better than chance."""
 
 
 def audit_chance(ears: pd.DataFrame, *, permutations: int = PERMUTATIONS) -> Audit:
-    """Compare the AUROC with that of permuted labels. ears: `binary_view`."""
+    """Compare the AUROC with that of permuted labels. ears: `binary_view`.
+
+    The verdict is that on the AUROC of the true labels, with as much room on both sides as permuted labels have.
+    """
     question, figure = "Is it better than chance?", "AUROC against shuffled labels"
-    y, score = ears.y.to_numpy(), ears.score.to_numpy()
-    observed = auroc(y, score)
-    if np.isnan(observed):
-        return Audit.undecided(question, figure, "one class has no ears")
+    y, score, patients = ears.y.to_numpy(), ears.score.to_numpy(), ears.patient_key.nunique()
+    observed, fewest = auroc(y, score), fewest_of_a_class(y)
+    if fewest < ENOUGH:
+        return Audit.undecided(question, figure, f"ears of the rarer class: {fewest}", patients=patients, found=fewest)
     permuted = [auroc(labels, score) for labels in _permuted_labels(ears, permutations)]
     low, high = np.quantile(permuted, [0.025, 0.975])
     p = (1 + sum(value >= observed for value in permuted)) / (1 + permutations)
-    return Audit(
-        question=question, figure=figure, estimate=float(np.mean(permuted)), low=float(low), high=float(high),
-        verdict="ok" if p < SIGNIFICANT else "look",
-        explanation=f"the true labels give {observed:.3f}; p = {p:.3f} of {permutations} permutations")
+    mean, law = float(np.mean(permuted)), THRESHOLDS["chance"]
+    ends = observed - (high - mean), observed + (mean - low)
+    verdict, needed = law.verdict(*ends), None
+    explanation = f"the true labels give {observed:.3f}; p = {p:.3f} of {permutations} permutations"
+    if verdict == "undecided":
+        needed = law.patients_to_decide(patients, *ends)
+        explanation += (f": neither chance nor {law.sound:g} is excluded; about {needed} patients like these {patients} would "
+                        "decide")
+    return Audit(question=question, figure=figure, estimate=mean, low=float(low), high=float(high), verdict=verdict,
+                 explanation=explanation, patients_to_decide=needed)
 
 
 def _permuted_labels(ears: pd.DataFrame, permutations: int) -> Iterator[np.ndarray]:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
-from medical_fenlei.audits.audit import ENOUGH, Audit
+from medical_fenlei.audits.audit import Audit
+from medical_fenlei.audits.verdicts import ENOUGH
 from medical_fenlei.errors import UserError
 from medical_fenlei.log import LOG
 from medical_fenlei.metrics.bootstrap import PatientBootstrap
@@ -26,8 +27,6 @@ TINY = 1e-6
 """Least probability that enters a logarithm."""
 MOST_DOUBTFUL = 0.15
 """Share of the list that counts as doubtful where dates are compared."""
-MORE_DOUBTFUL = 0.1
-"""Difference of the shares of doubtful labels, at the lower end of its interval, above which the dates need a look."""
 
 
 def label_probabilities(logits: np.ndarray, target: np.ndarray, task: Task) -> np.ndarray:
@@ -146,8 +145,10 @@ def audit_dates(suspects: pd.DataFrame, patient_of: pd.Series, *, n_resamples: i
     question = "Are labels doubtful where dates differ?"
     figure = f"share among the {MOST_DOUBTFUL:.0%} most doubtful labels: where dates differ minus where they agree"
     differ, agree = int((~suspects.date_match).sum()), int(suspects.date_match.sum())
+    patient = suspects.exam_id.map(patient_of)
     if min(differ, agree) < ENOUGH:
-        return Audit.undecided(question, figure, f"dates differ in {differ} of {differ + agree} ears")
+        return Audit.undecided(question, figure, f"dates differ in {differ} of {differ + agree} ears",
+                               patients=patient.nunique(), found=min(differ, agree))
     doubtful = (suspects["rank"] <= MOST_DOUBTFUL * len(suspects)).to_numpy(np.float64)
     dates_differ = (~suspects.date_match).to_numpy(np.float64)
 
@@ -156,11 +157,8 @@ def audit_dates(suspects: pd.DataFrame, patient_of: pd.Series, *, n_resamples: i
             shares = [weight @ (doubtful * group) / (weight @ group) for group in (dates_differ, 1 - dates_differ)]
         return {"difference": shares[0] - shares[1]}
 
-    bootstrap = PatientBootstrap(patient=suspects.exam_id.map(patient_of).to_numpy(),
-                                 observations=np.column_stack([doubtful, dates_differ]), n_resamples=n_resamples)
+    bootstrap = PatientBootstrap(patient=patient.to_numpy(), observations=np.column_stack([doubtful, dates_differ]),
+                                 n_resamples=n_resamples)
     interval = bootstrap.intervals(difference, scales={"difference": "identity"}).values["difference"]
-    if np.isnan(interval.low):
-        return Audit.from_interval(question, figure, interval, "undecided", interval.reason)
-    if interval.low > MORE_DOUBTFUL:
-        return Audit.from_interval(question, figure, interval, "look", "the matching by exam id may have gone wrong")
-    return Audit.from_interval(question, figure, interval, "ok", "not much more than where they agree")
+    return Audit.from_interval(question, figure, interval, thresholds="dates", patients=patient.nunique(), explanation={
+        "look": "the matching by exam id may have gone wrong", "ok": "not much more than where they agree"})

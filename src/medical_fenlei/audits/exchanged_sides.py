@@ -6,26 +6,24 @@ exchanged. If a share q of the one-sided exams is exchanged, the wrong ear leads
 q. Where too few exams agree, q is estimated from the distribution of the margins between the two ears
 (`fit_mirrored_mixture`), if the margins are large enough; otherwise only the share of wrong leads is reported.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.special import logit
 
 from medical_fenlei import tables
-from medical_fenlei.audits.audit import ENOUGH, Audit, Verdict
+from medical_fenlei.audits.audit import Audit
 from medical_fenlei.audits.auroc import weighted_auroc
+from medical_fenlei.audits.verdicts import ENOUGH
 from medical_fenlei.metrics.bootstrap import Interval, PatientBootstrap
 from medical_fenlei.vocabulary import SIDES
 
 QUESTION, FIGURE = "Are left and right exchanged?", "share of one-sided exams with exchanged sides"
 FIGURE_WITHOUT_SKILL = "share of one-sided exams with a wrong lead"
 
-NEEDS_A_LOOK, EXCHANGED = 0.02, 0.1
-"""Shares of exchanged exams at the lower end of the interval: above the first a look is needed; above the second neither chance
-nor disagreement between readers explains it."""
-HALF, MOST = 0.5, 0.75
-"""Shares of wrong leads: more than half is worse than guessing, three quarters is most exams."""
+MOST = 0.75
+"""Share of exchanged exams that is most of them."""
 SEPARABLE = 1.5
 """Standard deviations from 0 of the mean margin, above which exchanged exams can be distinguished from limited skill."""
 TINY, ITERATIONS = 1e-6, 100
@@ -37,12 +35,12 @@ def audit_sides(ears: pd.DataFrame, *, n_resamples: int) -> tuple[Audit, pd.Data
 
     ears: `binary_view`. Returns the answer and a `tables.ONE_SIDED`.
     """
-    exams = ExamPairs.from_ears(ears)
+    exams, patients = ExamPairs.from_ears(ears), ears.patient_key.nunique()
     number = int(exams.one_sided.sum())
     if number < ENOUGH:
-        reason = f"only {number} exams have one positive and one negative ear"
-        return Audit.undecided(QUESTION, FIGURE, reason), exams.suspects()
-    return _judged(_exchanged_share(exams, n_resamples), exams), exams.suspects()
+        reason = f"exams with one positive and one negative ear: {number}"
+        return Audit.undecided(QUESTION, FIGURE, reason, patients=patients, found=number), exams.suspects()
+    return _judged(_exchanged_share(exams, n_resamples), exams, patients), exams.suspects()
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,25 +157,20 @@ def _mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return mean
 
 
-def _judged(share: _Share, exams: ExamPairs) -> Audit:
+def _judged(share: _Share, exams: ExamPairs, patients: int) -> Audit:
+    """The answer for a share that was measured on these exams; patients: of all audited ears."""
     interval, wrong = share.interval, exams.wrong_lead
-    explanation = f"in {wrong.mean():.0%} of {len(wrong)} one-sided exams the ear labelled healthier scores higher"
+    told = f"in {wrong.mean():.0%} of {len(wrong)} one-sided exams the ear labelled healthier scores higher"
     if not share.identified:
-        explanation += "; that may be limited skill or exchanged sides"
-    verdict: Verdict
-    if np.isnan(interval.low):
-        verdict = "undecided"
-    elif interval.low > (EXCHANGED if share.identified else HALF):
-        verdict = "wrong"
-        explanation += ": left and right are exchanged in " + ("most of them" if interval.estimate > MOST else "some of them")
-    elif interval.high > HALF or interval.low > (NEEDS_A_LOOK if share.identified else EXCHANGED):
-        verdict = "look"
-    else:
-        verdict = "ok"
+        told += "; that may be limited skill or exchanged sides"
     if interval.high < 0:
-        explanation += ", even fewer than limited skill would give"
-    figure = FIGURE if share.identified else FIGURE_WITHOUT_SKILL
-    return Audit.from_interval(QUESTION, figure, _clipped(interval), verdict, explanation)
+        told += ", even fewer than limited skill would give"
+    exchanged = f"{told}: left and right are exchanged in " + ("most of them" if interval.estimate > MOST else "some of them")
+    figure, thresholds = (FIGURE, "exchanged sides") if share.identified else (FIGURE_WITHOUT_SKILL, "wrong leads")
+    found = Audit.from_interval(QUESTION, figure, interval, thresholds=thresholds, patients=patients, explanation={
+        "ok": told, "look": told, "undecided": told, "wrong": exchanged})
+    clipped = _clipped(interval)
+    return replace(found, estimate=clipped.estimate, low=clipped.low, high=clipped.high)
 
 
 def _clipped(interval: Interval) -> Interval:

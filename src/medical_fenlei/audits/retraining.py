@@ -47,14 +47,10 @@ def audit_retraining(
     question, figure = f"Can anything be learnt from {how} labels?", "AUROC against the true ones"
     retrained = _train_on_wrong_labels(network, data, how)
     (result,) = evaluate(retrained, replace(data, label_task=task.name), set_name, n_resamples=n_resamples)
-    interval = result.intervals.values["auroc"]
-    if np.isnan(interval.low):
-        return Audit.from_interval(question, figure, interval, "undecided", interval.reason)
-    if interval.low > 0.5:
-        return Audit.from_interval(
-            question, figure, interval, "look", interval.reason or "more than chance, although its labels were wrong; a "
-            "single network that fits noise may do so by luck: try other seeds")
-    return Audit.from_interval(question, figure, interval, "ok", interval.reason or "chance")
+    luck = ("more than chance, although its labels were wrong; a single network that fits noise may do so by luck: try other "
+            "seeds")
+    return Audit.from_interval(question, figure, result.intervals.values["auroc"], thresholds="wrong labels",
+                               patients=result.intervals.patients, explanation={"look": luck, "ok": "chance"})
 
 
 def _train_on_wrong_labels(network: TrainedNetwork, data: DataConfig, how: WrongLabels) -> TrainedNetwork:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from medical_fenlei import tables
-from medical_fenlei.audits.audit import Audit, Verdict, binary_view
+from medical_fenlei.audits.audit import Audit, binary_view, fewest_of_a_class
 from medical_fenlei.audits.auroc import weighted_auroc
+from medical_fenlei.audits.verdicts import ENOUGH, THRESHOLDS
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.metrics.bootstrap import SEED, Interval, PatientBootstrap
 from medical_fenlei.metrics.predictions import resampling
@@ -21,8 +22,6 @@ from medical_fenlei.vocabulary import AIR
 Perturbation = Callable[[torch.Tensor], torch.Tensor]
 """A change of ears: int16 HU (N, K, H, W) to the same."""
 
-DROP = 0.05
-"""Loss of AUROC above which a look is needed."""
 NOISE_HU = 80.0
 """Standard deviation of the noise, HU."""
 LEVEL_HU = 100.0
@@ -117,13 +116,20 @@ class PairedScores:
     """Scores without a perturbation (N,)."""
 
     bootstrap: PatientBootstrap
+    """Resamples the patients of these ears."""
+
     plain_auroc: Interval
+    """AUROC without a perturbation."""
+
     patients: int
+    """Number of patients."""
+
     warnings: tuple[str, ...]
+    """Reasons to distrust the intervals."""
 
     @classmethod
     def from_ears(cls, ears: pd.DataFrame, *, n_resamples: int) -> "PairedScores":
-        """ears: `binary_view`."""
+        """Return the scores of these ears (`binary_view`) without a perturbation."""
         y, score = ears.y.to_numpy(), ears.score.to_numpy()
         bootstrap = resampling(ears.assign(y_true=y), n_resamples=n_resamples)
         auroc = weighted_auroc(y, score)
@@ -139,11 +145,30 @@ class PairedScores:
             return {"auroc": after, "difference": after - before}
 
         found = self.bootstrap.intervals(measures, scales={"difference": "identity"}).values
-        change = found["difference"]
-        moved = float(np.abs(score - self.score).mean())
-        audit = Audit.from_interval(f"Does it hold: {name}?", "difference of the AUROC", change, _verdict(change),
-                                    f"probabilities move by {moved:.3f} on average")
+        moved, fewest = float(np.abs(score - self.score).mean()), fewest_of_a_class(self.y)
+        question, figure = f"Does it hold: {name}?", "difference of the AUROC"
+        if fewest < ENOUGH:
+            return Audit.undecided(question, figure, f"ears of the rarer class: {fewest}", patients=self.patients,
+                                   found=fewest), found["auroc"]
+        change, needed = self._with_spread(found["difference"])
+        audit = Audit.from_interval(question, figure, change, thresholds="robustness", patients=self.patients, needed=needed,
+                                    explanation=f"probabilities move by {moved:.3f} on average")
         return audit, found["auroc"]
+
+    def _with_spread(self, change: Interval) -> tuple[Interval, int | None]:
+        """The interval of a change and, where no resample has another change, how many patients would decide.
+
+        The interval is then what so few patients of the rarer class can exclude: the exact one (Clopper 1934) of a share of
+        0, each patient counted as one observation.
+        """
+        if change.low != change.high:
+            return change, None
+        patient, law = self.bootstrap.patient, THRESHOLDS["robustness"]
+        fewest = min(len(np.unique(patient[self.y == c])) for c in (0, 1))
+        reach = 1 - float(0.025 ** (1 / fewest))
+        enough = np.log(0.025) / np.log(1 - abs(law.tolerable - law.sound))
+        return (change._replace(low=max(-1.0, change.low - reach), high=min(1.0, change.high + reach)),
+                int(np.ceil(self.patients * enough / fewest)))
 
     def row(self, value: str, auroc: Interval) -> dict[str, object]:
         """Return the row of `tables.SUBGROUPS` about an AUROC."""
@@ -151,10 +176,3 @@ class PairedScores:
                 "metric": "auroc", "estimate": auroc.estimate, "low": auroc.low, "high": auroc.high,
                 "support": auroc.support,
                 "note": "; ".join(filter(None, (auroc.reason, *self.warnings)))}
-
-
-def _verdict(change: Interval) -> Verdict:
-    """The verdict on a change of the AUROC."""
-    if np.isnan(change.low):
-        return "undecided"
-    return "look" if change.high < 0 and change.estimate < -DROP else "ok"

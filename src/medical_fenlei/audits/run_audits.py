@@ -1,7 +1,7 @@
 """All audits of a run, and their files."""
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from medical_fenlei.audits.retraining import audit_retraining
 from medical_fenlei.audits.robustness import audit_robustness
 from medical_fenlei.audits.shortcuts import audit_metadata, audit_other_ear
 from medical_fenlei.audits.split_leakage import audit_leakage, audit_shared_patients
+from medical_fenlei.audits.verdicts import THRESHOLDS, count_verdicts
 from medical_fenlei.config import DataConfig
 from medical_fenlei.data.selection import empty_set
 from medical_fenlei.errors import UserError
@@ -121,8 +122,10 @@ def _write(
     of_cohort = f"_{head['set']}" if is_cohort(head["set"]) else ""
     json, csv, png, sides, labels = files = [(folder / name).with_stem(f"{Path(name).stem}{of_cohort}") for name in names]
     rows = [audit.to_row() for audit in audits]
-    told = {"id": hashlib.sha256(repr((head, rows)).encode()).hexdigest()[:16], **head}
-    write_json(json, {**told, "audits": rows, "versions": versions()})
+    told = {"id": hashlib.sha256(repr((head, rows)).encode()).hexdigest()[:16], **head,
+            "verdicts": count_verdicts([audit.verdict for audit in audits])}
+    thresholds = {name: asdict(law) for name, law in THRESHOLDS.items()}
+    write_json(json, {**told, "audits": rows, "thresholds": thresholds, "versions": versions()})
     tables.AUDITS.write(csv, tables.AUDITS.frame(rows))
     plot_forest(png, aurocs, title=f"{head['task']}, {head['set']}: AUROC when the scans are changed", evaluation=told["id"])
     tables.ONE_SIDED.write(sides, one_sided)

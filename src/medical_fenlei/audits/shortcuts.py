@@ -1,20 +1,17 @@
 """What predicts the label without the disease: the scanner, age and sex, the other ear."""
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from medical_fenlei.audits.audit import ENOUGH, Audit, Verdict
+from medical_fenlei.audits.audit import Audit
 from medical_fenlei.audits.auroc import auroc, auroc_interval, auroc_within_groups
+from medical_fenlei.audits.verdicts import ENOUGH
 from medical_fenlei.cohort.groupings import labelled_ears
-from medical_fenlei.metrics.bootstrap import Interval, PatientBootstrap
+from medical_fenlei.metrics.bootstrap import PatientBootstrap
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.vocabulary import NORMAL, Side, vendor
-
-WEAK, STRONG = 0.6, 0.75
-"""AUROC of a shortcut above which it needs a look, and above which it discredits the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +28,16 @@ class _Metadata:
     numbers: tuple[str, ...]
     """Numeric columns."""
 
-    worst: Literal["look", "wrong"]
-    """The worst verdict: a reader knows age and sex too, so they discredit nothing."""
+    thresholds: str
+    """Name in `verdicts.THRESHOLDS`."""
 
 
 SCANNER = _Metadata(
     question="Does the scanner give the label away?", described_as="scanner, kernel, spacing and date",
-    names=("manufacturer", "model", "kernel", "transfer_syntax"), worst="wrong",
+    names=("manufacturer", "model", "kernel", "transfer_syntax"), thresholds="scanner",
     numbers=("rows", "pixel_spacing_mm", "slice_thickness_mm", "slice_increment_mm", "n_instances", "kvp", "day"))
 PERSON = _Metadata(question="Do age and sex give the label away?", described_as="age and sex", names=("sex",),
-                   numbers=("age_years",), worst="look")
+                   numbers=("age_years",), thresholds="age and sex")
 
 
 def audit_metadata(
@@ -73,17 +70,20 @@ def _audit_facts(
     """Fit the metadata of the training ears, and measure the fit on the audited ears (rows of `ears`, with their metadata)."""
     question, figure = metadata.question, f"AUROC of {metadata.described_as}, without the image"
     (n0, n1), (m0, m1) = (np.bincount(y, minlength=2) for y in (train.y, ears.y))
+    patients = ears.patient_key.nunique()
     if min(n0, n1, m0, m1) < ENOUGH:
-        return Audit.undecided(question, figure, f"{n0} and {n1} training ears, {m0} and {m1} here")
+        return Audit.undecided(question, figure, f"{n0} and {n1} training ears, {m0} and {m1} here", patients=patients,
+                               found=min(m0, m1) if min(m0, m1) < ENOUGH else 0)
     score = _metadata_score(train, audited, metadata.names, metadata.numbers)
     interval = auroc_interval(ears, score, n_resamples=n_resamples)
-    if metadata.worst == "look":
+    if metadata is PERSON:
         explanation = "a reader knows them too; a high figure means that age or sex differ by diagnosis"
     else:
         best, alone = _strongest_fact(metadata, ears, train, audited)
         explanation = (f"most by {best} ({alone:.2f} alone); among ears with similar metadata the network has an AUROC of "
                        f"{_auroc_within_thirds(ears, score):.2f}")
-    return Audit.from_interval(question, figure, interval, _shortcut_verdict(interval, worst=metadata.worst), explanation)
+    return Audit.from_interval(question, figure, interval, thresholds=metadata.thresholds, patients=patients,
+                               explanation=explanation)
 
 
 def _strongest_fact(
@@ -123,14 +123,6 @@ def _auroc_within_thirds(ears: pd.DataFrame, metadata_score: np.ndarray) -> floa
     return measures(np.ones((1, len(ears))))["auroc"].item()
 
 
-def _shortcut_verdict(interval: Interval, *, worst: Literal["look", "wrong"]) -> Verdict:
-    if np.isnan(interval.low):
-        return "undecided"
-    if worst == "wrong" and interval.low > WEAK and interval.estimate > STRONG:
-        return "wrong"
-    return "look" if interval.low > 0.5 and interval.estimate > WEAK else "ok"
-
-
 def audit_other_ear(ears: pd.DataFrame, *, n_resamples: int) -> Audit:
     """Among ears with the same label, do those whose other ear is diseased score higher? ears: `binary_view`."""
     question = "Does the other ear decide?"
@@ -139,13 +131,15 @@ def audit_other_ear(ears: pd.DataFrame, *, n_resamples: int) -> Audit:
     pairs = ears.merge(other.rename(columns={"y": "other"}), on=["exam_id", "side"])
     counts = pairs.groupby(["y", "other"]).size()
     informative = sum(int(min(counts.get((y, 0), 0), counts.get((y, 1), 0))) for y in (0, 1))
+    patients = ears.patient_key.nunique()
     if informative < ENOUGH:
-        return Audit.undecided(question, figure, f"only {informative} ears differ from their other one")
+        return Audit.undecided(question, figure, f"ears that differ from their other one: {informative}", patients=patients,
+                               found=informative)
     y, other_y, score = pairs.y.to_numpy(), pairs.other.to_numpy(), pairs.score.to_numpy()
     bootstrap = PatientBootstrap(patient=pairs.patient_key.to_numpy(), observations=np.column_stack([y, other_y, score]),
                                  n_resamples=n_resamples)
     interval = bootstrap.intervals(auroc_within_groups(other_y, score, group=y)).values["auroc"]
-    verdict = _shortcut_verdict(interval, worst="look")
-    explanation = "0.5 means no influence of the other ear" if verdict == "ok" else (
-        "a patient's ears resemble each other, in disease and in the scan; check whether the network uses more than the ear")
-    return Audit.from_interval(question, figure, interval, verdict, explanation)
+    alike = "a patient's ears resemble each other, in disease and in the scan; check whether the network uses more than the ear"
+    none = "0.5 means no influence of the other ear"
+    return Audit.from_interval(question, figure, interval, thresholds="other ear", patients=patients,
+                               explanation={"ok": none, "look": alike, "undecided": none})

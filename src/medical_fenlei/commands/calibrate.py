@@ -26,6 +26,8 @@ def calibrate_command(doc: str | None, kind: str, argv: list[str] | None) -> int
                 f"{fitted.temperature:.3f}, mean loss {fitted.loss_before:.4f} before, {fitted.loss_after:.4f} after")
         if fitted.note:
             cli.warn(f"{name}: temperature {fitted.note}")
+        if fitted.point_note:
+            cli.warn(f"{name}: {fitted.point_note}")
         for point, threshold in fitted.points.items():
             cli.say(f"  {point:15s} {threshold:.4f}" + ("   decides" if point == fitted.point else ""))
     for reason in found.unfitted.values():

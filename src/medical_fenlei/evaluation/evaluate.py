@@ -14,6 +14,7 @@ from medical_fenlei.evaluation.subgroups import subgroups_of
 from medical_fenlei.external_cohort import ExternalCohort, is_cohort
 from medical_fenlei.metrics.bootstrap import N_RESAMPLES, Interval, Intervals
 from medical_fenlei.metrics.predictions import intervals_at, intervals_of
+from medical_fenlei.set_sizes import SetSize, larger_set
 from medical_fenlei.tasks import OUTSIDE, Task, with_task_name
 from medical_fenlei.trained.calibration import TaskCalibration
 from medical_fenlei.trained.network import TrainedNetwork
@@ -116,7 +117,8 @@ def evaluate(
             intervals=intervals_of(found, task, n_resamples=n_resamples),
             operating_points=intervals_at(found, task, calibration.points, n_resamples=n_resamples) if task.binary else {},
             subgroups=subgroups_of(found, manifest, task, n_resamples=n_resamples), rejects=ears.rejects,
-            warnings=(*ears.notes, *_set_warnings(set_name, data), *_unchecked(network), *_temperature_warning(calibration)),
+            warnings=(*ears.notes, *_set_warnings(set_name, data), *_unchecked(network), *_size_warnings(set_name, found, task),
+                      *_calibration_warnings(calibration)),
             hashes=ears.hashes, cohort=ears.cohort))
     return results
 
@@ -154,5 +156,12 @@ def _set_warnings(set_name: str, data: DataConfig) -> list[str]:
     return warnings
 
 
-def _temperature_warning(calibration: TaskCalibration) -> list[str]:
-    return [f"temperature {calibration.note}"] if calibration.note else []
+def _size_warnings(set_name: str, ears: pd.DataFrame, task: Task) -> list[str]:
+    """What makes a set that reports larger, if it is too small for the intervals (which say so themselves)."""
+    small = set_name not in ("train", "tune") and SetSize.of(ears, task).warning(set_name)
+    return [f"remedy for the few patients of the {set_name} set: {larger_set(set_name)}"] if small else []
+
+
+def _calibration_warnings(calibration: TaskCalibration) -> list[str]:
+    notes = f"temperature {calibration.note}" if calibration.note else "", calibration.point_note
+    return [note for note in notes if note]

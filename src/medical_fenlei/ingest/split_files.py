@@ -11,7 +11,7 @@ from medical_fenlei import settings, tables
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import whole_folder, write_json
 from medical_fenlei.ingest.split_spec import SplitSpec
-from medical_fenlei.ingest.split_statistics import largest_deviation, set_statistics, sets_with_too_few
+from medical_fenlei.ingest.split_statistics import largest_deviation, set_statistics, sets_with_too_few, small_sets
 from medical_fenlei.ingest.splits import Sets, make_splits, validation_exams
 from medical_fenlei.log import LOG
 from medical_fenlei.vocabulary import SETS
@@ -126,12 +126,17 @@ def _write(root: Path, splits: Mapping[int, Sets], divided: ExamsToDivide, spec:
             keys = exams.exam_id.map(divided.patients) if divided.patients is not None else ""
             tables.SPLIT.write(beside / f"{name}.csv", exams.assign(patient_key=keys))
         numbers, deviation = set_statistics(sets, divided.patients), largest_deviation(sets)
+        small = small_sets(sets, divided.patients)
         write_json(beside / "stats.json", {
             "by_patient": divided.patients is not None, "settings": used, "sets": numbers, "largest_deviation": deviation,
+            "too_small": small,
         })
         shown = pd.json_normalize([{"set": name, **own} for name, own in numbers.items() if own["exams"]])
         LOG.info("%s:\n%s", folder, shown.to_string(index=False))
         if deviation:
             LOG.info("largest deviation of a class's share: %s percentage points, code %d, between %s and %s",
                      deviation["points"], deviation["code"], *deviation["sets"])
+        for name, warning in small.items():
+            if name == "train" or pct == max(splits):            # the other sets are the same for all amounts
+                LOG.warning("%s: %s", folder, warning)
         yield folder

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei.ingest.splits import Sets
+from medical_fenlei.set_sizes import SetSize
+from medical_fenlei.tasks import find_task
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES
 
 
@@ -27,6 +29,21 @@ def sets_with_too_few(splits: Mapping[int, Sets], least: int) -> list[str]:
         f"code {code}: {number} of {least} ears in {name}"
         for name, exams in named.items() for code, number in ears_per_code(exams).items() if whole[code] and number < least
     ]
+
+
+def small_sets(sets: Mapping[str, pd.DataFrame], patients: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a warning for each set that is too small to tell normal from abnormal ears, by the set's name.
+
+    patients: patient by exam id, or None to count exams. Sets that are empty, since they were not asked for, do not count.
+    """
+    warnings = {}
+    for name, exams in sets.items():
+        ears = pd.concat([pd.DataFrame({"patient_key": exams.exam_id if patients is None else exams.exam_id.map(patients),
+                                        "label_code": exams[f"{side}_code"]}) for side in SIDES])
+        unit = "exam" if patients is None else "patient"
+        if len(exams) and (warning := SetSize.of(ears, find_task("normal_vs_abnormal")).warning(name, unit)):
+            warnings[name] = warning
+    return warnings
 
 
 def largest_deviation(sets: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:

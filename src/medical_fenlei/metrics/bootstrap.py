@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import expit, logit, stdtrit
 
+from medical_fenlei.set_sizes import TO_MEASURE, TO_MEASURE_A_CLASS
+
 Measures = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Weights (R, N) to named measures (R,), NaN where undefined."""
 Scale = Literal["logit", "log", "identity", "percentile"]
@@ -31,7 +33,7 @@ N_RESAMPLES = 2000
 SCALES: Mapping[str, Scale] = {
     "calibration_slope": "log", "calibration_intercept": "identity", "calibration_error": "percentile"}
 """The measures whose scale is not `logit`."""
-ENOUGH_PATIENTS, ENOUGH_OF_A_CLASS = 50, 20
+ENOUGH_PATIENTS, ENOUGH_OF_A_CLASS = TO_MEASURE, TO_MEASURE_A_CLASS
 """Patients, and patients with an ear of the rarest class, from which the intervals are reliable."""
 AT_95_PERCENT, ENOUGH_AT_95_PERCENT = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"), 40
 """Measures at a threshold that 5 % of one class determine, and the patients with an ear of the rarest class from which

@@ -11,7 +11,10 @@ SEARCH_RANGE = (-4.0, 4.0)
 """Log temperatures between which the optimum is sought."""
 TINY = 1e-15
 """Distance that probabilities keep from 0 and 1, where a logit is infinite."""
-HALF, YOUDEN, AT_SPECIFICITY = "half", "youden", "specificity_95"
+HALF, YOUDEN, AT_SPECIFICITY, PREVALENCE = "half", "youden", "specificity_95", "prevalence"
+"""Names of operating points. PREVALENCE: the share of positive ears in the training set, for a network that it was not balanced
+for; where a threshold cannot be chosen it does for such a network what HALF does for others."""
+
 SENSITIVITY = 0.95
 """Sensitivity that one of the operating points has, where no other is asked for."""
 

@@ -48,6 +48,7 @@ def _task(task: Task) -> dict[str, Any]:
 def _training(run: Run) -> dict[str, Any]:
     epochs = list(run.read_metrics())
     return {"epochs": len(epochs), "best": epochs[-1].get("best_epoch", 0) if epochs else 0,
+            "chosen_by": epochs[-1].get("chosen_by", "") if epochs else "",
             "seconds": sum(epoch["seconds"] for epoch in epochs)}
 
 

@@ -11,6 +11,7 @@ from medical_fenlei.config import DataConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.external_cohort import ExternalCohort, cohorts_of
 from medical_fenlei.leakage.shared import describe_parted_patients
+from medical_fenlei.set_sizes import SetSize
 from medical_fenlei.tasks import OUTSIDE, Task, find_tasks
 from medical_fenlei.vocabulary import DIAGNOSES, vendor
 
@@ -19,19 +20,20 @@ MOST_VALUES = 4
 
 
 def data_section(data: DataConfig) -> dict[str, Any]:
-    """Return `flow` (counts from exams to ears), `sets` (one entry per set), `parted_patients` and `tables_missing`.
+    """Return `flow` (counts from exams to ears), `sets` (one entry per set), `parted_patients`, `small_sets`, `tables_missing`.
 
-    `parted_patients` is a warning if the split has a patient in several sets. Where the tables of the run cannot be read, the
-    others are empty and `tables_missing` is the reason.
+    `parted_patients` is a warning if the split has a patient in several sets, `small_sets` one for each set and task that is
+    too small. Where the tables of the run cannot be read, the others are empty and `tables_missing` is the reason.
     """
     try:
         manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.read_split(data.splits_root, data.pct)
     except UserError as error:
-        return {"flow": [], "sets": [], "parted_patients": "", "tables_missing": str(error)}
+        return {"flow": [], "sets": [], "parted_patients": "", "small_sets": [], "tables_missing": str(error)}
     ears, tasks = labelled_ears(manifest), find_tasks(data.label_task)
     sets = group_by_set(ears, [split], "set").groups
+    small = [SetSize.of(own, task).warning(name) for name, own in sets.items() for task in tasks]
     return {"flow": _flow(data.manifest_csv, manifest, ears),
-            "sets": [_set_figures(name, own, tasks) for name, own in sets.items()],
+            "sets": [_set_figures(name, own, tasks) for name, own in sets.items()], "small_sets": list(filter(None, small)),
             "parted_patients": describe_parted_patients(manifest, split), "tables_missing": ""}
 
 

@@ -85,7 +85,8 @@ SUSPECTS = Table("labels to be read again, one row per ear, the most doubtful fi
     "nll": "float", "agreement": "float", "epochs": "count", "first_agreed": "count", "date_match": "flag",
 }, unique=("exam_id", "side"))
 AUDITS = Table("audits of a run, one row per question and figure", {
-    "question": "key", "figure": "key", "estimate": "float", "low": "float", "high": "float", "verdict": "key", "words": "text",
+    "question": "key", "figure": "key", "estimate": "float", "low": "float", "high": "float", "verdict": "key",
+    "patients_to_decide": "count", "words": "text",
 }, unique=("question", "figure"))
 TRAINING_EARS = Table("training ears, one row per ear", {"exam_id": "key", "side": "side", "label_code": "code"},
                       unique=("exam_id", "side"))

@@ -103,6 +103,7 @@ class AuditRow(TypedDict):
     low: float | None
     high: float | None
     verdict: Literal["ok", "look", "wrong", "undecided"]
+    patients_to_decide: NotRequired[Count | None]
     words: str
 
 
@@ -114,6 +115,7 @@ class Audits(TypedDict):
     set: str
     epoch: Count
     data: dict[str, Any]
+    verdicts: NotRequired[dict[str, Count]]
     audits: list[AuditRow]
 
 

@@ -47,6 +47,9 @@ class TaskCalibration:
     note: str = ""
     """Why the temperature is unreliable; "" if it is reliable."""
 
+    point_note: str = ""
+    """Why the thresholds are unreliable, and what decides instead; "" if they are reliable."""
+
     @property
     def threshold(self) -> float:
         """Least probability of an ear that is predicted positive."""

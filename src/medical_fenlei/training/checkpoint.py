@@ -34,7 +34,7 @@ class Checkpoint:
     """The last completed epoch; the first is 1."""
 
     metric: str
-    """The name of `value`, a measure of the tune set; "" without a tune set."""
+    """The name of `value`, a measure of the tune set (`EpochChoice.by`); "" if the last epoch is kept."""
 
     value: float
     trained_on: TrainingSetSummary | None = None

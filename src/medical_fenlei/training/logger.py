@@ -80,7 +80,8 @@ class TrainingLogger:
             return
         self.run.add_metrics(line)
         for name, value in line.items():
-            self.tensorboard(line["epoch"]).add_scalar(name, value, line["epoch"])
+            if not isinstance(value, str):
+                self.tensorboard(line["epoch"]).add_scalar(name, value, line["epoch"])
         LOG.info("%s", _epoch_line(line, self.config))
 
     def write_report(self, epoch: int, report: dict[str, Any]) -> None:

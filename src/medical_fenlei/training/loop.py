@@ -30,20 +30,20 @@ from medical_fenlei.log import LOG
 from medical_fenlei.metrics.predictions import measures_over
 from medical_fenlei.models.network import Network
 from medical_fenlei.runs import Run
+from medical_fenlei.set_sizes import EPOCHS_AVERAGED
 from medical_fenlei.signals import StopRequest
 from medical_fenlei.tasks import OUTSIDE, find_tasks
 from medical_fenlei.training.checkpoint import Checkpoint, read_newest_checkpoint, rotate_checkpoints, write_checkpoint
 from medical_fenlei.training.device import ComputeSettings, compile_errors, compiled, peak_memory_gb
 from medical_fenlei.training.distributed import Ranks
 from medical_fenlei.training.dynamics import TrainingDynamics
+from medical_fenlei.training.epoch_choice import EpochChoice
 from medical_fenlei.training.logger import TrainingLogger
 from medical_fenlei.training.losses import training_loss
 from medical_fenlei.training.predict import InferenceResult, infer, prediction_tables
 from medical_fenlei.training.schedule import drop_share, learning_rate
 from medical_fenlei.training.step import Stepper, moving_average
 from medical_fenlei.training.training_set import TrainingSetSummary
-
-LOWER_IS_BETTER = {"loss", "val_loss"}
 
 
 @dataclass
@@ -67,6 +67,8 @@ class Progress:
 
     best_epoch: int = 0
     best_value: float = math.nan
+    losses: list[float] = field(default_factory=list)
+    """The tune loss of the last epochs, which may be averaged."""
 
 
 @dataclass
@@ -97,6 +99,7 @@ class Trainer:
                             ema=moving_average(self.model, plan.ema), grad_checkpointing=plan.grad_checkpointing,
                             ranks=self.ranks)
         self.network = compiled(self.model) if plan.compile else self.model
+        self.choice = EpochChoice.on(self.tune.ears if self.tune else None, self.tasks, plan.early_stop_metric)
         self.dynamics, self.stop = TrainingDynamics(), StopRequest()
         self.saved_at, self.saved = (0, 0), time.monotonic()
 
@@ -116,14 +119,15 @@ class Trainer:
             if at.epoch >= plan.epochs:
                 LOG.info("all %d epochs are already done", plan.epochs)
             while at.epoch < plan.epochs:
-                if plan.patience and self.tune is not None and at.epoch - at.best_epoch >= plan.patience:
+                if plan.patience and self.choice.on_tune and at.epoch - at.best_epoch >= plan.patience:
                     LOG.info("no improvement in %d epochs: training ends", plan.patience)
                     break
                 began, epoch = time.monotonic(), at.epoch + 1
                 line: dict[str, Any] = {"epoch": epoch, **self.train_epoch(epoch, logger)}
                 line |= {f"tune_{name}": value for name, value in self._evaluate_tune(epoch, logger).items()}
                 improved = self._end_epoch(epoch, line)
-                line |= {"best_epoch": at.best_epoch, "seconds": round(time.monotonic() - began, 2)}
+                line |= {"best_epoch": at.best_epoch, "chosen_by": self.choice.by,
+                         "seconds": round(time.monotonic() - began, 2)}
                 logger.log_epoch(line)                           # before the checkpoint: a kill in between repeats a line
                 self._save(improved)
                 self._stop_if_requested()
@@ -221,17 +225,12 @@ class Trainer:
         return measures
 
     def _end_epoch(self, epoch: int, line: dict[str, Any]) -> bool:
-        """Advance to the next epoch; return whether this one is the best so far.
-
-        Without a tune set the latest epoch is the best. An undefined measure ranks below any value; then the tune loss decides.
-        """
-        at, metric = self.progress, self.config.training.early_stop_metric
-        value = line.get(f"tune_{metric.removeprefix('val_')}", math.nan)
-        if self.tune is None:
-            improved = True
-        else:
-            first = -math.inf if math.isnan(value) else -value if metric in LOWER_IS_BETTER else value
-            rank = (first, -line["tune_loss"])
+        """Advance to the next epoch; return whether this one is the best so far."""
+        at, improved, value = self.progress, True, math.nan
+        if self.choice.on_tune:
+            at.losses = [*at.losses, line["tune_loss"]][-EPOCHS_AVERAGED:]
+            value = self.choice.value(line, at.losses)
+            rank = self.choice.rank(value, line["tune_loss"])
             improved = rank > at.best or not at.best_epoch
             at.best = rank if improved else at.best
         if improved:
@@ -254,13 +253,13 @@ class Trainer:
         self.saved_at, self.saved = (self.progress.epoch, self.progress.step), time.monotonic()
         if not self.ranks.is_first:
             return
-        plan, last = self.config.training, self.run.checkpoint("last")
+        last = self.run.checkpoint("last")
         best = Checkpoint(kind=self.config.kind, config=self.config, weights=self.evaluated_model.state_dict(),
-                          epoch=self.progress.epoch, metric=plan.early_stop_metric if self.tune is not None else "",
+                          epoch=self.progress.epoch, metric=self.choice.by if self.choice.on_tune else "",
                           value=self.progress.best_value, trained_on=TrainingSetSummary.from_ears(self.train.ears))
         if improved:
             write_checkpoint(self.run.checkpoint("best"), best)
-        rotate_checkpoints(last, plan.keep_last)
+        rotate_checkpoints(last, self.config.training.keep_last)
         state = {"step": self.step.state_dict(), "progress": vars(self.progress)}
         write_checkpoint(last, replace(best, weights=self.model.state_dict(), state=state))
 

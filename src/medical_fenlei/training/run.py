@@ -16,6 +16,7 @@ from medical_fenlei.log import LOG
 from medical_fenlei.models.build import build_model
 from medical_fenlei.models.network import Network
 from medical_fenlei.runs import Run, versions
+from medical_fenlei.set_sizes import SetSize
 from medical_fenlei.tasks import OUTSIDE, Task, find_tasks
 from medical_fenlei.training.batch_size import largest_batch
 from medical_fenlei.training.device import ComputeSettings, seed_everything
@@ -117,6 +118,8 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
     train, tune = (sources.dataset(store, name, placement) for name in ("train", "tune"))
     LOG.info("%s", placement)
     train = _require_two_classes(train, tasks, config)
+    if ranks.is_first:
+        _warn_of_small_sets({"train": train, "tune": tune}, tasks)
     if not resume:
         if plan.auto_batch:
             config = _with_largest_batch(config, model, train, compute, ranks)
@@ -131,8 +134,8 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
     progress = trainer.fit()
     if ranks.is_first:
         report(run)
-    measured = f"{plan.early_stop_metric} {progress.best_value:.3f} on the tune set" if tune is not None else "no tune set"
-    LOG.info("best epoch %d (%s): %s", progress.best_epoch, measured, run.checkpoint("best"))
+    measured = f" {progress.best_value:.3f}" if trainer.choice.on_tune else ""
+    LOG.info("best epoch %d (%s%s): %s", progress.best_epoch, trainer.choice.words, measured, run.checkpoint("best"))
     return FinishedRun(run, sources.rejects, ranks.is_first)
 
 
@@ -143,6 +146,13 @@ def _warn_of_changes(run: Run, hashes: Mapping[str, str | None]) -> None:
         if known.get(name) not in (None, hashes.get(name)):
             LOG.warning("%s: the %s table has changed since the run began; start a new run unless both may be mixed",
                         run.folder, name)
+
+
+def _warn_of_small_sets(sets: Mapping[str, EarDataset | None], tasks: tuple[Task, ...]) -> None:
+    for name, ears in sets.items():
+        for task in tasks:
+            if ears is not None and (warning := SetSize.of(ears.ears, task).warning(name)):
+                LOG.warning("%s", warning)
 
 
 def _require_two_classes(train: EarDataset | None, tasks: tuple[Task, ...], config: RunConfig) -> EarDataset:
