@@ -38,7 +38,7 @@ class Selection:
         """
         wanted = self.all_ears
         missing = missing_ears(store, wanted)
-        refuse_without_dicom(store, missing, data)
+        refuse_without_dicom(store, missing, data, of_split=self.split is not None)
         sets = ", ".join(f"{len(own)} ears of {own.exam_id.nunique()} exams in {name}" for name, own in self.ears.items())
         source = data.manifest_csv if self.split is None else self.split.folder
         return f"{source}: {sets or 'no ears'}; {len(wanted) - len(missing)} of {len(wanted)} ears in {store.folder}"
