@@ -8,7 +8,6 @@ from typing import Any
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import read_json, write_json
-from medical_fenlei.tasks import TASKS
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
 _NAME = re.compile(r"[^\W_][\w-]{0,39}")
@@ -27,6 +26,8 @@ def flag_of_set(set_name: str) -> str:
 
 def check_cohort_name(name: str) -> str:
     """Return the name of a cohort, which is a part of file names beside those of the sets. Raises ValueError."""
+    from medical_fenlei.tasks import TASKS  # imports NumPy, which --help does without
+
     plain, reserved = name.casefold(), (*SETS, WHOLE_MANIFEST)
     if not _NAME.fullmatch(name):
         raise ValueError(f"got {name!r}, expected a word of letters, digits, _ and -, at most 40 of them")

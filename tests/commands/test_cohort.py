@@ -147,7 +147,7 @@ def test_later_commands_need_the_name_alone_and_find_the_cohort_from_another_fol
     ((*AGAIN, "--manifest-csv", MANIFEST, "--dicom-base", "b/dicom"), "is the manifest of the run itself"),
     ((*AGAIN, "--manifest-csv", "none.csv", "--dicom-base", "b/dicom"), "none.csv: no such file"),
     ((*FIRST, "--split", "test"), "not allowed with argument"),
-    ((*FIRST, "--cache-dir", "empty", "--dicom-base", "none"), "no --dicom-base none to prepare them from"),
+    ((*FIRST, "--cache-dir", "empty", "--dicom-base", "none"), "prepare them from; name the folder of their images"),
 ])
 def test_what_a_cohort_lacks_is_one_line_and_nothing_is_written(here, capfd, words, says):
     before = contents(REPORTS)

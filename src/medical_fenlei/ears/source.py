@@ -125,12 +125,16 @@ def refuse_changed(store: EarStore, ears: pd.DataFrame) -> None:
         store.refuse_changed(str(exam), Side(side))
 
 
-def refuse_without_dicom(store: EarStore, missing: pd.DataFrame, data: DataConfig) -> None:
-    """Raise UserError if ears are missing and there is no DICOM to prepare them from. missing: rows of a manifest."""
+def refuse_without_dicom(store: EarStore, missing: pd.DataFrame, data: DataConfig, *, of_split: bool = True) -> None:
+    """Raise UserError if ears are missing and there is no DICOM to prepare them from. missing: rows of a manifest.
+
+    of_split: whether a command builds the cache of these ears; those of a cohort are prepared where they are used.
+    """
     if len(missing) and not data.dicom_base.is_dir():
-        raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears of the split, and there "
-                        f"is no --dicom-base {data.dicom_base} to prepare them from; where it is, "
-                        f"{build_command(store.spec, data)} makes them")
+        whose, remedy = ("of the split", f"where it is, {build_command(store.spec, data)} makes them") if of_split else (
+            f"of {data.manifest_csv}", "name the folder of their images")
+        raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears {whose}, and there "
+                        f"is no --dicom-base {data.dicom_base} to prepare them from; {remedy}")
 
 
 def refuse_near_miss(store: EarStore, data: DataConfig) -> None:
