@@ -1,4 +1,5 @@
 """The ears that a run works on: those of its split and task, at most `--limit` exams of each set, on either route."""
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_limit_counts_exams_that_the_task_concerns(study):
 def test_without_a_task_every_labelled_ear_is_found(study):
     sources = found_ears(study, task=None)
     assert sources.dataset(study, "train").present.tolist() == [[True, True], [False, True], [False, True], [True, True]]
+
+
+def test_the_tables_that_ears_come_from_are_named_with_their_hashes(study):
+    study.write_index()
+    told, folder = found_ears(study).description, Path(f"{DataConfig().splits_root}/100pct")
+    for path in (Path(MANIFEST), folder / "train.csv", folder / "tune.csv", study.folder / "index.csv"):
+        shown = path if path.parent != study.folder else f"{path.parent.name}/{path.name}"
+        assert f"{shown} ({hashlib.sha256(path.read_bytes()).hexdigest()[:12]})" in told
+    assert "\n" not in told
 
 
 def test_a_split_that_parts_patients_is_named_in_every_figure_made_from_it(study, caplog):

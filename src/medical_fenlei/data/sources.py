@@ -47,6 +47,15 @@ class Sources:
     notes: tuple[str, ...] = ()
     """Warnings about every figure of these sets."""
 
+    @property
+    def description(self) -> str:
+        """A line that names manifest, split and cache, each with the first digits of the SHA-256 of its tables."""
+        split, cache = f"{self.data.splits_root}/{self.data.pct}pct", f"{self.data.cache_dir}/{self.hashes['cache_key']}"
+        files = {"manifest": self.data.manifest_csv, "cache_index": f"{cache}/index.csv",
+                 **{name: f"{split}/{name}.csv" for name in self.ears}}
+        known = ((path, self.hashes.get(name)) for name, path in files.items())
+        return "read from " + ", ".join(f"{path} ({digest[:12]})" for path, digest in known if digest)
+
     def placement(self, store: EarStore, device: torch.device, *, processes: int = 1) -> Placement:
         """Choose where all sets together are stored, for a network on this device. Raises UserError if they do not fit.
 

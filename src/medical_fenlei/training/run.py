@@ -116,6 +116,7 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
     sources = ranks.on_first(lambda: find_ears(data, store, tasks, ("train", "tune")))
     placement = sources.placement(store, compute.device, processes=ranks.local_world_size)
     train, tune = (sources.dataset(store, name, placement) for name in ("train", "tune"))
+    LOG.info("%s", sources.description)
     LOG.info("%s", placement)
     train = _require_two_classes(train, tasks, config)
     if ranks.is_first:
