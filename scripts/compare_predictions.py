@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.tasks import find_task
 
     task = find_task(args.label_task)
-    one, other = (tables.PREDICTIONS.read(path) for path in args.predictions)
+    one, other = (tables.read_predictions(path, task) for path in args.predictions)
     found = compare(one, other, task, n_resamples=args.resamples)
     csv, png = args.out_dir / "comparison.csv", args.out_dir / "comparison.png"
     tables.COMPARISON.write(csv, found.table)

@@ -72,7 +72,7 @@ def _report(job: Job, task: Task, stem: str, ending: str) -> Path:
 
 
 def _predictions(job: Job, task: Task) -> pd.DataFrame:
-    return tables.PREDICTIONS.read(_report(job, task, "predictions", "csv"))
+    return tables.read_predictions(_report(job, task, "predictions", "csv"), task)
 
 
 def _metrics(job: Job, task: Task) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _cases(run: Run, label: str, task: Task) -> list[dict[str, Any]]:
     path = run.reports / f"predictions_{label}.csv"
     if not path.is_file():
         return []
-    ears = tables.PREDICTIONS.read(path)
+    ears = tables.read_predictions(path, task)
     ears = ears.assign(nll=negative_log_likelihood(ears, task), wrong=ears.y_true != ears.y_pred)
     ears = ears.sort_values("nll", ascending=False, kind="stable").drop(columns="patient_key")
     cases: list[dict[str, Any]] = json.loads(ears.to_json(orient="records"))
