@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.tasks import find_task
 
     task = find_task(args.label_task)
-    one, other = (tables.PREDICTIONS.read(path) for path in args.predictions)
+    one, other = (tables.read_predictions(path, task) for path in args.predictions)
     evaluated = [read_evaluated(path, own) for path, own in zip(args.predictions, (one, other), strict=True)]
     refuse_unlike([own for own in evaluated if own is not None], "compare again")
     found = compare(one, other, task, n_resamples=args.resamples)

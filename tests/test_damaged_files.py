@@ -6,6 +6,7 @@ import shutil
 import struct
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from helpers.commands import run
@@ -29,6 +30,7 @@ from medical_fenlei.training.checkpoint_file import FOOTER, MARK
 from medical_fenlei.vocabulary import Side
 
 TASK = "normal_vs_abnormal"
+PREDICTED = f"{RUN}/reports/predictions_val.csv"
 METRICS, AUDITS, COUNTS = f"{RUN}/reports/metrics_val.json", f"{RUN}/reports/audits.json", "artifacts/manifest_ears_counts.json"
 CONFIG, LINES, CALIBRATION = f"{RUN}/config.json", f"{RUN}/metrics.jsonl", BEST.replace(".pt", ".calibration.json")
 
@@ -149,6 +151,21 @@ def test_a_field_that_is_missing_is_named(here, capsys, path, field):
 def test_a_damaged_line_of_the_metrics_is_named(here, capsys, line, named):
     Path(LINES).write_text(Path(LINES).read_text() + line + "\n")
     refused(capsys, page, "metrics.jsonl: line 2: " + named)
+
+
+@pytest.mark.parametrize(("column", "value"), [
+    ("y_true", "9"), ("y_true", "-1"), ("y_pred", "7"), ("y_pred", "-5"), ("y_prob", "nan"), ("y_prob", "2"),
+    ("label_code", "9"), ("top_slices", "1;2;3"), ("top_slices", "a"), ("top_slice_weights", "x"),
+    ("side", "both"), ("exam_id", "")])
+def test_a_prediction_that_was_edited_is_named_by_page_and_comparison(here, capsys, column, value):
+    table = pd.read_csv(PREDICTED, dtype=str, keep_default_na=False)
+    shutil.copy(PREDICTED, "other.csv")
+    table.loc[1, column] = value
+    table.to_csv(PREDICTED, index=False)
+    named = f"column '{column.rstrip('s')}"                      # slices that lack their weights are named by either
+    refused(capsys, page, "predictions_val.csv", named, "row 3")
+    assert run("compare_predictions", "--predictions", "other.csv", PREDICTED, "--resamples", 20) == 2
+    assert named in capsys.readouterr().err
 
 
 # Checkpoints

@@ -19,6 +19,9 @@ LARGEST = 1e15
 """Greatest number that a file may hold: nothing here is counted or measured beyond it."""
 MOST_SHOWN = 60
 """Characters of a value that an error quotes."""
+_WORDS = {"Input should be ": "expected ", "List should have ": "expected ", "String should have ": "expected ",
+          " after validation": "", "Value error, ": "", "valid ": "", "a integer": "an integer"}
+"""What pydantic says, and our words for it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def _described(field: str, first: Mapping[str, Any]) -> str:
         case "extra_forbidden" | "unexpected_keyword_argument":
             return f"{field} is unknown"
     expected = "expected a path" if first["type"] == "path_type" else first["msg"].split(", unable")[0]
-    for said, meant in (("Input should be ", "expected "), ("Value error, ", ""), ("valid ", ""), ("a integer", "an integer")):
+    for said, meant in _WORDS.items():
         expected = expected.replace(said, meant)
     return f"{field}: got {_short(first['input'])}, {expected}"
 

@@ -24,7 +24,9 @@ MOST_LISTED = 5
 LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
 LOCK = ".lock"
 EPOCH_FIELDS = ("epoch", "seconds", "best_epoch", "train_loss", "lr")
-"""Fields that every line of the metrics has, among other numbers."""
+"""Fields that every line of the metrics has, among other numbers and CHOSEN_BY."""
+CHOSEN_BY = "chosen_by"
+"""Field of the metrics that says what chooses the epoch, in a word."""
 CONFIG = JsonFile[dict[str, dict[str, Any]]](
     "configuration of a run", dict[str, dict[str, Any]], "restore it from a copy, or train the run again")
 CONTENT = ("config.json", "metrics.jsonl", "train.log", "reports", "answers", "checkpoints", "tensorboard")
@@ -190,12 +192,14 @@ class Run:
             plain = json.loads(line)
         except (ValueError, RecursionError):
             plain = None
+        chosen = {CHOSEN_BY: plain.pop(CHOSEN_BY)} if isinstance(plain, dict) and CHOSEN_BY in plain else {}
         figures, fault = checked(plain, dict[str, int | float], nan=True)
+        fault = fault or checked(chosen, dict[str, str])[1]
         missing = [name for name in EPOCH_FIELDS if not fault and name not in figures]
         fault = "is not JSON" if plain is None else f"field {missing[0]} is missing" if missing else fault
         if fault:
             raise UserError(f"{self.metrics_jsonl}: line {number}: {fault}; remove that line: only curves use it")
-        return dict(figures)
+        return {**figures, **chosen}
 
     def keep_metrics(self, *, until: int) -> None:
         """Remove the lines of epochs after `until`, which will be written again."""

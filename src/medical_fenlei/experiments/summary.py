@@ -55,7 +55,7 @@ class EvaluatedJob(NamedTuple):
         """Read it. Raises UserError if its files are of different evaluations."""
         label = with_task_name(set_label(REPORTED_SET, job.config.data), task, find_tasks(job.config.data.label_task))
         reports = Run(job.folder).reports
-        predictions = tables.PREDICTIONS.read(reports / f"{PREDICTIONS}{label}.csv")
+        predictions = tables.read_predictions(reports / f"{PREDICTIONS}{label}.csv", task)
         metrics = read_metrics(reports / f"{METRICS}{label}.json", predictions)
         return cls(predictions, metrics, evaluated_by(metrics, reports))
 

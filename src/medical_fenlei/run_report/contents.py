@@ -1,6 +1,7 @@
 """What the page of a run shows, as plain values: `report.json`."""
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +72,15 @@ def _evaluation(run: Run, label: str, metrics: Mapping[str, Any]) -> dict[str, A
     def named(stem: str, ending: str) -> Path:
         return run.reports / f"{stem}_{label}.{ending}"
 
-    own = str(metrics["evaluation"])
+    own, task = str(metrics["evaluation"]), find_task(str(metrics["task"]))
     csv, forest, curves, subgroups = (named("predictions", "csv"), named("subgroups", "png"), named("curves", "png"),
                                       named("subgroups", "csv"))
-    tables_read = {path: table.read(path) for path, table in ((csv, tables.PREDICTIONS), (subgroups, tables.SUBGROUPS))
-                   if path.is_file()}
+    readers = {csv: partial(tables.read_predictions, task=task), subgroups: tables.SUBGROUPS.read}
+    tables_read = {path: read(path) for path, read in readers.items() if path.is_file()}
     found = {path for path, rows in tables_read.items() if tables.is_of_evaluation(rows, own)}
     found |= {path for path in (curves, forest) if path.is_file() and evaluation_of(path) == own}
     drawn = named("explanations", "png").with_suffix("")
-    cases = _cases(tables_read[csv], find_task(str(metrics["task"])), drawn) if csv in found else []
+    cases = _cases(tables_read[csv], task, drawn) if csv in found else []
     others = sum(case["picture"] is None for case in cases)
     return {
         **metrics, "subgroups": _records(tables_read[subgroups]) if subgroups in found else [], "cases": cases,

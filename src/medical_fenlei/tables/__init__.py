@@ -51,6 +51,7 @@ from medical_fenlei.tables.json_contracts import (
     STUDY_STATE,
     EarFacts,
 )
+from medical_fenlei.tables.predictions import read_predictions
 from medical_fenlei.tables.schema import LONGEST_MM, Kind, Table
 from medical_fenlei.tables.splits import Split, read_split, read_splits
 
@@ -60,6 +61,6 @@ __all__ = [
     "MANIFEST_COUNTS", "METRICS", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PERSON_FACTS", "PREDICTIONS", "QA_CLASSES",
     "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS", "RUNS", "SERIES",
     "SPLIT", "STUDY_STATE", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "EarFacts", "Kind", "Split",
-    "Table", "counts_path", "first_exams", "is_of_evaluation", "linked_patients_path", "read_split", "read_splits",
-    "rejects_path", "scan_path", "series_of", "task_columns",
+    "Table", "counts_path", "first_exams", "is_of_evaluation", "linked_patients_path", "read_predictions", "read_split",
+    "read_splits", "rejects_path", "scan_path", "series_of", "task_columns",
 ]

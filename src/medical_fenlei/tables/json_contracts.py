@@ -5,15 +5,15 @@ Reports may hold more than is read of them; of what is read, each field is check
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
-from annotated_types import Ge, Len
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from medical_fenlei.json_files import JsonFile, in_range
 
-Count = Annotated[int, Ge(0)]
+Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, AfterValidator(in_range(0, 1))]
-Point = Annotated[list[float], Len(3, 3)]
+_Row = Annotated[list[float], Field(min_length=4, max_length=4)]
+Point = Annotated[list[float], Field(min_length=3, max_length=3)]
 Code = Annotated[int, AfterValidator(in_range(1, 6))]
 
 
@@ -33,10 +33,10 @@ class EarFacts(TypedDict):
 
     exam_id: str
     side: Literal["left", "right"]
-    sha256: Annotated[str, Len(64, 64)]
+    sha256: Annotated[str, Field(min_length=64, max_length=64)]
     series_relpath: NotRequired[str]
     source: NotRequired[str]
-    affine_lps: NotRequired[Annotated[list[Annotated[list[float], Len(4, 4)]], Len(4, 4)]]
+    affine_lps: NotRequired[Annotated[list[_Row], Field(min_length=4, max_length=4)]]
     slice_files: NotRequired[list[str]]
     localization: NotRequired[StoredLocation | None]
     padded_share: NotRequired[Share | None]
