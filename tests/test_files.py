@@ -8,6 +8,7 @@ import sys
 import pytest
 from helpers.commands import ROOT
 
+from medical_fenlei import files
 from medical_fenlei.files import atomic, write_new
 
 WRITING = """
@@ -74,3 +75,18 @@ def test_a_file_is_complete_or_absent(tmp_path):
     with atomic(target, "w") as file:
         file.write("whole")
     assert [p.read_text() for p in target.parent.iterdir()] == ["whole"]
+
+
+def test_a_file_that_another_process_takes_for_a_left_one_before_it_is_locked_is_written_all_the_same(tmp_path, monkeypatch):
+    locks, real = [], files._lock
+
+    def late(descriptor):
+        if not locks:
+            for path in tmp_path.glob(".*.part"):
+                files.remove_partial(path)
+        locks.append(descriptor)
+        real(descriptor)
+
+    monkeypatch.setattr(files, "_lock", late)
+    files.write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole" and len(locks) == 2 and [*tmp_path.iterdir()] == [tmp_path / "a.txt"]
