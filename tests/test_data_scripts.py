@@ -29,7 +29,8 @@ def write_exam(base, date, exam_id, number, *, thick=False, shape=SHAPE):
     scout = SeriesFormat(attributes=person(number, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     write_volume(exam / "scout", hu[:2], axial((2, *shape[1:]))[[0, 2, 1, 3]], scout)
     soft = SeriesFormat(attributes=person(number, ConvolutionKernel="H30f"))
-    write_volume(exam / "soft", hu.repeat(2, 0), axial((2 * shape[0], *shape[1:]), (0.5, 2.5, 2.5)), soft)
+    finer = (2 * shape[0], *shape[1:])
+    write_volume(exam / "soft", head(finer, seed=1000 + number), axial(finer, (0.5, 2.5, 2.5)), soft)
     return exam
 
 

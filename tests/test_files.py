@@ -130,3 +130,18 @@ def test_what_others_put_into_a_folder_stays_and_an_error_changes_nothing(tmp_pa
         (beside / "train.csv").write_text("new")
     assert sorted(path.name for path in folder.iterdir()) == ["notes", "train.csv"] and len(list(tmp_path.iterdir())) == 1
     assert (folder / "notes/mine.txt").read_text() == "mine"
+
+
+def test_a_file_that_another_process_takes_for_a_left_one_before_it_is_locked_is_written_all_the_same(tmp_path, monkeypatch):
+    locks, real = [], files._lock
+
+    def late(descriptor):
+        if not locks:
+            for path in tmp_path.glob(".*.part"):
+                files.remove_partial(path)
+        locks.append(descriptor)
+        real(descriptor)
+
+    monkeypatch.setattr(files, "_lock", late)
+    files.write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole" and len(locks) == 2 and [*tmp_path.iterdir()] == [tmp_path / "a.txt"]

@@ -34,8 +34,7 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     beside = _beside(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
-        with open(beside, mode, **text) as file:  # type: ignore[call-overload]
-            _lock(file.fileno())
+        with _open_locked(beside, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -143,9 +142,19 @@ def remove_partial(path: Path) -> None:
             os.close(opened)
 
 
+def _open_locked(beside: Path, mode: str, **text: Any) -> IO[Any]:
+    """Open and lock an unfinished file; again if another process took it for a left one before it was locked."""
+    while True:
+        file: IO[Any] = open(beside, mode, **text)  # noqa: SIM115 (closed by the caller)
+        _lock(file.fileno())
+        if beside.exists():
+            return file
+        file.close()
+
+
 def _lock(descriptor: int) -> None:
     with contextlib.suppress(OSError):                           # a file system without locks: nothing is removed there
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)                   # others hold it only while they remove the file
 
 
 def write_text(path: Path, text: str) -> None:
