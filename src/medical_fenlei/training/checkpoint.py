@@ -14,7 +14,7 @@ from medical_fenlei import settings
 from medical_fenlei.config import RunConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
-from medical_fenlei.json_files import checked
+from medical_fenlei.json_files import Opaque, checked
 from medical_fenlei.log import LOG
 from medical_fenlei.models.weights import first_not_finite
 from medical_fenlei.training.checkpoint_file import FOOTER, MARK, check_file, check_kind
@@ -105,7 +105,7 @@ def _checked(plain: Any, path: Path, kind: str | None) -> Checkpoint:
 
 _FIELDS: dict[str, Any] = {
     "kind": str, "config": dict, "weights": dict, "epoch": int, "metric": str, "value": float,
-    "trained_on": TrainingSetSummary | None, "state": dict | None}
+    "trained_on": TrainingSetSummary | None, "state": Opaque}
 """What each field of a checkpoint holds."""
 
 
