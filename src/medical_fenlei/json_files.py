@@ -45,7 +45,7 @@ class JsonFile(Generic[T]):
     """Whether a field that the annotation lacks is refused."""
 
     nan: bool = False
-    """Whether numbers may be NaN."""
+    """Whether numbers may be NaN or infinite."""
 
     def read(self, path: Path) -> T:
         """Read and check a file. Raises UserError, naming file and field; FileNotFoundError if there is none."""
@@ -111,11 +111,11 @@ def _adapter(kind: Any) -> Any:
 
 
 def _absurd_numbers(plain: object, nan: bool, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the fields whose number is infinite, too large, or NaN where that is not allowed."""
+    """Yield the fields whose number is too large, or infinite or NaN where that is not allowed."""
     if isinstance(plain, dict | list | tuple):
         for key, value in plain.items() if isinstance(plain, dict) else enumerate(plain):
             yield from _absurd_numbers(value, nan, f"{name}.{key}" if name else str(key))
-    elif isinstance(plain, float | int) and not (abs(plain) <= LARGEST or (nan and math.isnan(plain))):
+    elif isinstance(plain, float | int) and not (abs(plain) <= LARGEST or (nan and not math.isfinite(plain))):
         yield name, plain
 
 

@@ -122,7 +122,7 @@ def test_where_training_did_not_balance_the_classes_the_prevalence_decides(here,
     fitted = fit_calibration(unbalanced, config.data, sensitivity=0.95, point="youden").tasks["normal_vs_abnormal"]
     assert fitted.point == point
     if point == "prevalence":
-        codes = network.checkpoint.trained_on["codes"]
+        codes = network.checkpoint.trained_on.codes
         share = 1 - codes["5"] / sum(codes.values())
         assert fitted.threshold == pytest.approx(expit(logit(share) / fitted.temperature))
 

@@ -104,10 +104,12 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys)
 
 def evaluated(folder, frame, *, calibrated, point, evaluation="one"):
     """Write a run's predictions with their metrics, as eval_ear2d does; return the predictions."""
-    calibration = {"point": point, "points": {"half": 0.5, "youden": 0.4}}
+    calibration = {"temperature": 1.0, "point": point, "points": {"half": 0.5, "youden": 0.4}, "ears": 20, "patients": 10}
     write_json(folder / "config.json", {"settings": settings.to_json(EAR_ROUTE)})
     write_json(folder / "reports/metrics_val.json", {"evaluation": "one", "checkpoint": "best.pt", "set": "val",
-                                                     "calibrated": calibrated, "calibration": calibration})
+                                                     "calibrated": calibrated, "calibration": calibration, "task": TASK.name,
+                                                     "epoch": 1, "ears": len(frame), "patients": 150, "per_class": {},
+                                                     "metrics": {}, "operating_points": {}, "warnings": [], "data": {}})
     tables.PREDICTIONS.write(folder / "reports/predictions_val.csv", frame.assign(evaluation=evaluation))
     return folder / "reports/predictions_val.csv"
 

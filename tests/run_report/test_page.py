@@ -190,7 +190,7 @@ def test_metrics_that_are_older_than_the_predictions_beside_them_stand_alone(her
 def test_an_evaluation_that_is_repeated_has_the_id_that_it_had_and_another_one_has_its_own(here, tmp_path):
     folder, ids = tmp_path / "b", []
     shutil.copytree(here / "outputs/a", folder)
-    for words in ((), ("--resamples", 99), ("--point", "half"), ("--uncalibrated",)):
+    for words in ((), ("--resamples", 99), ("--point", "specificity_95"), ("--uncalibrated",)):
         assert run("eval_ear2d", "--checkpoint", folder / "checkpoints/best.pt", *FAST, *words) == 0
         ids.append(json.loads((folder / "reports/metrics_val.json").read_text())["evaluation"])
     assert ids[0] == json.loads((here / "outputs/a/reports/metrics_val.json").read_text())["evaluation"]
@@ -213,9 +213,9 @@ def test_pictures_with_the_probability_of_another_evaluation_are_left_out_and_co
 def test_a_plot_of_other_audits_is_left_out_and_named(here, tmp_path):
     folder = tmp_path / "b"
     shutil.copytree(here / "outputs/a", folder)
-    assert 'alt="audits"' in write_page(Run(folder)).read_text(encoding="utf-8")
+    assert 'alt="audits of val"' in write_page(Run(folder)).read_text(encoding="utf-8")
     kept = (folder / "reports/audits.png").read_bytes()
     assert run("audit_run", "--checkpoint", folder / "checkpoints/best.pt", "--resamples", 60) in (0, 1)
     (folder / "reports/audits.png").write_bytes(kept)
     text = write_page(Run(folder)).read_text(encoding="utf-8")
-    assert 'alt="audits"' not in text and "run audit_run again: audits.png" in text
+    assert 'alt="audits of val"' not in text and "run audit_run again: audits.png" in text

@@ -1,6 +1,6 @@
 """What the page of a run shows, as plain values: `report.json`."""
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def _evaluation(run: Run, label: str, metrics: Mapping[str, Any]) -> dict[str, A
     own, task = str(metrics["evaluation"]), find_task(str(metrics["task"]))
     csv, forest, curves, subgroups = (named("predictions", "csv"), named("subgroups", "png"), named("curves", "png"),
                                       named("subgroups", "csv"))
-    readers = {csv: partial(tables.read_predictions, task=task), subgroups: tables.SUBGROUPS.read}
+    readers: dict[Path, Callable[[Path], pd.DataFrame]] = {
+        csv: partial(tables.read_predictions, task=task), subgroups: tables.SUBGROUPS.read}
     tables_read = {path: read(path) for path, read in readers.items() if path.is_file()}
     found = {path for path, rows in tables_read.items() if tables.is_of_evaluation(rows, own)}
     found |= {path for path in (curves, forest) if path.is_file() and evaluation_of(path) == own}
