@@ -160,7 +160,7 @@ def test_an_exam_whose_series_is_missing_has_a_row_with_empty_cells_and_its_reas
 def test_halves_that_the_cache_lacks_are_prepared_and_predicted_the_same(here, capsys):
     arguments = ("--index-csv", VAL, "--limit", 2, "--out-csv", "p.csv", "--cache-dir", "cache/empty", "--num-workers", 1)
     assert run("predict_dual", "--checkpoint", BEST, *arguments) == 0
-    assert "4 ears are not in the cache" in capsys.readouterr().err
+    assert "4 ears are not in cache/empty/" in capsys.readouterr().err
     found, expected = (predictions(here / name)[0] for name in ("p.csv", "predictions.csv"))
     assert found.index.tolist() == expected.index[:2].tolist()
     for side in SIDES:
@@ -289,7 +289,7 @@ def test_wrong_input_is_one_line_with_status_2(here, ear_run, capfd, words, says
     runs = len(list((here / "outputs").iterdir()))
     capfd.readouterr()
     assert run(*words) == 2
-    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("warning: 2 ears are not in the cache")]
+    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("warning: 2 ears are not in cache/")]
     assert len(said) == 1 and says in said[0]
     assert len(list((here / "outputs").iterdir())) == runs
 

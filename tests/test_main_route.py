@@ -118,7 +118,7 @@ def test_ears_that_the_cache_lacks_are_prepared_at_first_use(here, capsys):
     assert run(*arguments) == 0
     expected = first.read_bytes()
     assert run(*arguments, "--cache-dir", "cache/empty") == 0
-    assert "4 ears are not in the cache" in capsys.readouterr().err
+    assert "4 ears are not in cache/empty/" in capsys.readouterr().err
     assert first.read_bytes() == expected and whole.read_bytes() == before
 
 

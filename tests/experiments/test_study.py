@@ -287,15 +287,19 @@ def test_each_seed_is_calibrated_on_its_tune_set_before_the_table_and_the_ensemb
     words = ("run_seeds_ear2d", *SMALL, "--pct", 100, "--cache-dir", CACHE, "--seeds", "3,4", "--epochs", 1)
     assert run(*words) == 0
     folder, = (here / "outputs/ear2d_seeds").glob("*")
+    assert "calibrated and decided at half" in (folder / "summary.md").read_text()               # its tune set is small
     frames, thresholds = [], []
     for seed in (3, 4):
         own = folder / f"seed_{seed}"
+        assert run("eval_ear2d", "--checkpoint", own / "checkpoints/best.pt", "--point", "youden", "--pictures", 0) == 0
         fitted = json.loads((own / "checkpoints/best.calibration.json").read_text())
         metrics = json.loads((own / "reports/metrics_val.json").read_text())
-        assert metrics["calibrated"] and metrics["calibration"] == fitted["tasks"]["normal_vs_abnormal"]
+        assert metrics["calibrated"]
+        assert metrics["calibration"] == fitted["tasks"]["normal_vs_abnormal"] | {"point": "youden"}
         assert set(fitted["exams"]) == set(tables.SPLIT.read(here / "artifacts/splits_dual/100pct/tune.csv").exam_id)
         frames.append(tables.PREDICTIONS.read(own / "reports/predictions_val.csv"))
         thresholds.append(metrics["calibration"]["points"]["youden"])
+    assert run(*words, "--summarize") == 0
     margin = np.mean([frame.y_prob - threshold for frame, threshold in zip(frames, thresholds, strict=True)], axis=0)
     summary = tables.SUMMARY.read(folder / "summary.csv").set_index("metric")
     assert summary.ensemble["accuracy"] == pytest.approx(np.mean((margin >= 0) == frames[0].y_true))

@@ -217,5 +217,7 @@ def test_a_plot_of_other_audits_is_left_out_and_named(here, tmp_path):
     kept = (folder / "reports/audits.png").read_bytes()
     assert run("audit_run", "--checkpoint", folder / "checkpoints/best.pt", "--resamples", 60) in (0, 1)
     (folder / "reports/audits.png").write_bytes(kept)
+    audits = json.loads((folder / "reports/audits.json").read_text())
+    write_json(folder / "reports/audits.json", audits | {"id": "of others"})
     text = write_page(Run(folder)).read_text(encoding="utf-8")
     assert 'alt="audits of val"' not in text and "run audit_run again: audits.png" in text

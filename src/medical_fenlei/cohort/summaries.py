@@ -62,7 +62,7 @@ def missing_values(ears: pd.DataFrame) -> pd.DataFrame:
     """Return `tables.QA_MISSING`: labelled ears without a value, for each column that may be empty."""
     rows = []
     for name, kind in {**tables.MANIFEST.columns, **tables.SUBGROUP_FACTS}.items():
-        if kind in ("text", "float", "count") and not name.startswith("task_"):
+        if kind in ("text", "float", "count", "mm", "age") and not name.startswith("task_"):
             missing = int((ears[name].isna() | (ears[name].astype("str") == "")).sum())
             rows.append({"column": name, "ears": len(ears), "missing": missing, "share": missing / max(len(ears), 1)})
     return tables.QA_MISSING.frame(rows)
