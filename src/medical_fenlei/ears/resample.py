@@ -70,7 +70,9 @@ class SliceResampler:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Resample HU (H, W) to float32 HU above AIR (rows.count, columns.count); beyond the image it is 0."""
         rows, columns, down, across = self._weights
-        np.subtract(image[rows, columns], np.float32(AIR), out=self._above_air[:, :across.shape[1]])
+        used = self._above_air[:, :across.shape[1]]
+        used[...] = image[rows, columns]                         # converted apart from subtracting, which takes less time
+        used -= np.float32(AIR)
         sampled: np.ndarray = (across @ (down @ self._above_air).T[:across.shape[1]]).T
         return sampled
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy_format
 
 from medical_fenlei import settings, tables
 from medical_fenlei.config import EarSpec
@@ -98,12 +99,14 @@ class EarStore:
         """Write the entry of an ear: int16 HU (K, H, W) and its facts, values for JSON."""
         stem = self._stem(exam_id, side)
         npy = Path(f"{stem}.npy")
-        whole = io.BytesIO()                                     # np.save to a file hides why a write fails
-        np.save(whole, np.ascontiguousarray(volume, np.int16), allow_pickle=False)
-        with atomic(npy) as file:
-            file.write(whole.getbuffer())
-        digest = hashlib.sha256(whole.getbuffer()).hexdigest()
-        write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": digest, **facts})
+        volume, head = np.ascontiguousarray(volume, np.int16), io.BytesIO()
+        npy_format.write_array_header_1_0(head, npy_format.header_data_from_array_1_0(volume))
+        digest = hashlib.sha256()
+        with atomic(npy) as file:                                # np.save hides why a write fails
+            for part in (head.getbuffer(), volume.data):
+                file.write(part)
+                digest.update(part)
+        write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": digest.hexdigest(), **facts})
 
     def is_sound(self, exam_id: str, side: Side) -> bool:
         """Return whether an ear can be read and is, bit for bit, what was written."""
