@@ -278,11 +278,11 @@ def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step_when_it_is_
 @pytest.mark.parametrize("actions", [(-signal.SIGTERM,), (signal.SIGTERM,), (-signal.SIGINT, signal.SIGINT)],
                          ids=["SIGTERM to the study", "SIGTERM to the run", "Ctrl-C"])
 def test_a_study_that_is_stopped_continues_the_run_in_progress(study, whole, request, actions):
-    words = ["run_seeds_ear2d", *TRAIN[1:], "--output-dir", f"outputs/study {request.node.callspec.id}", "--seeds", 3]
+    words = ["run_seeds_ear2d", *TRAIN[1:], "--output-dir", f"outputs/study {request.node.callspec.id}", "--seeds", 8]
     place = words.index("--seed")
     del words[place:place + 2]
     text = stopped(study, start(study, *words, interruptions=[Interruption(STEP, actions, nth=5)]))
-    run, = (study / words[words.index("--output-dir") + 1]).glob("*/seed_3")
+    run, = (study / words[words.index("--output-dir") + 1]).glob("*/seed_8")
     assert sound(run) == (1, 2) and "failed" not in text, text
     one_step_too_many = Interruption(STEP, nth=EPOCHS * STEPS - 5 + 1)
     assert exit_status(start(study, *words, interruptions=[one_step_too_many])) == 0, output_of(study)
@@ -349,7 +349,7 @@ def test_resume_auto_ends_like_an_uninterrupted_run(study, whole):
     words = (*TRAIN, "--output-dir", folder, "--resume", "auto")
     stopped(study, start(study, *words, interruptions=[Interruption(STEP, (signal.SIGUSR1,), nth=5)]))
     elsewhere = ("--num-workers", 7, "--read-workers", 3, "--data-on", "disk")
-    stopped(study, start(study, *words, *elsewhere, interruptions=[Interruption(MEASURE, (signal.SIGTERM,), nth=3)]))
+    stopped(study, start(study, *words, *elsewhere, interruptions=[Interruption(MEASURE, (signal.SIGTERM,), nth=4)]))
     assert sound(folder) == (2, 3)
     assert exit_status(start(study, *words)) == 0
     ends_as(whole(), folder)
