@@ -1,6 +1,7 @@
 """Fixtures that several rooms share, and a list of the checks that were left out, with what they need."""
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from helpers.browser import Browser
@@ -19,6 +20,17 @@ def tool() -> Callable[..., str]:
         return path
 
     return find
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch) -> Callable[[Path], Path]:
+    """Copy a folder that a module's tests share into a working folder of the test's own, and return that."""
+    def copy(shared: Path) -> Path:
+        shutil.copytree(shared, tmp_path, dirs_exist_ok=True)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return copy
 
 
 @pytest.fixture

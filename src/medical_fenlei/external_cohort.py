@@ -2,12 +2,13 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.files import read_json, write_json
+from medical_fenlei.files import write_json
+from medical_fenlei.json_files import JsonFile
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
 _NAME = re.compile(r"[^\W_][\w-]{0,39}")
@@ -63,12 +64,9 @@ class ExternalCohort:
         path = reports / f"cohort_{name}.json"
         if not path.is_file():
             return None
-        try:
-            plain = read_json(path)
-            return cls(name=str(plain["name"]), ears_left_out=int(plain["ears_left_out"]),
-                       **{own: Path(os.path.relpath(reports / plain[own])) for own in _PATHS})
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: not what eval_ear2d writes; remove it and name --manifest-csv and --dicom-base") from None
+        kept = COHORT.read(path)
+        reached: dict[str, Any] = {own: Path(os.path.relpath(reports / getattr(kept, own))) for own in _PATHS}
+        return replace(kept, **reached)
 
     def write(self, reports: Path) -> Path:
         """Write `cohort_<name>.json` into a run's reports, with paths from there; return the file."""
@@ -76,6 +74,11 @@ class ExternalCohort:
         paths = {own: os.path.relpath(getattr(self, own), reports) for own in _PATHS}
         write_json(path, {"name": self.name, "ears_left_out": self.ears_left_out, **paths})
         return path
+
+
+COHORT = JsonFile[ExternalCohort](
+    "where a cohort's data are", ExternalCohort, "remove it, and name --manifest-csv and --dicom-base")
+"""The file that `ExternalCohort.write` writes."""
 
 
 def cohorts_of(reports: Path) -> list[ExternalCohort]:

@@ -76,17 +76,13 @@ def evaluated(study, tmp_path_factory):
 
 
 @pytest.fixture
-def here(study, tmp_path, monkeypatch):
-    shutil.copytree(study, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def here(study, copied):
+    return copied(study)
 
 
 @pytest.fixture
-def with_cohort(evaluated, tmp_path, monkeypatch):
-    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def with_cohort(evaluated, copied):
+    return copied(evaluated)
 
 
 def test_a_cohort_has_files_of_its_own_and_those_of_the_internal_set_stay(study, evaluated):

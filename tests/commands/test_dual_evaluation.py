@@ -1,6 +1,5 @@
 """The dual route is calibrated, evaluated and audited by the same code as the ear route, with the same files."""
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +40,8 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture
-def here(study, tmp_path, monkeypatch):
-    shutil.copytree(study, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def here(study, copied):
+    return copied(study)
 
 
 def evaluate(*words):

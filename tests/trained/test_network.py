@@ -35,11 +35,9 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture
-def here(study, tmp_path, monkeypatch):
+def here(study, copied):
     """A copy of the study to work in."""
-    shutil.copytree(study, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return copied(study)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from medical_fenlei.data.dataset import EarDataset, group_by_exam
 from medical_fenlei.data.selection import select_ears
 from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.source import (
+    build_command,
     entry_states,
     missing_ears,
     refuse_near_miss,
@@ -112,7 +113,8 @@ def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> 
     refuse_near_miss(store, data)
     from medical_fenlei.ears.build import fill_store  # slow to import
 
-    LOG.warning("%d ears are not in %s; preparing them there now, see build_cache_ears", len(missing), store.folder)
+    LOG.warning("%d ears are not in %s; preparing them there now, as %s does", len(missing), store.folder,
+                build_command(store.spec, data))
     return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects
 
 

@@ -16,7 +16,7 @@ from medical_fenlei.pages.plots import evaluation_of
 from medical_fenlei.run_report.case_pictures import shows
 from medical_fenlei.run_report.data_section import cohort_sections, data_section
 from medical_fenlei.run_report.side_by_side import compare_side_by_side
-from medical_fenlei.runs import Run
+from medical_fenlei.runs import CHOSEN_BY, Run
 from medical_fenlei.tasks import Task, find_task, find_tasks
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
@@ -49,7 +49,7 @@ def _task(task: Task) -> dict[str, Any]:
 def _training(run: Run) -> dict[str, Any]:
     epochs = list(run.read_metrics())
     return {"epochs": len(epochs), "best": epochs[-1].get("best_epoch", 0) if epochs else 0,
-            "chosen_by": epochs[-1].get("chosen_by", "") if epochs else "",
+            "chosen_by": epochs[-1].get(CHOSEN_BY, "") if epochs else "",
             "seconds": sum(epoch["seconds"] for epoch in epochs)}
 
 

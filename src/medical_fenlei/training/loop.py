@@ -29,7 +29,7 @@ from medical_fenlei.files import remove_partial
 from medical_fenlei.log import LOG
 from medical_fenlei.metrics.predictions import measures_over
 from medical_fenlei.models.network import Network
-from medical_fenlei.runs import Run
+from medical_fenlei.runs import CHOSEN_BY, Run
 from medical_fenlei.set_sizes import EPOCHS_AVERAGED
 from medical_fenlei.signals import StopRequest
 from medical_fenlei.tasks import OUTSIDE, find_tasks
@@ -126,7 +126,7 @@ class Trainer:
                 line: dict[str, Any] = {"epoch": epoch, **self.train_epoch(epoch, logger)}
                 line |= {f"tune_{name}": value for name, value in self._evaluate_tune(epoch, logger).items()}
                 improved = self._end_epoch(epoch, line)
-                line |= {"best_epoch": at.best_epoch, "chosen_by": self.choice.by,
+                line |= {"best_epoch": at.best_epoch, CHOSEN_BY: self.choice.by,
                          "seconds": round(time.monotonic() - began, 2)}
                 logger.log_epoch(line)                           # before the checkpoint: a kill in between repeats a line
                 self._save(improved)
