@@ -43,6 +43,8 @@ from medical_fenlei.ingest.scan import scan_exam
 from medical_fenlei.ingest.tree import find_exams
 
 EXAMS, UNLABELLED, SLICES, SCOUTS = 4012, 153, 168, 2
+SOFT = (1064).to_bytes(2, "little")
+"""A stored value of soft tissue, which differs from slice to slice: no two slices of a scan have the same pixels."""
 USED = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "ImagePositionPatient",
         "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Manufacturer", "ManufacturerModelName",
         "ConvolutionKernel", "BitsAllocated", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope",
@@ -87,7 +89,7 @@ def encoded(dataset: Dataset) -> bytes:
 
 
 def write_exam(folder: Path, exam: int, slices: int) -> None:
-    """Write a series and a scout; position and UID of each file are replaced in the bytes of one header."""
+    """Write a series and a scout; position, UID and pixels of each file are replaced in the bytes of one."""
     dataset = header(exam)
     whole = encoded(dataset)
     uid = dataset.SOPInstanceUID.encode()
@@ -95,6 +97,7 @@ def write_exam(folder: Path, exam: int, slices: int) -> None:
     (folder / "SE1").mkdir()
     for k in range(slices):
         own = whole.replace(uid, uid[:-5] + b"%05d" % k).replace(b"1000.00000", b"%10.5f" % (1000 + 0.6 * k))
+        own = own.replace(SOFT, (int.from_bytes(SOFT, "little") - k % 100).to_bytes(2, "little"))
         (folder / "SE2" / f"IM{k:06d}").write_bytes(own)
     dataset.ImageOrientationPatient, dataset.ImageType = [1, 0, 0, 0, 0, -1], ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     dataset.SeriesInstanceUID = generate_uid()

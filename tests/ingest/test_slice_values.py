@@ -144,6 +144,11 @@ def test_slices_that_repeat_their_neighbors_are_doubtful(tmp_path, syntax):
     assert note.startswith(DOUBTFUL) and "repeats the pixels of" in note
 
 
+def test_a_header_that_is_longer_than_the_pixels_repeats_nothing(tmp_path):
+    write(tmp_path, more={"PatientComments": "".join(map(chr, np.random.default_rng(0).integers(48, 90, 30_000)))})
+    assert not scanned(tmp_path).notes
+
+
 def test_a_blank_slice_beside_the_middle_is_doubtful(tmp_path):
     stored = HU.copy()
     stored[SHAPE[0] // 2 - 1] = -1000

@@ -36,7 +36,7 @@ MIN_SLICES = 8
 """Series of fewer slices are not judged: they are scouts, or too short to be used."""
 
 COMPARED = 1 << 16
-"""Most bytes of a slice's file that are compared with those of its neighbors: of its middle quarter, which are pixels."""
+"""Most bytes of a slice's pixels that are compared with those of its neighbors: of their middle quarter."""
 
 DOUBTFUL = "doubtful_values"
 """Code of a note on values that are used all the same."""
@@ -94,11 +94,13 @@ def _beside(headers: Sequence[Header]) -> str:
 
 
 def _middle_bytes(header: Header) -> bytes | None:
-    """Return bytes from the middle of a file, empty where all are the same pixel; None where it cannot be read."""
+    """Return bytes from the middle of a file's pixels, empty where all are the same pixel; None where they are not found."""
+    if header.place is None:
+        return None
     try:
         with open(header.path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            found = os.pread(file.fileno(), min(COMPARED, size // 4), size // 16 * 6)
+            size = os.fstat(file.fileno()).st_size - header.place.begin
+            found = os.pread(file.fileno(), min(COMPARED, size // 4), header.place.begin + size // 16 * 6)
     except OSError:
         return None
     return b"" if found[2:] == found[:-2] else found
