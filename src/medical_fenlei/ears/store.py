@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,12 @@ class EarStore:
         npy = Path(f"{stem}.npy")
         volume, head = np.ascontiguousarray(volume, np.int16), io.BytesIO()
         npy_format.write_array_header_1_0(head, npy_format.header_data_from_array_1_0(volume))
-        digest = hashlib.sha256()
-        with atomic(npy) as file:                                # np.save hides why a write fails
-            for part in (head.getbuffer(), volume.data):
-                file.write(part)
-                digest.update(part)
+        digest = hashlib.sha256(head.getbuffer())
+        with ThreadPoolExecutor(1) as thread, atomic(npy) as file:          # np.save hides why a write fails
+            hashed = thread.submit(digest.update, volume.data)              # while the disk takes the bytes
+            file.write(head.getbuffer())
+            file.write(volume.data)
+        hashed.result()
         write_json(Path(f"{stem}.json"), {"exam_id": exam_id, "side": str(side), "sha256": digest.hexdigest(), **facts})
 
     def is_sound(self, exam_id: str, side: Side) -> bool:
