@@ -1,8 +1,8 @@
-"""Terms that every room uses: sides of the head, the six diagnosis codes, the sets of a split, scanner manufacturers."""
+"""Terms that every room uses: sides of the head, structures of the ear, diagnosis codes, sets of a split, manufacturers."""
 import re
 import unicodedata
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class Side(StrEnum):
@@ -24,6 +24,34 @@ class Side(StrEnum):
 
 SIDES = (Side.LEFT, Side.RIGHT)
 """Both sides in the order of axis E of a batch."""
+
+
+class Structure(IntEnum):
+    """A structure of the temporal bone; the number of its voxels in a segmentation."""
+
+    OTHER = 0
+    """Everything else: other bone, brain, muscle, air outside."""
+
+    CAVITY = 1
+    """The middle ear: tympanic cavity with attic and Eustachian tube, aditus, antrum, a surgical cavity; air or not."""
+
+    CANAL = 2
+    """The external auditory canal, air or wax."""
+
+    CELLS = 3
+    """The mastoid air cells with the walls between them, air or not."""
+
+    OSSICLES = 4
+    """Malleus, incus and stapes."""
+
+    OTIC_CAPSULE = 5
+    """The bone of the inner ear, with cochlea, vestibule and semicircular canals."""
+
+    FACIAL_CANAL = 6
+    """The canal of the facial nerve."""
+
+    SINUS = 7
+    """The sigmoid sinus and the jugular bulb."""
 
 
 @dataclass(frozen=True, kw_only=True)

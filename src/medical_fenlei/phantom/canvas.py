@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medical_fenlei.spatial import Affine, corners
+from medical_fenlei.vocabulary import Structure
 
 Array = np.ndarray
 Point = tuple[float, float, float]
@@ -107,12 +108,14 @@ def union(*shapes: Shape) -> Shape:
 class Canvas:
     """A float32 volume in HU (K, H, W), filled with air, and the frame in which shapes are given.
 
-    to_frame: from voxel index to mm in the frame; edge_mm: width of a soft edge, about one voxel.
+    to_frame: from voxel index to mm in the frame; edge_mm: width of a soft edge, about one voxel; structures: whether to note
+    which `Structure` each voxel belongs to.
     """
 
-    def __init__(self, shape: tuple[int, int, int], to_frame: Affine, edge_mm: float) -> None:
+    def __init__(self, shape: tuple[int, int, int], to_frame: Affine, edge_mm: float, *, structures: bool = False) -> None:
         self.hu = np.full(shape, AIR, np.float32)
         self.lesion = np.zeros(shape, np.uint8)
+        self.structures = np.zeros(shape, np.uint8) if structures else None
         self.edge_mm = edge_mm
         self._to_frame = to_frame
 
@@ -146,13 +149,22 @@ class Canvas:
         share = np.float32(0.5) - distance * np.float32(1 / self.edge_mm)
         return np.clip(share, 0, 1, out=share)
 
-    def paint(self, shape: Shape, hu: float, opacity: float = 1.0) -> None:
-        """Fill a shape with `hu`; an opacity below 1 stands for a sheet thinner than a voxel."""
+    def paint(self, shape: Shape, hu: float, opacity: float = 1.0, *, structure: Structure | None = None) -> None:
+        """Fill a shape with `hu`; an opacity below 1 stands for a sheet thinner than a voxel.
+
+        structure: what its voxels belong to from now on; None: to what they belonged before.
+        """
         for at, x, y, z in self.slabs(shape.low, shape.high):
             share = self.coverage(shape.distance(x, y, z))
+            self.assign(at, share, structure)
             if opacity != 1.0:
                 share *= np.float32(opacity)
             self.blend(at, share, hu)
+
+    def assign(self, at: Slab, share: Array, structure: Structure | None) -> None:
+        """Note that the voxels of a slab of which a structure covers at least half belong to it; for None nothing changes."""
+        if self.structures is not None and structure is not None:
+            self.structures[at][share >= 0.5] = structure
 
     def blend(self, at: Slab, share: Array, hu: float | np.float32 | Array) -> None:
         """Mix `hu` into a slab: `hu` where the share is 1, unchanged where it is 0."""

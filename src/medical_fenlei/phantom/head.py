@@ -27,19 +27,22 @@ class DrawnHead:
     lesion: Array
     """uint8 lesion mask (K, H, W), with LESION_BIT of each ear."""
 
+    structures: Array | None = None
+    """uint8 (K, H, W), the `Structure` of each voxel; None if it was not asked for."""
+
 
 def draw_head(
     person: Person, changes: dict[Side, EarChange], pose: Pose, affine_lps: Affine, shape: tuple[int, int, int],
-    gravity_lps: Array = SUPINE,
+    gravity_lps: Array = SUPINE, *, structures: bool = False,
 ) -> DrawnHead:
     """Draw this person with these diseases on a grid of `shape`; affine_lps: from its voxel index to patient LPS mm.
 
-    gravity_lps (3,): direction of gravity, for fluid levels.
+    gravity_lps (3,): direction of gravity, for fluid levels; structures: whether to note the structure of each voxel too.
     """
     to_patient = head_to_patient(person, pose)
     to_head = to_patient.inverse @ affine_lps
     in_plane = float(np.sqrt(np.prod(to_head.spacing[1:])))
-    canvas = Canvas(shape, to_head, edge_mm=float(np.clip(in_plane, 0.4, 2.5)))
+    canvas = Canvas(shape, to_head, edge_mm=float(np.clip(in_plane, 0.4, 2.5)), structures=structures)
     _paint_skull(canvas, person)
     _paint_face(canvas, person)
     gravity = to_patient.linear_inverse @ gravity_lps
@@ -50,7 +53,7 @@ def draw_head(
         down = from_head.apply_to_vectors(gravity)
         paint_ear(canvas.in_frame(from_head), ear, changes[side], bone_hu=person.bone_hu, down=down / np.linalg.norm(down),
                   label=LESION_BIT[side] if changes[side].code != NORMAL else 0)
-    return DrawnHead(canvas.hu, canvas.lesion)
+    return DrawnHead(canvas.hu, canvas.lesion, canvas.structures)
 
 
 def _paint_skull(canvas: Canvas, person: Person) -> None:

@@ -1,4 +1,8 @@
-"""One temporal bone with its disease, painted in the ear frame (u outwards, y to the back, z up; mm)."""
+"""One temporal bone with its disease, painted in the ear frame (u outwards, y to the back, z up; mm).
+
+Each voxel is noted as part of the structure that is painted there last. Content and disease change no structure: a cavity full
+of fluid is a cavity, a mass belongs to what it has grown into.
+"""
 import numpy as np
 from scipy.special import ndtri
 
@@ -6,6 +10,7 @@ from medical_fenlei.phantom.anatomy import TYMPANUM, EarAnatomy
 from medical_fenlei.phantom.canvas import AIR, Array, Canvas, Shape, Slab, capsule, ellipsoid, polyline, ring, union, vector
 from medical_fenlei.phantom.disease import EarChange, Region
 from medical_fenlei.phantom.texture import honeycomb, smooth
+from medical_fenlei.vocabulary import Structure
 
 OTIC_CAPSULE_HU = 1950.0
 CELL_BOX = (np.array([36.0, -12.0, -30.0]), np.array([66.0, 31.0, 14.0]))
@@ -51,8 +56,9 @@ class _Bone:
         paint(capsule((20, -20, 0), (28, -13, 0), 3.5, 4.5), 450 + 0.25 * hu)         # marrow of the apex
         s = self.ear.sigmoid
         for piece in polyline([(53, 24 - s, 9), (52, 22 - s, -8), (43, 16, -18), (36, 9, -17)], 4.3):
-            paint(piece, 55)
-        paint(ellipsoid((34, 6, -13 + self.ear.jugular * 0.5), (4.5, 4.5, 6 + self.ear.jugular)), 55)    # jugular bulb
+            paint(piece, 55, structure=Structure.SINUS)
+        bulb = ellipsoid((34, 6, -13 + self.ear.jugular * 0.5), (4.5, 4.5, 6 + self.ear.jugular))
+        paint(bulb, 55, structure=Structure.SINUS)
         paint(capsule((34, 6, -14), (33, 2, -40), 4.2), 55)
         for piece in polyline([(34, -9, -40), (34, -9, -10), (30, -13, -6), (19, -25, -4)], 2.7):
             paint(piece, 60)                                                          # carotid canal
@@ -87,7 +93,9 @@ class _Bone:
             inside = np.maximum(far - reach, depth + np.float32(1.1 + 0.6 * ivory))
             # a plate of bone remains around the canal and the joint
             inside = np.maximum(inside, np.float32(6.2) - np.sqrt((y * y) + (z + 1) ** 2) - np.clip(44 - u, 0, 9))
-            share = canvas.coverage(inside) * canvas.coverage(np.float32(ear.wall_mm / 2) - wall)
+            within = canvas.coverage(inside)
+            canvas.assign(at, within, Structure.CELLS)
+            share = within * canvas.coverage(np.float32(ear.wall_mm / 2) - wall)
             soft = self._soft(u, y, z, "cells", own=own)
             canvas.blend(at, share, np.float32(AIR) + soft * np.float32(change.fill_hu - AIR))
             self._mark(at, share, soft)
@@ -118,19 +126,20 @@ class _Bone:
         """Otic capsule, cochlea, vestibule, semicircular canals, internal auditory canal and facial nerve."""
         paint = self.canvas.paint
         capsule_of_bone = union(ellipsoid((34.3, -5.8, -1), (5.0, 4.6, 4.6)), ellipsoid((36.5, 1.5, 2.5), (4.0, 6.5, 6.0)))
-        paint(capsule_of_bone, OTIC_CAPSULE_HU)
+        paint(capsule_of_bone, OTIC_CAPSULE_HU, structure=Structure.OTIC_CAPSULE)
         axis = (0.62, -0.75, 0.2)                                                     # axis of the cochlea, base to apex
         for along, radius, tube in ((0.0, 2.7, 0.85), (1.2, 1.7, 0.7), (2.2, 0.7, 0.6)):
             centre = (33.6 + along * axis[0], -5.2 + along * axis[1], -1.2 + along * axis[2])
-            paint(ring(centre, axis, radius, tube), 30)
-        paint(ellipsoid((36.6, 1.0, 1.5), (1.5, 2.4, 2.2)), 20)                       # vestibule
+            paint(ring(centre, axis, radius, tube), 30, structure=Structure.OTIC_CAPSULE)
+        paint(ellipsoid((36.6, 1.0, 1.5), (1.5, 2.4, 2.2)), 20, structure=Structure.OTIC_CAPSULE)        # vestibule
         for centre, normal in (((39.0, 4.6, 3.0), (0.0, 0.3, 1.0)), ((37.2, 0.8, 6.2), (0.75, 0.66, 0.0)),
                                ((37.0, 7.0, 2.4), (0.7, -0.7, 0.0))):
-            paint(ring(centre, normal, 2.9, 1.5), OTIC_CAPSULE_HU)
-            paint(ring(centre, normal, 2.9, 0.65), 20)
-        paint(capsule((21, -7, 3), (33.2, -2.6, 2.6), 2.4, 2.0), 30)                  # internal auditory canal
+            paint(ring(centre, normal, 2.9, 1.5), OTIC_CAPSULE_HU, structure=Structure.OTIC_CAPSULE)
+            paint(ring(centre, normal, 2.9, 0.65), 20, structure=Structure.OTIC_CAPSULE)
+        internal_canal = capsule((21, -7, 3), (33.2, -2.6, 2.6), 2.4, 2.0)            # internal auditory canal
+        paint(internal_canal, 30, structure=Structure.OTHER)
         for piece in polyline([(34, -3, 4), (40.0, -4, 4), (41.6, 3.6, 1.8), (44.0, 6.4, -1), (44.5, 7, -22)], 0.75):
-            paint(piece, 60)                                                          # facial nerve
+            paint(piece, 60, structure=Structure.FACIAL_CANAL)
 
     # --------------------------------------------------------------- canal
 
@@ -141,10 +150,10 @@ class _Bone:
         outer = capsule((59, 0.5, -0.5 + rise * 0.5), (82, 3.5, rise), r, r + 0.6)
         bony = capsule((46.8, 0.0, -1.0), (59, 0.5, -0.5 + rise * 0.5), 4.3 if r > 4 else r + 0.2, r)
         if change.atresia:
-            canvas.paint(capsule((64, 1, 0), (82, 3, 1), r * 0.6), AIR)
+            canvas.paint(capsule((64, 1, 0), (82, 3, 1), r * 0.6), AIR, structure=Structure.CANAL)
             return
-        canvas.paint(outer, AIR)
-        canvas.paint(bony, AIR)
+        canvas.paint(outer, AIR, structure=Structure.CANAL)
+        canvas.paint(bony, AIR, structure=Structure.CANAL)
         if ear.cerumen:
             canvas.paint(ellipsoid((56, 0.4, -0.6), (7 * ear.cerumen, r, r * (0.4 + 0.6 * ear.cerumen))), 20)
 
@@ -168,6 +177,7 @@ class _Bone:
                 if self.change.rough_mm:
                     distance = distance + np.float32(self.change.rough_mm) * self._noise(u, y, z, 2.2, 0.71)
                 share = self.canvas.coverage(distance)
+                self.canvas.assign(at, share, Structure.CAVITY)
                 soft = self._soft(u, y, z, region)
                 self.canvas.blend(at, share, np.float32(AIR) + soft * np.float32(self.change.fill_hu - AIR))
                 self._mark(at, share, soft)
@@ -199,15 +209,19 @@ class _Bone:
         left = {name: change.ossicles.get(name, 1.0) for name in ("malleus", "incus", "stapes")}
         if left["malleus"] > 0.1:
             m = left["malleus"]
-            canvas.paint(ellipsoid((42.9, -0.9, 4.6), (1.3 * m, 1.3 * m, 1.7 * m)), 1413 * (0.6 + 0.4 * m))
-            canvas.paint(capsule((43.2, -0.8, 3.5), (43.6, -1.0, -2.5 * m), 0.55), 1413 * (0.6 + 0.4 * m), opacity=0.9)
+            head, hu = ellipsoid((42.9, -0.9, 4.6), (1.3 * m, 1.3 * m, 1.7 * m)), 1413 * (0.6 + 0.4 * m)
+            handle = capsule((43.2, -0.8, 3.5), (43.6, -1.0, -2.5 * m), 0.55)
+            canvas.paint(head, hu, structure=Structure.OSSICLES)
+            canvas.paint(handle, hu, opacity=0.9, structure=Structure.OSSICLES)
         if left["incus"] > 0.1:
             i = left["incus"]
-            canvas.paint(ellipsoid((43.1, 2.1, 4.8), (1.5 * i, 2.4 * i, 1.7 * i)), 1000 * (0.6 + 0.4 * i))
+            body = ellipsoid((43.1, 2.1, 4.8), (1.5 * i, 2.4 * i, 1.7 * i))
+            long_crus = capsule((42.8, 2.4, 4.0), (42.0, 2.3, -0.6), 0.55, 0.45)
+            canvas.paint(body, 1000 * (0.6 + 0.4 * i), structure=Structure.OSSICLES)
             if i > 0.55:
-                canvas.paint(capsule((42.8, 2.4, 4.0), (42.0, 2.3, -0.6), 0.55, 0.45), 900, opacity=0.9)
+                canvas.paint(long_crus, 900, opacity=0.9, structure=Structure.OSSICLES)
         if left["stapes"] > 0.4:
-            canvas.paint(capsule((42.0, 2.2, -0.6), (39.8, 1.6, 0.6), 0.45), 700, opacity=0.8)
+            canvas.paint(capsule((42.0, 2.2, -0.6), (39.8, 1.6, 0.6), 0.45), 700, opacity=0.8, structure=Structure.OSSICLES)
 
     # --------------------------------------------------------- other findings
 
@@ -228,6 +242,7 @@ class _Bone:
                 distance = cavity.distance(u, y, z)
                 canvas.blend(at, canvas.coverage(distance - 1.2), 60.0)                  # lining
                 canvas.blend(at, canvas.coverage(distance), AIR)
+                canvas.assign(at, canvas.coverage(distance), Structure.CAVITY)
             canvas.mark(cavity, self.label)
 
     def _fracture(self) -> None:
