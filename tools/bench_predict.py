@@ -2,26 +2,31 @@
 
     python tools/bench_predict.py                  # some 10 minutes on two cores
     python tools/bench_predict.py --quick          # fewer exams and slices, a smaller network: under a minute
+    python tools/bench_predict.py --against 68055be  # only how much faster than that commit, some 5 minutes
 
 Drawn exams of 170 slices of 512 x 512 with a scout; a resnet18 with random weights, 32 slices of 224 x 224 per ear, both ears,
 default preprocessing. One process, one thread, warm disk cache.
   exam_s               the whole command predict_ear2d per exam, without imports and opening the checkpoint
   share_<part>         share of the sum of the parts in per cent: headers (each file's read once), decoding (each used slice
                        once), cutting (localizing and cutting the ears from decoded slices), network (the forward pass of both
-                       ears), explanation (class activation maps of both ears)
+                       ears), explanation (class activation maps of both ears, made from that pass)
   predict_vs_parts     exam_s over the sum of these parts, measured in turn (lower is better)
   predict_vs_parts.without_explanation   the same with --top-k 0, over the other parts
   again_vs_first       the command on exams that are answered already, over the first time
+  speedup_vs_before    time of the other commit over ours, with explanations, each with its own default methods
 Prints a table and, with --json FILE, writes a list of {"name", "value", "unit", "better", "n", "spread"}.
 """
 import contextlib
 import io
+import os
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from builds import ROOT, Worker, checkout
 from measuring import figure, in_turn, seconds
 
 from medical_fenlei import cli
@@ -30,7 +35,7 @@ from medical_fenlei.dicom.header import read_headers_of
 from medical_fenlei.dicom.volume import Series, open_series
 from medical_fenlei.ears.prepare import prepare_ears
 from medical_fenlei.errors import CheckFailed
-from medical_fenlei.explanations.maps import ExplanationRequest, explain
+from medical_fenlei.explanations.maps import ExplanationRequest, explain_pass, look_for
 from medical_fenlei.files import write_json
 from medical_fenlei.ingest.exams import find_loose_exams
 from medical_fenlei.ingest.series_rules import SeriesRules
@@ -112,13 +117,17 @@ def part_seconds(exam: Path, trained: TrainedNetwork, *, explained: bool) -> dic
     decoded = Decoded(series)
     volume = np.stack([ear.volume for ear in prepare_ears(decoded, trained.config.ears).values()])
 
+    request, seen = ExplanationRequest(methods=("hirescam",), top=TOP), []
+
     def forward() -> None:
-        with torch.inference_mode():
-            forward_blocks(trained.model, torch.from_numpy(volume), trained.config.augment)
+        if explained:
+            seen.append(look_for(trained, volume, request))
+        else:
+            with torch.inference_mode():
+                forward_blocks(trained.model, torch.from_numpy(volume), trained.config.augment)
 
     def maps() -> None:
-        for ear in volume:
-            explain(trained, ear, Affine(np.eye(4)), trained.tasks[0], ExplanationRequest(methods=("hirescam",), top=TOP))
+        explain_pass(seen[0], [Affine(np.eye(4))] * len(volume), trained.tasks[0], request)
 
     return {"headers": seconds(lambda: [read_headers_of(path) for path in paths]),
             "decoding": seconds(lambda: [series.slice(k) for k in decoded.kept]),
@@ -132,15 +141,28 @@ def parts_seconds(base: Path, trained: TrainedNetwork, *, explained: bool) -> di
     return {part: sum(own[part] for own in exams) for part in PARTS}
 
 
-def main() -> int:
-    """Run the benchmark; return the exit status."""
-    parser = cli.parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer exams and slices, a smaller network: under a minute")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    args = parser.parse_args()
-    exams, slices, backbone, pairs = (1, 40, "test_resnet", 2) if args.quick else (2, 170, "resnet18", 5)
-    torch.set_num_threads(1)
-    found = []
+WORK = ("[tool.first_time(path, trained, *([net] if tool.first_time.__code__.co_argcount == 4 else []), tool.TOP)"
+        " for net in [path.parent / 'net.pt'] for trained in [tool.write_network(net, '{backbone}')]][0]")
+"""Seconds of the command, in a process of either build; in older ones the function also takes the checkpoint's path."""
+
+
+def against(commit: str, exams: int, slices: int, backbone: str, pairs: int) -> list[dict[str, object]]:
+    """Return how many times as fast as another commit this build answers exams, one thread each."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ["OMP_NUM_THREADS"] = "1"
+        builds = []
+        for name, tree in (("now", ROOT), ("before", stack.enter_context(checkout(commit)))):
+            write_exams(folder / name / "new", exams, slices)
+            work = Worker(tree, Path(__file__).stem, WORK.format(backbone=backbone))
+            builds.append(partial(stack.enter_context(work), folder / name / "new"))
+        now, before = builds
+        return [figure("speedup_vs_before", [a / b for a, b in in_turn(before, now, pairs)], "ratio", "higher")]
+
+
+def measured(exams: int, slices: int, backbone: str, pairs: int) -> list[dict[str, object]]:
+    """Return the figures of this build."""
+    found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         base, checkpoint = Path(folder) / "new", Path(folder) / "net.pt"
         cli.say(f"{exams} exams drawn in {seconds(lambda: write_exams(base, exams, slices)):.0f} s")
@@ -164,6 +186,19 @@ def main() -> int:
         found.append(figure("predict_vs_parts.without_explanation", [one / other for one, other in others], "ratio", "lower"))
         again = [seconds(lambda: whole(base, trained, Path(folder) / "out")) / one for one, _ in pairs_of]
         found.append(figure("again_vs_first", again, "ratio", "lower"))
+    return found
+
+
+def main() -> int:
+    """Run the benchmark; return the exit status."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer exams and slices, a smaller network: under a minute")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--against", metavar="COMMIT", help="compare with this commit of the project, and nothing else")
+    args = parser.parse_args()
+    exams, slices, backbone, pairs = (1, 40, "test_resnet", 2) if args.quick else (2, 170, "resnet18", 5)
+    torch.set_num_threads(1)
+    found = against(args.against, exams, slices, backbone, pairs) if args.against else measured(exams, slices, backbone, pairs)
     if args.json:
         write_json(args.json, found)
     return cli.OK

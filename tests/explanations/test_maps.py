@@ -13,7 +13,7 @@ from medical_fenlei.config import EAR_ROUTE, AugmentConfig, ModelConfig
 from medical_fenlei.data.augment import window
 from medical_fenlei.errors import UserError
 from medical_fenlei.explanations.integrated_gradients import SMOOTH_MM
-from medical_fenlei.explanations.maps import ExplanationRequest, explain
+from medical_fenlei.explanations.maps import ExplanationRequest, explain, explain_pass, look_for
 from medical_fenlei.explanations.methods import INTEGRATED, METHODS
 from medical_fenlei.models.build import build_model
 from medical_fenlei.spatial import Affine
@@ -219,3 +219,31 @@ def test_an_unknown_class_method_or_layer_is_refused():
         explained(trained(), ear(), method="guess")
     with pytest.raises(UserError, match="--layer: got 'none', expected one of act1, layer1"):
         explained(trained(), ear(), layer="none")
+
+
+@pytest.mark.parametrize("pooling", ["attention", "mean"])
+def test_ears_of_one_pass_are_explained_as_each_by_itself_from_a_single_run_of_the_network(pooling):
+    known = trained(pooling=pooling, model_slices=4)
+    request = ExplanationRequest(methods=("hirescam", "gradcam"), top=3)
+    both, task, runs = np.stack([ear(seed=1), ear(seed=2)]), known.tasks[0], []
+    hook = known.model.backbone.register_forward_hook(lambda *given: runs.append(1))
+    together = explain_pass(look_for(known, both, request), [SHARP, SHARP], task, request, ["abnormal", "normal"])
+    hook.remove()
+    assert len(runs) == 1
+    for volume, name, found in zip(both, ("abnormal", "normal"), together, strict=True):
+        alone = explain(known, volume, SHARP, task, replace(request, target=name))
+        assert found.class_name == name and found.probability == pytest.approx(alone.probability, abs=1e-6)
+        np.testing.assert_allclose(found.weights, alone.weights, atol=1e-6)
+        for one, other in zip(found.maps, alone.maps, strict=True):
+            np.testing.assert_allclose(one.heat * one.scale, other.heat * other.scale, atol=1e-5 * other.scale)
+
+
+def test_an_ear_whose_map_is_not_finite_has_none_and_leaves_the_other_as_it_was():
+    known, request = trained(), ExplanationRequest(methods=("hirescam",), top=3)
+    seen = look_for(known, np.stack([ear(seed=1), ear(seed=2)]), request)
+    with torch.no_grad():
+        seen.activations["layer1"][:6] = torch.nan               # the slices of the first ear
+    broken, whole = explain_pass(seen, [SHARP, SHARP], known.tasks[0], request)
+    alone = explained(known, ear(seed=2), method="hirescam", top=3)
+    assert broken is None
+    np.testing.assert_allclose(whole.maps[0].heat, alone.maps[0].heat, atol=1e-5)

@@ -213,7 +213,7 @@ def test_a_network_that_cannot_be_explained_predicts_without_pictures_and_only_o
     def refuse(*given):
         raise UserError("this backbone does not name its stages")
 
-    monkeypatch.setattr(ear_predictor, "explain", refuse)
+    monkeypatch.setattr(ear_predictor, "look_for", refuse)
     bring(here, validation()[:1])
     assert predict() == 0 and predict() == 0
     said = capsys.readouterr()

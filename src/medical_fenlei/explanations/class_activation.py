@@ -1,16 +1,12 @@
 """Maps by class activation: Grad-CAM and its relatives, of any stage of a timm backbone."""
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.explanations.logit import ClassLogit, EarBlocks, class_logits
 from medical_fenlei.explanations.methods import CAMS
-from medical_fenlei.models.ear2d import Ear2d
 
 BY_CELL = ("hirescam", "layercam")
 """Methods that weight each cell by its own gradient, and so can map an early, fine stage. The others weight a channel by the
@@ -43,54 +39,24 @@ def find_stage(backbone: nn.Module, method: str, layer: str | None) -> tuple[str
     return (f"{name}.norm1" if in_block else name), stage["num_chs"]
 
 
-def class_activation(
-    model: Ear2d, blocks: EarBlocks, target: ClassLogit, *, method: str, layer: str, channels: int
-) -> np.ndarray:
-    """Return the map of one method, float32 (K, H, W), at least 0; layer, channels: as `find_stage` returns them.
+def class_activation(activation: torch.Tensor, gradient: torch.Tensor, *, method: str) -> np.ndarray:
+    """Return the map of one method for each slice, float32 (S, h, w), at least 0.
 
-    The library scales each slice to 1 and so hides which slices matter: its maps are taken before that.
+    activation, gradient (S, C, h, w): of a stage, as `to_channels_first` returns them. The library scales each slice to 1 and
+    so hides which slices matter: its maps are taken before that.
     """
     import pytorch_grad_cam as library
 
-    slices, module = blocks.slices.flatten(0, 1), model.backbone.get_submodule(layer)
-    cam = getattr(library, CAMS[method])(
-        model=_OneEar(model, len(blocks.slices), target.columns), target_layers=[module],
-        reshape_transform=_to_channels_first(channels, getattr(model.backbone, "num_prefix_tokens", 0)))
-    try:
-        with torch.enable_grad():
-            cam.activations_and_grads(slices)[0, target.number].backward()
-        (activation,), (gradient,) = cam.activations_and_grads.activations, cam.activations_and_grads.gradients
-        raw = cam.get_cam_image(slices, module, None, activation.cpu().numpy(), gradient.cpu().numpy(), False)
-    finally:
-        cam.activations_and_grads.release()
-        model.zero_grad(set_to_none=True)
-    by_block = torch.from_numpy(np.maximum(raw, 0).astype(np.float32)).unflatten(0, blocks.slices.shape[:2])
-    total = torch.zeros(blocks.shape[0], *by_block.shape[2:])
-    for start, own in zip(blocks.starts, by_block, strict=True):        # each block's share of the ear's logit
-        total[start:start + len(own)] += own
-    heat: np.ndarray = F.interpolate(total[None], size=blocks.shape[1:], mode="bilinear", align_corners=False)[0].numpy()
+    cam = getattr(library, CAMS[method])(model=nn.Linear(1, 1), target_layers=[])        # which it would only run and watch
+    raw = cam.get_cam_image(None, None, None, activation.detach().float().cpu().numpy(), gradient.float().cpu().numpy(), False)
+    heat: np.ndarray = np.maximum(raw, 0).astype(np.float32)
     return heat
 
 
-class _OneEar(nn.Module):
-    """The slices of one ear as a batch (B M, C, H, W), so that the library maps each; the ear's logits, repeated B M times."""
-
-    def __init__(self, model: Ear2d, blocks: int, columns: slice) -> None:
-        super().__init__()
-        self.model, self.blocks, self.columns = model, blocks, columns
-
-    def forward(self, slices: torch.Tensor) -> torch.Tensor:
-        logits = self.model(slices.unflatten(0, (self.blocks, -1))).logits.mean(0)[self.columns]
-        return class_logits(logits).expand(len(slices), -1)
-
-
-def _to_channels_first(channels: int, prefix_tokens: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that brings activations to (K, C, h, w), from (K, h, w, C) or (K, tokens, C) where necessary."""
-    def reshape(activation: torch.Tensor) -> torch.Tensor:
-        if activation.ndim == 3:
-            activation = activation[:, prefix_tokens:]
-            edge = round(activation.shape[1] ** 0.5)
-            activation = activation.unflatten(1, (edge, edge))
-        return activation if activation.shape[1] == channels else activation.permute(0, 3, 1, 2)
-
-    return reshape
+def to_channels_first(activation: torch.Tensor, channels: int, prefix_tokens: int) -> torch.Tensor:
+    """Bring activations to (S, C, h, w), from (S, h, w, C) or (S, tokens, C) where necessary."""
+    if activation.ndim == 3:
+        activation = activation[:, prefix_tokens:]
+        edge = round(activation.shape[1] ** 0.5)
+        activation = activation.unflatten(1, (edge, edge))
+    return activation if activation.shape[1] == channels else activation.permute(0, 3, 1, 2)

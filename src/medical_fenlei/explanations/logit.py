@@ -1,23 +1,10 @@
-"""What a map explains: the logit of one class of one task, and the blocks of slices from which the network computes it."""
+"""What a map explains: the logit of one class of one task."""
 from typing import NamedTuple
 
 import torch
 
 from medical_fenlei.config import AugmentConfig
 from medical_fenlei.data.blocks import with_neighbors
-
-
-class EarBlocks(NamedTuple):
-    """One ear as the network sees it: B blocks of M slices."""
-
-    slices: torch.Tensor
-    """(B, M, C, H, W), windowed."""
-
-    starts: list[int]
-    """First slice of each block."""
-
-    shape: tuple[int, ...]
-    """(K, H, W) of the ear."""
 
 
 class ClassLogit(NamedTuple):

@@ -3,18 +3,22 @@
 Every map explains the ear's logit, not a slice's: a slice to which the pooling gives little weight is dim in it, and the
 hottest voxel of the volume is the one that speaks most for the class.
 """
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from medical_fenlei.config import BONE
 from medical_fenlei.data.augment import window
-from medical_fenlei.data.blocks import block_starts, mean_over_blocks
+from medical_fenlei.data.blocks import mean_over_blocks
 from medical_fenlei.errors import Rejected, UserError
-from medical_fenlei.explanations.class_activation import class_activation, find_stage
+from medical_fenlei.explanations.class_activation import class_activation, find_stage, to_channels_first
 from medical_fenlei.explanations.integrated_gradients import integrated_gradients
-from medical_fenlei.explanations.logit import ClassLogit, EarBlocks, class_logits, split_into_blocks
+from medical_fenlei.explanations.kept_pass import VECTORS, KeptPass, look
+from medical_fenlei.explanations.logit import ClassLogit, class_logits
 from medical_fenlei.explanations.methods import INTEGRATED, check_methods
 from medical_fenlei.metrics.calibration import tempered
 from medical_fenlei.models.ear2d import Ear2d
@@ -113,44 +117,62 @@ def explain(
     """Map which voxels of one ear speak for a class of one of the network's tasks.
 
     volume: int16 HU (K, H, W); affine: its voxel index to LPS mm. A network that sees an ear in B blocks of M slices predicts
-    their mean, which is what is mapped. Integrated gradients are computed in the run's precision, as its predictions are; class
-    activation in float32. Raises Rejected (not_finite) if output or map is not finite; UserError for an unknown class, method
-    or layer, or a backbone that does not name its stages.
+    their mean, which is what is mapped, in the run's precision, as its predictions are. Raises Rejected (not_finite) if output
+    or map is not finite; UserError for an unknown class, method or layer, or a backbone that does not name its stages.
     """
     check_request(network, task, request)
-    model = network.model
-    assert isinstance(model, Ear2d)
-    config = network.config.augment
-    hu = torch.from_numpy(volume)[None].to(network.compute.device)
-    image, starts = window(hu, replace(config, slice_context=0)), block_starts(len(volume), config.model_slices)
-    blocks = EarBlocks(split_into_blocks(image, config, starts), starts, volume.shape)
-    with torch.enable_grad():
-        vectors = model.backbone(blocks.slices.flatten(0, 1)).detach().unflatten(0, blocks.slices.shape[:2]).requires_grad_()
-        pooled, attention = model.pooling(vectors)
-        outputs = model.head(pooled).mean(0)[network.columns(task)]
-        logits = class_logits(outputs)
-        number = int(logits.argmax()) if request.target == PREDICTED else task.class_names.index(request.target)
-        if attention is None:
-            weights = (torch.autograd.grad(logits[number], vectors)[0] * vectors).sum(2).detach()
-        else:
-            weights = attention.detach()
-    weights = mean_over_blocks(weights, starts, len(volume))
-    if attention is not None and len(starts) > 1:
-        weights = weights / weights.sum()
-    target = ClassLogit(network.columns(task), number)
-    maps = [_map(network, image, blocks, target, method, request.layer, affine) for method in request.methods]
-    if not (outputs.isfinite().all() and weights.isfinite().all() and all(np.isfinite(own.heat).all() for own in maps)):
+    only, = explain_pass(look_for(network, volume[None], request), [affine], task, request)
+    if only is None:
         raise Rejected(NOT_FINITE, "got NaN or infinity from the network, expected numbers")
-    probabilities = task.probabilities(outputs.detach().double().cpu().numpy())
+    return only
+
+
+def look_for(network: TrainedNetwork, volumes: np.ndarray, request: ExplanationRequest) -> KeptPass:
+    """Run a network over ears, int16 HU (N, K, H, W), and keep what `explain_pass` needs for a request."""
+    return look(network, volumes, [name for name, _ in _stages(network, request).values()])
+
+
+def explain_pass(
+    seen: KeptPass, affines: Sequence[Affine], task: Task, request: ExplanationRequest, targets: Sequence[str] | None = None,
+) -> list[Explanation | None]:
+    """Explain each of the ears that `look_for` ran; None for an ear whose output or map is not finite.
+
+    affines: voxel index to LPS mm of each ear; targets: the class to explain of each, in place of the request's.
+    """
+    outputs = seen.logits.detach().mean(1)[:, seen.network.columns(task)]
+    numbers = [int(class_logits(own).argmax()) if target == PREDICTED else task.class_names.index(target)
+               for own, target in zip(outputs, targets or [request.target] * len(outputs), strict=True)]
+    logits = [ClassLogit(seen.network.columns(task), number) for number in numbers]
+    slopes, stages = seen.gradients(logits), _stages(seen.network, request)
+    found: list[Explanation | None] = []
+    for n, (target, affine) in enumerate(zip(logits, affines, strict=True)):
+        maps = tuple(_integrated(seen, n, target, affine) if method == INTEGRATED else
+                     _activated(seen, n, slopes, method, *stages[method]) for method in request.methods)
+        weights = _slice_weights(seen, n, slopes)
+        finite = outputs[n].isfinite().all() and weights.isfinite().all() and all(np.isfinite(own.heat).all() for own in maps)
+        found.append(_explanation(seen, n, task, target, weights, maps, request.top) if finite else None)
+    return found
+
+
+def _explanation(
+    seen: KeptPass, n: int, task: Task, target: ClassLogit, weights: torch.Tensor, maps: tuple[Map, ...], top: int
+) -> Explanation:
+    bone = replace(seen.network.config.augment, windows=(BONE,), slice_context=0)
+    probabilities = task.probabilities(seen.result.logits[n, target.columns])
     return Explanation(
-        class_name=task.class_names[number],
+        class_name=task.class_names[target.number],
         probabilities=dict(zip(task.class_names, map(float, probabilities), strict=True)),
-        weights=weights.float().cpu().numpy(),
-        ranked_by="gradient × features" if attention is None else "attention",
-        slices=torch.argsort(weights, descending=True, stable=True)[:request.top].cpu().numpy(),
-        grey=((window(hu, replace(config, windows=(BONE,), slice_context=0))[0, :, 0] + 1) / 2).cpu().numpy(),
-        maps=tuple(maps),
-    )
+        weights=weights.float().cpu().numpy(), ranked_by="gradient × features" if seen.attention is None else "attention",
+        slices=torch.argsort(weights, descending=True, stable=True)[:top].cpu().numpy(),
+        grey=((window(seen.hu[n:n + 1], bone)[0, :, 0] + 1) / 2).cpu().numpy(), maps=maps)
+
+
+def _slice_weights(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The weight of each slice of one ear, (K,)."""
+    if seen.attention is not None:
+        return seen.attention[n]
+    speaks = (slopes[VECTORS] * seen.activations[VECTORS]).sum(1).detach()
+    return mean_over_blocks(seen.of_ear(speaks, n), seen.starts, seen.hu.shape[1])
 
 
 def check_request(network: TrainedNetwork, task: Task, request: ExplanationRequest) -> None:
@@ -158,23 +180,38 @@ def check_request(network: TrainedNetwork, task: Task, request: ExplanationReque
     if request.target not in (PREDICTED, *task.class_names):
         raise UserError(f"--target: got {request.target!r}, expected {PREDICTED} or one of {', '.join(task.class_names)}")
     check_methods(request.methods)
-    for method in request.methods:
-        if method != INTEGRATED:
-            assert isinstance(network.model, Ear2d)
-            find_stage(network.model.backbone, method, request.layer)
+    _stages(network, request)
 
 
-def _map(
-    network: TrainedNetwork, image: torch.Tensor, blocks: EarBlocks, target: ClassLogit, method: str, layer: str | None,
-    affine: Affine,
-) -> Map:
-    """The map of one method, scaled to its hottest voxel."""
-    if method == INTEGRATED:
-        name, heat = "input", integrated_gradients(network, image, blocks.starts, target, affine)
-    else:
-        assert isinstance(network.model, Ear2d)
-        name, channels = find_stage(network.model.backbone, method, layer)
-        heat = class_activation(network.model, blocks, target, method=method, layer=name, channels=channels)
+def _stages(network: TrainedNetwork, request: ExplanationRequest) -> dict[str, tuple[str, int]]:
+    """Module and channels of the stage that each method of class activation maps, by method."""
+    model = network.model
+    assert isinstance(model, Ear2d)
+    return {method: find_stage(model.backbone, method, request.layer) for method in request.methods if method != INTEGRATED}
+
+
+def _activated(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor], method: str, layer: str, channels: int) -> Map:
+    """The map of one ear by class activation."""
+    backbone = cast(Ear2d, seen.network.model).backbone
+    activation, gradient = (
+        to_channels_first(seen.of_ear(values[layer], n).flatten(0, 1), channels, getattr(backbone, "num_prefix_tokens", 0))
+        for values in (seen.activations, slopes))
+    heat = torch.from_numpy(class_activation(activation, gradient, method=method)).unflatten(0, (len(seen.starts), -1))
+    total = torch.zeros(seen.hu.shape[1], *heat.shape[2:])
+    for start, own in zip(seen.starts, heat, strict=True):       # each block's share of the ear's logit
+        total[start:start + len(own)] += own
+    total = F.interpolate(total[None], size=seen.hu.shape[2:], mode="bilinear", align_corners=False)[0]
+    return _scaled(method, layer, total.numpy())
+
+
+def _integrated(seen: KeptPass, n: int, target: ClassLogit, affine: Affine) -> Map:
+    """The map of one ear by integrated gradients."""
+    image = window(seen.hu[n:n + 1], replace(seen.network.config.augment, slice_context=0))
+    return _scaled(INTEGRATED, "input", integrated_gradients(seen.network, image, seen.starts, target, affine))
+
+
+def _scaled(method: str, layer: str, heat: np.ndarray) -> Map:
+    """A map scaled to its hottest voxel."""
     heat = np.maximum(heat, 0)
     scale = float(heat.max())
-    return Map(method, name, (heat / scale if scale else heat).astype(np.float32), scale)
+    return Map(method, layer, (heat / scale if scale else heat).astype(np.float32), scale)

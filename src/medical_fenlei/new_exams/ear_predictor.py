@@ -7,8 +7,9 @@ import pandas as pd
 import torch
 
 from medical_fenlei.ears.prepare import EarVolume
-from medical_fenlei.errors import Rejected, UserError
-from medical_fenlei.explanations.maps import Explanation, ExplanationRequest, explain
+from medical_fenlei.errors import UserError
+from medical_fenlei.explanations.kept_pass import KeptPass
+from medical_fenlei.explanations.maps import Explanation, ExplanationRequest, explain_pass, look_for
 from medical_fenlei.log import LOG
 from medical_fenlei.metrics.predictions import probabilities
 from medical_fenlei.new_exams.answers import ExplainedSlice, TaskAnswer
@@ -52,25 +53,27 @@ class EarPredictor:
 
     def predict(self, exam_id: str, ears: Mapping[Side, EarVolume]) -> EarPredictions:
         """Answer each task for each of at least one ear of an exam; an ear for which the output is not finite has no answer."""
-        inferred = _infer(self.network, np.stack([ear.volume for ear in ears.values()]))
-        ears = {side: ear for (side, ear), finite in zip(ears.items(), inferred.finite, strict=True) if finite}
-        inferred = inferred.of_ears(inferred.finite)
-        if not ears:
+        volumes = np.stack([ear.volume for ear in ears.values()])
+        seen = self._look(volumes)
+        inferred = _infer(self.network, volumes) if seen is None else seen.result
+        answered = {side: ear for (side, ear), finite in zip(ears.items(), inferred.finite, strict=True) if finite}
+        if not answered:
             return EarPredictions()
-        rows = pd.DataFrame({"exam_id": exam_id, "side": [str(side) for side in ears], "patient_key": exam_id,
+        rows = pd.DataFrame({"exam_id": exam_id, "side": [str(side) for side in answered], "patient_key": exam_id,
                              "label_code": np.int8(UNLABELLED)})
-        by_task = prediction_tables(inferred, rows, self.network.tasks)
-        predictions = EarPredictions({side: [] for side in ears})
+        by_task = prediction_tables(inferred.of_ears(inferred.finite), rows, self.network.tasks)
+        predictions = EarPredictions({side: [] for side in answered})
         for task in self.tasks:
             table = self.calibrations[task.name].apply(by_task[task.name], task)
-            for (side, ear), each, predicted in zip(ears.items(), probabilities(table, task), table.y_pred, strict=True):
-                answer = self._answer(task, each, int(predicted))
-                explanation = self._explain(ear, task, answer.decision)
-                if explanation is not None:
-                    predictions.explanations[side, task.name] = explanation
+            answers = {side: self._answer(task, each, int(predicted)) for side, each, predicted in
+                       zip(answered, probabilities(table, task), table.y_pred, strict=True)}
+            explanations = self._explain(seen, ears, task, answers) if seen is not None else {}
+            for side, answer in answers.items():
+                if side in explanations:
                     picture = f"{side}.png" if len(self.network.tasks) == 1 else f"{side}_{task.name}.png"
-                    answer = replace(answer, ranked_by=explanation.ranked_by, slices=_explained_slices(explanation, ear),
-                                     picture=picture)
+                    explanation = predictions.explanations[side, task.name] = explanations[side]
+                    answer = replace(answer, ranked_by=explanation.ranked_by, picture=picture,
+                                     slices=_explained_slices(explanation, ears[side]))
                 predictions.answers[side].append(answer)
         return predictions
 
@@ -83,17 +86,24 @@ class EarPredictor:
             threshold=fitted.threshold if task.binary else None, point=fitted.point if task.binary else "",
             calibrated=task.name in self.calibrated)
 
-    def _explain(self, ear: EarVolume, task: Task, decision: str) -> Explanation | None:
+    def _look(self, volumes: np.ndarray) -> KeptPass | None:
+        """Run the network over ears and keep what explains them; None where nothing is, or can be, explained."""
         if self.request is None or not self.explainable:
             return None
         try:
-            return explain(self.network, ear.volume, ear.affine, task, replace(self.request, target=decision))
+            return look_for(self.network, volumes, self.request)
         except UserError as error:                               # the same for every ear of this network
             self.explainable = False
             LOG.warning("no overlays: %s", error)
             return None
-        except Rejected:                                         # of this ear alone
-            return None
+
+    def _explain(self, seen: KeptPass, ears: Mapping[Side, EarVolume], task: Task, answers: Mapping[Side, TaskAnswer]
+                 ) -> dict[Side, Explanation]:
+        """Explain the decision for each ear; without those whose map is not finite."""
+        assert self.request is not None
+        decided = [answers[side].decision if side in answers else task.class_names[0] for side in ears]
+        found = explain_pass(seen, [ear.affine for ear in ears.values()], task, self.request, decided)
+        return {side: own for side, own in zip(ears, found, strict=True) if own is not None}
 
 
 def _explained_slices(explanation: Explanation, ear: EarVolume) -> list[ExplainedSlice]:
