@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import wasserstein_distance
 
 from medical_fenlei import tables
+from medical_fenlei.ears.crop_extent import CROP_MM, REMEDY
 from medical_fenlei.ears.source import describe_stale, entry_states, warn_unproven
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected
@@ -27,9 +28,6 @@ BIN_CENTRES = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
 PARTS = {"confidence": 0.05, "padding": 0.02, "histogram": 20.0, "plane": 2.0, "height": 2.0}
 """Parts of the score and the smallest deviation of each: a smaller difference does not matter, however alike a small cohort is.
 In units of 1 - confidence, padded share, HU, mm, mm."""
-
-CROP_MM = (50.0, 120.0)
-"""Edge of a crop, mm, that holds an ear with its surroundings and not half of the head."""
 
 DAMAGED, NOT_CACHED, STALE = "damaged_entry", "not_cached", "stale_entry"
 
@@ -129,7 +127,7 @@ def _doubts_about_size(ear: CachedEar) -> tuple[str, ...]:
     _, down, across = (int(mm + 0.5) for mm in ear.affine.spacing * ear.shape)
     if all(CROP_MM[0] <= mm <= CROP_MM[1] for mm in (down, across)):
         return ()
-    return (f"a crop of {down} × {across} mm, expected {CROP_MM[0]:.0f} to {CROP_MM[1]:.0f} mm: use --crop-mm",)
+    return (f"a crop of {down} × {across} mm, expected {CROP_MM[0]:.0f} to {CROP_MM[1]:.0f} mm: use {REMEDY}",)
 
 
 def _number(value: object) -> float:
