@@ -163,7 +163,8 @@ REASONS: dict[str, Reason] = {
         "not_finite": ("the network computes NaN or infinity for it", "train again with --precision fp32"),
     }),
     **_group("cache", {
-        "damaged_entry": ("a cached ear that differs from what was written, or lacks facts", "build_cache_ears --verify"),
+        "damaged_entry": ("a cached ear that differs from what was written, or lacks facts",
+                          "build_cache_ears or build_cache_dual with --verify"),
         "stale_entry": ("an ear that was cut from another series than the manifest names", "build the cache again"),
         "not_cached": ("an ear that the cache does not contain", "build the cache, if a split contains the exam"),
     }),

@@ -99,7 +99,7 @@ def test_evaluation_applies_what_was_fitted_and_says_so(here, capsys, monkeypatc
 def test_on_a_tune_set_that_is_too_small_no_threshold_decides_that_was_chosen_on_it(here, capfd):
     assert calibrate("--point", "youden") == 0
     said, fitted = capfd.readouterr().err, stored()["normal_vs_abnormal"]
-    assert "half decides unless eval_ear2d --point" in said and "--tune-ratio" in said
+    assert "half decides unless --point names another at evaluation" in said and "--tune-ratio" in said
     assert fitted["point"] == "half" and fitted["point_note"] in said and fitted["points"]["youden"] != 0.5
     assert evaluate() == 0
     found = tables.PREDICTIONS.read(REPORTS / "predictions_val.csv")

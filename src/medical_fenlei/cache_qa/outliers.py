@@ -14,7 +14,7 @@ from scipy.stats import wasserstein_distance
 
 from medical_fenlei import tables
 from medical_fenlei.ears.crop_extent import CROP_MM, REMEDY
-from medical_fenlei.ears.source import describe_stale, entry_states, warn_unproven
+from medical_fenlei.ears.source import builder_of, describe_stale, entry_states, warn_unproven
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected
 from medical_fenlei.parallel import map_items
@@ -74,7 +74,7 @@ def read_ear(store: EarStore, name: tuple[str, Side]) -> CachedEar:
     """
     exam_id, side = name
     if not store.is_sound(exam_id, side):
-        raise Rejected(DAMAGED, f"{side}: not as it was written; build_cache_ears --verify prepares it anew")
+        raise Rejected(DAMAGED, f"{side}: not as it was written; {builder_of(store.spec)[1]} --verify prepares it anew")
     try:
         ear = _parse(exam_id, side, store.read_facts(exam_id, side), store.read(exam_id, side))
         return replace(ear, reasons=(*_doubts_about_size(ear), *ear.reasons)) if store.spec.extent == "crop" else ear

@@ -70,8 +70,8 @@ class TrainedNetwork:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """The calibration that calibrate_ear2d wrote, or None. Raises UserError if it belongs to another checkpoint."""
-        return Calibration.read(self.path)
+        """The calibration that was written for it, or None. Raises UserError if it belongs to another checkpoint."""
+        return Calibration.read(self.path, kind=self.config.kind)
 
     def calibrations(
         self, tasks: Iterable[Task], *, calibrated: bool = True, point: str | None = None
