@@ -113,7 +113,7 @@ class TrainedNetwork:
                 for name in names if len(sources.ears.get(name, ()))}
         for name in filter(is_cohort, [*sets]):
             whole = sets.pop(name)
-            shared = self._shared_patients(whole.ears, data, name)
+            shared = self.shared_patients(whole.ears, data, name)
             if not shared.ears.all():
                 sets[name] = whole.without(shared)
         return sets
@@ -169,8 +169,8 @@ class TrainedNetwork:
             calibrated = self.calibration.exams if self.calibration else calibrated
         return self.training_exams() | self.split_exams("train", "tune") | calibrated
 
-    def _shared_patients(self, ears: pd.DataFrame, data: DataConfig, name: str) -> SharedPatients:
-        """The patients of a cohort (manifest rows) that the network was fitted on."""
+    def shared_patients(self, ears: pd.DataFrame, data: DataConfig, name: str) -> SharedPatients:
+        """Return the patients of a cohort that the network was fitted on. ears: manifest rows; name: of the cohort."""
         own = self.config.data
         try:
             tables.read_split(own.splits_root, own.pct)
