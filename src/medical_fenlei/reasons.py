@@ -135,6 +135,8 @@ REASONS: dict[str, Reason] = {
         "unjoined_fragments": ("images that may be one scan under several SeriesInstanceUIDs", "export the series again"),
         "named_path": ("a series in a folder or in files that are named like the patient; their names are told nowhere",
                        "rename folders and files, for example to numbers: every table would hold the name"),
+        "named_exam": ("an exam whose folder, and so its exam id, is named like the patient; it is in no table",
+                       "name folder and exam in the label sheet by a number"),
         "empty_series": ("fewer than two images", "export the series again"),
         "mixed_orientation": ("slices in different directions", "export the series again"),
         "mixed_size": ("slices of different size or pixel spacing", "export the series again"),
