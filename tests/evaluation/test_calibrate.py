@@ -258,3 +258,18 @@ def test_of_another_manifest_only_new_patients_are_evaluated(here, capfd):
     shutil.rmtree(SPLITS)
     assert evaluate("--split", "manifest", "--uncalibrated") == 2
     assert "are not known" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("gone", "says"), [
+    ((), ""), (("outputs/a/answers",), "it is not known which exams served to train the network, so"),
+    ((SPLITS,), "it is not known which exams served to choose its epoch, so"),
+    (("outputs/a/answers", SPLITS), "it is not known which exams served to train the network and to choose its epoch, so")])
+def test_where_it_is_not_known_what_the_network_was_trained_on_the_evaluation_says_so(here, capfd, gone, says):
+    shutil.copytree(SPLITS, "copied")
+    for folder in gone:
+        shutil.rmtree(folder)
+    assert evaluate("--splits-root", "copied", "--pct", 100, "--split", "val") == 0
+    said, warnings = capfd.readouterr().err, json.loads((REPORTS / "metrics_val.json").read_text())["warnings"]
+    found = [text for text in warnings if "it is not known which exams" in text]
+    assert [text.startswith(says) for text in found] == [True] * bool(says)
+    assert ("it is not known which exams" in said) == bool(says) and all(text in said for text in found)
