@@ -107,9 +107,8 @@ class Soak:
         for words in PREPARE:
             if status := self.run(words):
                 raise CheckFailed(f"{words[0]}: status {status}: {self.said()}")
-        Path("new").mkdir()
         for exam in sorted(Path("data/medical_data_2").glob("*/*"))[:3]:
-            (Path("new") / exam.name).symlink_to(exam.resolve())
+            shutil.copytree(exam, Path("new", exam.name))
 
     def fresh(self) -> None:
         """Change into a folder with the run as it was trained."""
