@@ -6,12 +6,14 @@
 Neighbors are nearest by the network's embedding (cosine distance), never of the same patient. Writes to
 outputs/<run>/reports/neighbors/: a picture of each ear beside its neighbors (<id>_<side>.png), and neighbors_<set>.csv, or
 <id>_<side>.csv for one ear. With --split, prints how many neighbors share the ear's label, compared with chance (the label's
-share of the training ears). The embeddings of the training set are kept there until network or data change.
+share of the training ears). The embeddings of the training set are kept there until network or data change. --cohort NAME:
+patients of another hospital (eval_ear2d), all of them or one ear, beside the training ears of the run; their files are in
+outputs/<run>/reports/neighbors_<NAME>/.
 """
 from pathlib import Path
 
 from medical_fenlei import cli
-from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
+from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
 from medical_fenlei.config import EAR2D
 from medical_fenlei.errors import UserError
 from medical_fenlei.vocabulary import SETS, SIDES
@@ -20,10 +22,9 @@ from medical_fenlei.vocabulary import SETS, SIDES
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser, leave_out=("label_task",))
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--exam-id", help="query one ear: its exam")
-    which.add_argument("--split", choices=SETS, help="query every labelled ear of this set")
+    parser.add_argument("--exam-id", help="query one ear: its exam")
     parser.add_argument("--side", choices=SIDES, help="query one ear: its side of the patient")
+    add_set_flags(parser, choices=SETS, does="query", default=None)
     cli.add_flag(parser, "--top-k", "--most", type=cli.int_at_least(1), default=5, metavar="K",
                  help="neighbors of each ear (default: %(default)s)")
     parser.add_argument("--pictures", type=cli.int_at_least(0), metavar="N", help="maximum number of pictures (default: all)")
@@ -32,21 +33,30 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if bool(args.exam_id) != bool(args.side):
         raise UserError("--exam-id and --side: each needs the other")
-    sets = ("train", args.split) if args.split else ("train",)
-    network, data = open_checkpoint(args, kind=EAR2D, sets=sets, every_label=True,
+    if args.exam_id and args.split:
+        raise UserError("--split: queries every ear of a set; an exam is found whatever its set")
+    if not (args.exam_id or args.split or args.cohort):
+        raise UserError("name what to query: --exam-id and --side, --split, or --cohort")
+    of_set = None if args.exam_id else args.cohort or args.split
+    own = () if args.cohort else ("train",)                      # the manifest of a cohort has no training ears
+    network, data = open_checkpoint(args, kind=EAR2D, sets=(*own, of_set) if of_set else own, every_label=True,
                                     ear=(args.exam_id, args.side) if args.exam_id else None)
 
     from medical_fenlei.embeddings.retrieval import RetrievalOptions, retrieve_for_ear, retrieve_for_set
     from medical_fenlei.metrics.interval_table import interval_table
 
-    out = args.out_dir or network.run.reports / "neighbors"
-    options = RetrievalOptions(top_k=args.top_k, pictures=args.pictures, batch_size=args.batch_size)
-    if args.split:
-        found = retrieve_for_set(network, data, args.split, out, options)
+    kept = network.run.reports / "neighbors"
+    out = args.out_dir or (kept.with_name(f"neighbors_{args.cohort}") if args.cohort else kept)
+    options = RetrievalOptions(top_k=args.top_k, pictures=args.pictures, batch_size=args.batch_size,
+                               kept=args.out_dir or kept)
+    if of_set:
+        found = retrieve_for_set(network, data, of_set, out, options)
     else:
-        found = retrieve_for_ear(network, data, args.exam_id, args.side, out, options)
+        found = retrieve_for_ear(network, data, args.exam_id, args.side, out, options, cohort=args.cohort)
+    for text in found.notes:
+        cli.warn(text)
     cli.say(f"{len(found.query)} ears, each against {len(found.train)} training ears; {found.pictures} pictures")
-    if args.split:
+    if of_set:
         intervals = found.agreement(n_resamples=args.resamples)
         cli.say(f"neighbors with the ear's label (share), the nearest one (first), a training ear at random (chance), "
                 f"share / chance (ratio); {intervals.patients} patients")

@@ -81,7 +81,7 @@ def network():
 READERS = {
     METRICS: page, AUDITS: page, COUNTS: page, LINES: page,
     CONFIG: lambda: settings.from_json(RunConfig, Run(Path(RUN)).read_settings(), where=CONFIG),
-    CALIBRATION: lambda: Calibration.read(Path(BEST)),
+    CALIBRATION: lambda: Calibration.read(Path(BEST), kind="ear2d"),
 }
 """What the commands call that read a file."""
 BY_FIELD = {

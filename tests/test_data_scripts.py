@@ -2,6 +2,7 @@
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.commands import run
@@ -10,6 +11,7 @@ from helpers.dicom_files import SeriesFormat, axial, head, write_volume
 from medical_fenlei import tables
 from medical_fenlei.ears.build import fill_store
 from medical_fenlei.ears.store import choose_store
+from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import Side
 
 SHAPE = (10, 64, 64)
@@ -97,6 +99,26 @@ def test_each_step_from_dicom_to_the_cache_writes_its_tables(here, capsys):
     assert run(*cache, "--num-workers", 1) == 0                  # a second run finds everything there
     assert before == {p: p.stat().st_mtime_ns for p in store.folder.glob("*.npy")}
     assert "22 were there, 0 made" in capsys.readouterr().out
+
+
+def test_the_builder_says_what_the_crop_is_in_mm_and_how_many_are_unusual(here, capsys):
+    to_splits()
+    path = here / "artifacts/manifest_ears.csv"
+    build = ("build_cache_ears", "--splits-root", "artifacts/splits_dual_patient", "--num-slices", 4, "--image-size", 32,
+             "--num-workers", 1)
+    for flags, says in ((("--crop-size", 40), "crops of 40 pixels: 100 to 100 mm over 11 series"),
+                        (("--crop-size", 12), "crops of 12 pixels: 30 to 30 mm over 11 series, 11 of them beyond 50 to 120 mm; "
+                                              "with --crop-mm 80 all have the same extent"), (("--crop-mm", 80), "")):
+        capsys.readouterr()
+        assert run(*build, *flags, "--cache-dir", f"cache/{flags[1]}") == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if "crops of" in line] == [says] * bool(says)
+    store = choose_store(here / "cache/12", None)
+    assert np.allclose(Affine.from_list(store.read_facts("000000", Side.LEFT)["affine_lps"]).spacing[1:] * 32, 30)
+    manifest = tables.MANIFEST.read(path)
+    spacing = manifest.pixel_spacing_mm.where(manifest.exam_id != "000000", 4.0).where(manifest.exam_id != "000005", np.nan)
+    tables.MANIFEST.write(path, manifest.assign(pixel_spacing_mm=spacing))
+    assert run(*build, "--crop-size", 40, "--cache-dir", "cache/40") == 0
+    assert "40 pixels: 100 to 160 mm over 10 series, 1 of them beyond" in capsys.readouterr().out
 
 
 def test_a_build_in_one_process_and_in_two_gives_the_same_bytes(here):

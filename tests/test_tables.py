@@ -1,4 +1,6 @@
 """CSV tables: what is written is read again, and a cell that is not allowed is named."""
+import numpy as np
+import pandas as pd
 import pytest
 
 from medical_fenlei import tables
@@ -71,6 +73,17 @@ def test_an_invalid_number_is_named_with_its_row(path, value, says):
     with pytest.raises(UserError) as error:
         counted.read(path)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("null", [None, np.nan, pd.NA], ids=repr)
+@pytest.mark.parametrize("kind", ["text", "key", "relpath", "side"])
+def test_a_null_in_a_column_of_texts_is_refused_with_its_row(path, kind, null):
+    texts = tables.Table("texts", {"exam_id": "key", "words": kind})
+    with pytest.raises(UserError) as error:
+        texts.write(path, pd.DataFrame({"exam_id": ["1", "2", "3"], "words": ["left", "right", null]}))
+    said = str(error.value)
+    assert said.startswith(f"{path}: column 'words', row 4: got ") and said.endswith(", it must not be null (texts)")
+    assert not path.exists()
 
 
 def test_a_table_with_other_delimiters_says_so(path):

@@ -78,7 +78,8 @@ def metadata(which: int, told: float, patients: int, rng: np.random.Generator) -
         slice_thickness_mm=0.6, slice_increment_mm=0.6, age_years=age.round().clip(1, 95).astype(int),
         sex=np.where(five < 0.5, "F", "M"), kvp=120.0, study_key="")
     manifest = tables.MANIFEST.frame(frame.join(tables.task_columns(frame.label_code)))
-    return audit_metadata(audited, manifest, TASK, list(train.exam_id), n_resamples=RESAMPLES)[which]
+    training = manifest[manifest.exam_id.isin(train.exam_id)]
+    return audit_metadata(audited, manifest, TASK, training, n_resamples=RESAMPLES)[which]
 
 
 def other_ear(shared: float, patients: int, rng: np.random.Generator) -> Audit:

@@ -12,7 +12,8 @@ from medical_fenlei.json_files import JsonFile
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
 _NAME = re.compile(r"[^\W_][\w-]{0,39}")
-_PATHS = ("manifest_csv", "dicom_base", "cache_dir")
+OWN_PATHS = ("manifest_csv", "dicom_base", "cache_dir")
+"""Data settings that a cohort has of its own."""
 
 
 def is_cohort(set_name: str) -> bool:
@@ -65,13 +66,13 @@ class ExternalCohort:
         if not path.is_file():
             return None
         kept = COHORT.read(path)
-        reached: dict[str, Any] = {own: Path(os.path.relpath(reports / getattr(kept, own))) for own in _PATHS}
+        reached: dict[str, Any] = {own: Path(os.path.relpath(reports / getattr(kept, own))) for own in OWN_PATHS}
         return replace(kept, **reached)
 
     def write(self, reports: Path) -> Path:
         """Write `cohort_<name>.json` into a run's reports, with paths from there; return the file."""
         path = reports / f"cohort_{self.name}.json"
-        paths = {own: os.path.relpath(getattr(self, own), reports) for own in _PATHS}
+        paths = {own: os.path.relpath(getattr(self, own), reports) for own in OWN_PATHS}
         write_json(path, {"name": self.name, "ears_left_out": self.ears_left_out, **paths})
         return path
 
@@ -94,9 +95,9 @@ def find_cohort(name: str, reports: Path, *, given: Mapping[str, Any], own_manif
     beside the run's. Raises UserError if a path is missing, the manifest is the run's, or the name is another cohort's.
     """
     known = ExternalCohort.read(reports, name)
-    paths = {**{own: getattr(known, own) for own in _PATHS if known}, **{own: given[own] for own in _PATHS if own in given}}
+    paths = {own: getattr(known, own) for own in OWN_PATHS if known} | {own: given[own] for own in OWN_PATHS if own in given}
     flag = f"--cohort {name}"
-    if missing := [own for own in _PATHS[:2] if own not in paths]:
+    if missing := [own for own in OWN_PATHS[:2] if own not in paths]:
         flags = " and ".join(f"--{own.replace('_', '-')}" for own in missing)
         raise UserError(f"{flag}: has no {flags} yet; build_manifest_ears makes the manifest of a cohort, --dicom-base is the "
                         "folder of its images; the first evaluation keeps both")

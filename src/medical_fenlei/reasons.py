@@ -135,6 +135,8 @@ REASONS: dict[str, Reason] = {
         "unjoined_fragments": ("images that may be one scan under several SeriesInstanceUIDs", "export the series again"),
         "named_path": ("a series in a folder or in files that are named like the patient; their names are told nowhere",
                        "rename folders and files, for example to numbers: every table would hold the name"),
+        "named_exam": ("an exam whose folder, and so its exam id, is named like the patient; it is in no table",
+                       "name folder and exam in the label sheet by a number"),
         "empty_series": ("fewer than two images", "export the series again"),
         "mixed_orientation": ("slices in different directions", "export the series again"),
         "mixed_size": ("slices of different size or pixel spacing", "export the series again"),
@@ -163,7 +165,8 @@ REASONS: dict[str, Reason] = {
         "not_finite": ("the network computes NaN or infinity for it", "train again with --precision fp32"),
     }),
     **_group("cache", {
-        "damaged_entry": ("a cached ear that differs from what was written, or lacks facts", "build_cache_ears --verify"),
+        "damaged_entry": ("a cached ear that differs from what was written, or lacks facts",
+                          "build_cache_ears or build_cache_dual with --verify"),
         "stale_entry": ("an ear that was cut from another series than the manifest names", "build the cache again"),
         "not_cached": ("an ear that the cache does not contain", "build the cache, if a split contains the exam"),
     }),

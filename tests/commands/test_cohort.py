@@ -12,6 +12,7 @@ from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_ma
 
 from medical_fenlei import tables
 from medical_fenlei.ears.store import EarStore
+from medical_fenlei.embeddings.vectors import Embeddings
 from medical_fenlei.external_cohort import check_cohort_name
 
 NAME, EXAMS = "hospital_b", "abcdtxyz"
@@ -114,12 +115,17 @@ def test_the_ears_are_those_of_the_cohort_and_the_cache_of_the_run_is_left_alone
     assert evaluate(*by_hand) == 2 and cached == sorted(Path(CACHE).rglob("*.npy"))   # other images under the ids of the run
 
 
-def test_a_patient_who_was_in_training_by_name_and_birth_date_is_left_out(here):
+def share_a_patient():
+    """Make exam_y of the second hospital one of the patient of exam_a, a training exam, by name and birth date."""
     for path, who in ((MANIFEST, "exam_a"), ("b/manifest.csv", "exam_y")):
         manifest = tables.MANIFEST.read(Path(path))
         key = manifest.exam_id.mask(manifest.exam_id == who, "anna").radd("key of " if path == MANIFEST else "of b: ")
         key = key.mask(manifest.exam_id == who, "anna, 1934")
         tables.MANIFEST.write(Path(path), manifest.assign(person_keys=key))
+
+
+def test_a_patient_who_was_in_training_by_name_and_birth_date_is_left_out(here):
+    share_a_patient()
     assert evaluate(*FIRST) == 0
     assert set(predictions(NAME).exam_id) == {f"exam_{letter}" for letter in EXAMS} - {"exam_y"}
     metrics = json.loads((REPORTS / f"metrics_{NAME}.json").read_text())
@@ -261,6 +267,44 @@ def test_audits_of_a_cohort_stand_beside_those_of_the_run(here):
     assert report["audits"]["set"] == "val" and report["cohort_audits"][NAME]["audits"] == audits["audits"]
     assert "Cohort hospital_b" in (REPORTS / "report.html").read_text()
     assert run("audit_run", *words, *AGAIN, "--retrain") == 2
+
+
+def test_embeddings_of_a_cohort_have_its_name_and_its_ears(here):
+    words = ("extract_embeddings_ear2d", "--checkpoint", BEST, "--device", "cpu")
+    assert run(*words, "--split", "val") == 0 and run(*words, *FIRST) == 0
+    own, theirs = (Embeddings.read(Path(f"artifacts/emb_{name}.npz")) for name in ("val", NAME))
+    assert {*theirs.exam_id} == {f"exam_{letter}" for letter in EXAMS} and len(theirs) == 2 * len(EXAMS)
+    both = np.isin(theirs.exam_id, own.exam_id)
+    assert both.sum() == len(own) and not np.isclose(theirs.embedding[both], own.embedding).all(axis=1).any()
+
+
+def test_neighbors_of_a_cohort_are_training_ears_of_the_run_and_its_files_stand_apart(here, capsys):
+    words = ("retrieve_neighbors_ear2d", "--checkpoint", BEST, "--device", "cpu", "--top-k", 16, "--resamples", 50)
+    assert run(*words, "--split", "val") == 0
+    before = contents(REPORTS / "neighbors")
+    assert run(*words, *FIRST) == 0
+    assert "5 patients share the id of a patient" in capsys.readouterr().err
+    assert contents(REPORTS / "neighbors") == before
+    found = tables.NEIGHBORS.read(REPORTS / f"neighbors_{NAME}/neighbors_{NAME}.csv")
+    assert {*found.exam_id} == {f"exam_{letter}" for letter in EXAMS}
+    for _, own in found.groupby(["exam_id", "side"]):            # also those whose patient has the number of another patient
+        assert {*zip(own.neighbor_exam_id, own.neighbor_side, strict=True)} == {
+            (f"exam_{letter}", side) for letter in "abcdefgh" for side in ("left", "right")}
+    assert len([*(REPORTS / f"neighbors_{NAME}").glob("exam_*.png")]) == 2 * len(EXAMS)
+    assert not [*(REPORTS / f"neighbors_{NAME}").glob("embeddings_*")]       # those of the training set are kept once
+    assert run(*words, "--exam-id", "exam_x", "--side", "left", *FIRST) == 0
+    one = tables.NEIGHBORS.read(REPORTS / f"neighbors_{NAME}/exam_x_left.csv")
+    whole = found[(found.exam_id == "exam_x") & (found.side == "left")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(one, whole, check_exact=False, atol=1e-6)
+    assert run(*words, "--exam-id", "exam_x", "--side", "left", "--split", "val") == 2 and run(*words) == 2
+
+
+def test_an_ear_of_a_cohort_whose_patient_was_in_training_has_no_neighbors(here, capfd):
+    share_a_patient()
+    words = ("retrieve_neighbors_ear2d", "--checkpoint", BEST, "--device", "cpu", *FIRST, "--side", "left", "--exam-id")
+    assert run(*words, "exam_y") == 2
+    assert "--exam-id exam_y: the network was fitted on this patient" in capfd.readouterr().err
+    assert run(*words, "exam_x") == 0
 
 
 def test_maps_of_a_cohort_leave_those_of_an_exam_with_the_same_id_alone(here):

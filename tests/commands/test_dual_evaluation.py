@@ -108,6 +108,12 @@ def test_a_second_hospital_of_the_dual_route_has_files_of_its_own(here):
     assert [own["name"] for own in table["columns"]] == ["val", "b"]
 
 
+def test_a_damaged_calibration_names_the_script_of_the_dual_route(here, capfd):
+    Path(BEST).with_name("best.calibration.json").write_text("{}")
+    assert evaluate() == 2
+    assert "calibrate_dual writes it anew" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["eval_ear2d", "calibrate_ear2d"])
 def test_a_command_of_the_ear_route_refuses_a_network_of_the_dual_one(here, capfd, command):
     assert run(command, *WORDS) == 2

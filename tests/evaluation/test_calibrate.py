@@ -99,7 +99,7 @@ def test_evaluation_applies_what_was_fitted_and_says_so(here, capsys, monkeypatc
 def test_on_a_tune_set_that_is_too_small_no_threshold_decides_that_was_chosen_on_it(here, capfd):
     assert calibrate("--point", "youden") == 0
     said, fitted = capfd.readouterr().err, stored()["normal_vs_abnormal"]
-    assert "half decides unless eval_ear2d --point" in said and "--tune-ratio" in said
+    assert "half decides unless --point names another at evaluation" in said and "--tune-ratio" in said
     assert fitted["point"] == "half" and fitted["point_note"] in said and fitted["points"]["youden"] != 0.5
     assert evaluate() == 0
     found = tables.PREDICTIONS.read(REPORTS / "predictions_val.csv")
@@ -258,3 +258,18 @@ def test_of_another_manifest_only_new_patients_are_evaluated(here, capfd):
     shutil.rmtree(SPLITS)
     assert evaluate("--split", "manifest", "--uncalibrated") == 2
     assert "are not known" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("gone", "says"), [
+    ((), ""), (("outputs/a/answers",), "it is not known which exams served to train the network, so"),
+    ((SPLITS,), "it is not known which exams served to choose its epoch, so"),
+    (("outputs/a/answers", SPLITS), "it is not known which exams served to train the network and to choose its epoch, so")])
+def test_where_it_is_not_known_what_the_network_was_trained_on_the_evaluation_says_so(here, capfd, gone, says):
+    shutil.copytree(SPLITS, "copied")
+    for folder in gone:
+        shutil.rmtree(folder)
+    assert evaluate("--splits-root", "copied", "--pct", 100, "--split", "val") == 0
+    said, warnings = capfd.readouterr().err, json.loads((REPORTS / "metrics_val.json").read_text())["warnings"]
+    found = [text for text in warnings if "it is not known which exams" in text]
+    assert [text.startswith(says) for text in found] == [True] * bool(says)
+    assert ("it is not known which exams" in said) == bool(says) and all(text in said for text in found)

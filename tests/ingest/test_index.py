@@ -183,6 +183,35 @@ def test_a_series_named_like_its_patient_is_refused_and_its_name_is_told_nowhere
     assert index_of(base, ["123"]).series.verdict.tolist() == ["named_path"]                # from the kept scan
 
 
+@pytest.mark.parametrize("exam", ["ZHANGSAN_123456", "zhang san", "20240201-Zhang_San", "张三1", "San.Zhang"])
+def test_an_exam_named_like_its_patient_is_refused_and_its_name_is_told_nowhere(tmp_path, exam):
+    base = tmp_path / "data"
+    person = SeriesFormat(attributes={"PatientName": "Zhang^San=张^三", "SpecificCharacterSet": "ISO_IR 192"})
+    hu = head((40, 16, 16))
+    write_volume(base / "2024-02-01" / exam / "bone", hu, axial(hu.shape, (1.0, 12.0, 12.0)), person)
+    bone(base / "2024-02-01/124/bone")
+    for _ in range(2):                                           # the second time, what was kept of the first scan is there
+        index = index_of(base, [exam, "124", "125"])
+        index.write(tmp_path / "index.csv")
+        assert index.table.exam_id.tolist() == ["124"] and set(index.series.exam_id) == {"124"}
+        row, = index.rejects[index.rejects.reason == "named_exam"].to_dict("records")
+        assert row["file"] == "2024-02-01/#exam1" and not row["exam_id"] and index.faults >= 1
+        told = index.rejects.to_csv() + "".join(
+            path.read_text(encoding="utf-8") for path in tmp_path.iterdir() if path.is_file())
+        assert exam not in told and not re.search("zhang|张", told, re.IGNORECASE)
+        assert index.counts["exams in the label sheet"] == 3 == 1 + index.counts["missing on disk"] + (
+            index.counts["matched to a folder"])
+
+
+@pytest.mark.parametrize(("name", "exam"), [("Ma^Chao", "MA0001"), ("He^Xin", "HE-12"), ("Chen^Li", "LI_77"),
+                                            ("ANONYMOUS", "anonymous1"), ("CT0001", "CT0001"), ("", "1")])
+def test_an_exam_id_with_a_prefix_like_a_short_name_is_no_name(tmp_path, name, exam):
+    hu = head((40, 16, 16))
+    write_volume(tmp_path / "data/2024-02-01" / exam / "bone", hu, axial(hu.shape, (1.0, 12.0, 12.0)),
+                 SeriesFormat(attributes={"PatientName": name}))
+    assert index_of(tmp_path / "data", [exam]).table.exam_id.tolist() == [exam]
+
+
 @pytest.mark.parametrize(("name", "where"), [
     ("Bo^Ne", "bones_1"), ("ANONYMOUS", "anonymous"), ("CT0001", "ct0001"), ("Li^Wu", "slices"), ("", "bone")])
 def test_a_name_that_only_resembles_a_folder_refuses_nothing(tmp_path, name, where):

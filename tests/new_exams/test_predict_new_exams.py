@@ -139,7 +139,7 @@ def test_calibration_changes_probabilities_and_thresholds_by_its_own_values(here
     assert predict("--top-k", 0) == 0
     before = of_class(answers(here), "abnormal")
     assert run("calibrate_ear2d", "--checkpoint", BEST) == 0
-    fitted = Calibration.read(here / BEST).tasks[TASK]
+    fitted = Calibration.read(here / BEST, kind="ear2d").tasks[TASK]
     for words, point in (((), fitted.point), (("--point", "specificity_95"), "specificity_95")):
         assert predict("--top-k", 0, *words) == 0
         found = answers(here)

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medical_fenlei.config import DUAL, EAR2D
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.tasks import find_task
@@ -72,24 +73,27 @@ def test_a_point_is_chosen_by_its_name():
 
 
 def test_a_calibration_comes_back_from_its_file(checkpoint, calibration):
-    assert Calibration.read(checkpoint) is None
+    assert Calibration.read(checkpoint, kind="ear2d") is None
     path = calibration.write(checkpoint)
-    assert path == checkpoint.parent / "best.calibration.json" and Calibration.read(checkpoint) == calibration
+    assert path == checkpoint.parent / "best.calibration.json" and Calibration.read(checkpoint, kind="ear2d") == calibration
     assert json.loads(path.read_text())["fitted_on"] == "tune"
 
 
-def test_a_calibration_of_other_weights_is_refused(checkpoint, calibration):
+@pytest.mark.parametrize("kind", [EAR2D, DUAL])
+def test_a_calibration_of_other_weights_is_refused_and_the_script_of_its_route_is_named(checkpoint, calibration, kind):
     calibration.write(checkpoint)
     checkpoint.write_bytes(b"other weights")
-    with pytest.raises(UserError, match=r"best\.calibration\.json: belongs to another checkpoint than best\.pt"):
-        Calibration.read(checkpoint)
+    with pytest.raises(UserError, match=r"best\.calibration\.json: belongs to another checkpoint than best\.pt.*"
+                                        rf"run calibrate_{kind} again"):
+        Calibration.read(checkpoint, kind=kind)
 
 
+@pytest.mark.parametrize("kind", [EAR2D, DUAL])
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"tasks": {}}'])
-def test_a_file_that_is_not_a_calibration_is_refused(checkpoint, content):
+def test_a_file_that_is_not_a_calibration_is_refused(checkpoint, content, kind):
     Calibration.path(checkpoint).write_text(content)
-    with pytest.raises(UserError, match="calibrate_ear2d writes it anew"):
-        Calibration.read(checkpoint)
+    with pytest.raises(UserError, match=f"calibrate_{kind} writes it anew"):
+        Calibration.read(checkpoint, kind=kind)
 
 
 @pytest.mark.parametrize(("exam", "patient"), [("2", "other"), ("9", "q")])

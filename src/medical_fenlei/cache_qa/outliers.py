@@ -13,7 +13,8 @@ import pandas as pd
 from scipy.stats import wasserstein_distance
 
 from medical_fenlei import tables
-from medical_fenlei.ears.source import describe_stale, entry_states, warn_unproven
+from medical_fenlei.ears.crop_extent import CROP_MM, REMEDY
+from medical_fenlei.ears.source import builder_of, describe_stale, entry_states, warn_unproven
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected
 from medical_fenlei.parallel import map_items
@@ -27,9 +28,6 @@ BIN_CENTRES = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
 PARTS = {"confidence": 0.05, "padding": 0.02, "histogram": 20.0, "plane": 2.0, "height": 2.0}
 """Parts of the score and the smallest deviation of each: a smaller difference does not matter, however alike a small cohort is.
 In units of 1 - confidence, padded share, HU, mm, mm."""
-
-CROP_MM = (50.0, 120.0)
-"""Edge of a crop, mm, that holds an ear with its surroundings and not half of the head."""
 
 DAMAGED, NOT_CACHED, STALE = "damaged_entry", "not_cached", "stale_entry"
 
@@ -76,7 +74,7 @@ def read_ear(store: EarStore, name: tuple[str, Side]) -> CachedEar:
     """
     exam_id, side = name
     if not store.is_sound(exam_id, side):
-        raise Rejected(DAMAGED, f"{side}: not as it was written; build_cache_ears --verify prepares it anew")
+        raise Rejected(DAMAGED, f"{side}: not as it was written; {builder_of(store.spec)[1]} --verify prepares it anew")
     try:
         ear = _parse(exam_id, side, store.read_facts(exam_id, side), store.read(exam_id, side))
         return replace(ear, reasons=(*_doubts_about_size(ear), *ear.reasons)) if store.spec.extent == "crop" else ear
@@ -129,7 +127,7 @@ def _doubts_about_size(ear: CachedEar) -> tuple[str, ...]:
     _, down, across = (int(mm + 0.5) for mm in ear.affine.spacing * ear.shape)
     if all(CROP_MM[0] <= mm <= CROP_MM[1] for mm in (down, across)):
         return ()
-    return (f"a crop of {down} × {across} mm, expected {CROP_MM[0]:.0f} to {CROP_MM[1]:.0f} mm: use --crop-mm",)
+    return (f"a crop of {down} × {across} mm, expected {CROP_MM[0]:.0f} to {CROP_MM[1]:.0f} mm: use {REMEDY}",)
 
 
 def _number(value: object) -> float:

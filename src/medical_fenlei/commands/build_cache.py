@@ -24,6 +24,7 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
 
     from medical_fenlei import tables
     from medical_fenlei.ears.build import fill_store, verify_store
+    from medical_fenlei.ears.crop_extent import describe_crops
     from medical_fenlei.ears.source import USABLE, entry_states, warn_unproven
     from medical_fenlei.ears.store import EarStore
 
@@ -41,6 +42,8 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     store = EarStore(args.cache_dir, spec)
     if args.limit is None:
         wanted = _with_stale(store, wanted, manifest)
+    if crops := describe_crops(spec, wanted):
+        cli.say(crops)
     if args.verify:
         damaged = verify_store(store, wanted, workers=cli.workers(args))
         cli.say(f"verified: {len(damaged)} were damaged and are made again" + (f": {', '.join(damaged)}" if damaged else ""))

@@ -1,7 +1,6 @@
 """calibrate_ear2d and calibrate_dual: fit temperature and operating points on the tune set, and store them."""
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
-from medical_fenlei.config import EAR2D
 from medical_fenlei.errors import UserError
 
 
@@ -32,5 +31,5 @@ def calibrate_command(doc: str | None, kind: str, argv: list[str] | None) -> int
             cli.say(f"  {point:15s} {threshold:.4f}" + ("   decides" if point == fitted.point else ""))
     for reason in found.unfitted.values():
         cli.warn(f"{reason}; its probabilities are not calibrated")
-    cli.say(f"wrote {found.write(args.checkpoint)}; {'eval_ear2d' if kind == EAR2D else 'eval_dual'} applies it")
+    cli.say(f"wrote {found.write(args.checkpoint)}; eval_{kind} applies it")
     return cli.OK

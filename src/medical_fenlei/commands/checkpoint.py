@@ -28,13 +28,17 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, leave_out: tuple[st
 
 
 def add_set_flags(parser: argparse.ArgumentParser, *, choices: Sequence[str], does: str, default: str | None = "val") -> None:
-    """Add --split and --cohort, which exclude each other. does: a verb, what the command does with the set."""
+    """Add --split and --cohort, which exclude each other. does: a verb, what the command does with the set.
+
+    default: of --split; None where the command takes none, or something else.
+    """
     which = parser.add_mutually_exclusive_group()
     further = f"; {WHOLE_MANIFEST}: every ear of --manifest-csv" if WHOLE_MANIFEST in choices else ""
-    which.add_argument("--split", choices=choices, default=default, help=f"set to {does}{further} (default: val)")
+    which.add_argument("--split", choices=choices, default=default,
+                       help=f"set to {does}{further}" + (f" (default: {default})" if default else ""))
     which.add_argument("--cohort", type=_cohort_name, metavar="NAME",
                        help=f"{does} the patients of another hospital, under this name: every ear of --manifest-csv, images in "
-                       "--dicom-base, without patients that the network was fitted on. Later commands need the name only")
+                       "--dicom-base, without patients that the network was fitted on. Once evaluated, its name is enough")
 
 
 def _cohort_name(text: str) -> str:

@@ -26,7 +26,8 @@ class EarSpec:
     """crop: a square around the ear; half: its whole half of the head, from the edge of the scan to the midsagittal plane."""
 
     crop_size: int = 192
-    """Edge of the square around the ear, in pixels of the scan."""
+    """Edge of the square around the ear, in pixels of the scan; its edge in mm then depends on the pixel spacing of the series.
+    --crop-mm 80 is recommended where series differ."""
 
     crop_mm: float | None = None
     """Edge of that square in mm; replaces --crop-size."""
@@ -61,6 +62,11 @@ class EarSpec:
     def shape(self) -> tuple[int, int, int]:
         """Shape (K, H, W) of a volume."""
         return self.num_slices, self.image_size, self.image_size
+
+    @property
+    def fixed_edge_mm(self) -> float | None:
+        """Edge of the square in mm where it is the same for all series; None where it is so many pixels of the scan."""
+        return self.crop_mm if self.target_spacing is None else self.image_size * self.target_spacing
 
     @property
     def nbytes(self) -> int:

@@ -55,12 +55,10 @@ class FieldOfView:
     def _crop(self) -> tuple[np.ndarray, np.ndarray]:
         """Return a square around the ear, moved outwards where it would cross the plane."""
         spec, spacing = self._spec, self._scan_spacing[1:]
-        edge = spec.crop_size * spacing if spec.crop_mm is None else np.full(2, spec.crop_mm)
-        if spec.target_spacing is not None:
-            edge = np.full(2, spec.image_size * spec.target_spacing)
+        edge = spec.crop_size * spacing if spec.fixed_edge_mm is None else np.full(2, spec.fixed_edge_mm)
         beyond = max(0.0, float(edge[1] / 2 - self._distance_to_plane(np.zeros(3))))
         low = np.array([-edge[0] / 2, -edge[1] / 2 - beyond])
-        if spec.crop_mm is None and spec.target_spacing is None and not spec.align:
+        if spec.fixed_edge_mm is None and not spec.align:
             outwards = [1, -1 if self._side is Side.LEFT else 1]
             start = self.centre_in_scan[1:] + low / spacing * outwards
             moved = np.rint(start + 0.5) - 0.5 - start           # onto whole pixels: nothing to interpolate at equal size

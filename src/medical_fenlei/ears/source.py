@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from medical_fenlei import settings, tables
-from medical_fenlei.config import DUAL_ROUTE, EAR_ROUTE, DataConfig, EarSpec
+from medical_fenlei.config import DUAL_ROUTE, EAR_ROUTE, DataConfig, EarSpec, RunConfig
 from medical_fenlei.ears.store import SPEC_JSON, EarStore, read_spec
 from medical_fenlei.errors import UserError
 from medical_fenlei.log import LOG
@@ -174,11 +174,16 @@ def _warn_once(folder: Path, text: str) -> None:
     LOG.warning("%s", text)
 
 
+def builder_of(spec: EarSpec) -> tuple[RunConfig, str]:
+    """Return the preset and the name of the command that builds caches of this preprocessing."""
+    preset = DUAL_ROUTE.ears
+    return ((DUAL_ROUTE, "build_cache_dual") if (spec.extent, spec.crop_size, spec.crop_mm)
+            == (preset.extent, preset.crop_size, preset.crop_mm) else (EAR_ROUTE, "build_cache_ears"))
+
+
 def build_command(spec: EarSpec, data: DataConfig) -> str:
     """Return the command line that builds the cache of this preprocessing."""
-    preset = DUAL_ROUTE.ears
-    route, name = ((DUAL_ROUTE, "build_cache_dual") if (spec.extent, spec.crop_size, spec.crop_mm)
-                   == (preset.extent, preset.crop_size, preset.crop_mm) else (EAR_ROUTE, "build_cache_ears"))
+    route, name = builder_of(spec)
     words = ["python", f"scripts/{name}.py"]
     for field in ("splits_root", "manifest_csv", "dicom_base", "cache_dir"):
         if getattr(data, field) != getattr(route.data, field):

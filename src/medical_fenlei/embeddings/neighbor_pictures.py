@@ -38,10 +38,12 @@ class _Tile(NamedTuple):
     """Whether it is a neighbor with the query ear's label."""
 
 
-def draw_neighbors(path: Path, network: TrainedNetwork, store: EarStore, neighbors: pd.DataFrame) -> None:
+def draw_neighbors(path: Path, network: TrainedNetwork, store: EarStore, train_store: EarStore, neighbors: pd.DataFrame
+                   ) -> None:
     """Draw the slice with the highest attention of the query ear and of each neighbor, in the bone window.
 
-    neighbors: the rows of one query ear in `tables.NEIGHBORS`. A neighbor that is no longer in the store is an empty tile.
+    neighbors: the rows of one query ear in `tables.NEIGHBORS`; store holds that ear, train_store the training ears. A neighbor
+    that is no longer in its store is an empty tile.
     """
     first = neighbors.iloc[0]
     tiles = [_Tile(str(first.exam_id), Side(first.side), int(first.label_code), "this ear", False),
@@ -60,7 +62,7 @@ def draw_neighbors(path: Path, network: TrainedNetwork, store: EarStore, neighbo
         axes = figure.add_axes((x / width, FOOT / height, TILE / width, TILE / height))
         axes.set(xticks=[], yticks=[], facecolor=PAPER)
         axes.spines[:].set(color=SAME_LABEL if tile.alike else DIM, linewidth=2 if tile.alike else 0.5)
-        _draw_ear(axes, network, store, tile, marked=number == 0)
+        _draw_ear(axes, network, train_store if number else store, tile, marked=number == 0)
     write(LEFT, height - 0.2, "the slice most attended to; cosine distance of the embeddings (0: alike, 1: unrelated); green: "
           "the same label", color=DIM, fontsize=7)
     save(figure, path, palette=ear_palette())

@@ -125,7 +125,7 @@ def _at_sound_point(fitted: TaskCalibration, size: SetSize, prevalence: float) -
         points, point = {**points, PREVALENCE: float(tempered(both, fitted.temperature)[0, 1])}, PREVALENCE
     negative, positive = size.of_class
     note = (f"thresholds chosen on {negative} negative and {positive} positive patients are uncertain (at least "
-            f"{TO_CHOOSE_THRESHOLD} of each needed): {point} decides unless eval_ear2d --point names another; remedy: "
+            f"{TO_CHOOSE_THRESHOLD} of each needed): {point} decides unless --point names another at evaluation; remedy: "
             f"{larger_set(FITTED_ON)}")
     return replace(fitted, points=points, point=point, point_note=note)
 

@@ -10,6 +10,9 @@ from pathlib import Path
 Problem = tuple[str, str, str]
 """(file or folder below the base, reason, detail)."""
 
+NOT_KEPT = frozenset({"unreadable", "named_exam"})
+"""Reasons of problems with which a scan is made anew each time: it may go well later, or its path would tell a name."""
+
 
 @dataclass(frozen=True)
 class ExamFiles:

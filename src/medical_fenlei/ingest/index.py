@@ -1,13 +1,14 @@
 """The index: the label sheet matched with the disk, one row per exam, with an account of everything left out."""
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from medical_fenlei import tables
+from medical_fenlei.dicom.volume import PART
 from medical_fenlei.files import write_json
 from medical_fenlei.ingest.exam_files import Problem
 from medical_fenlei.ingest.index_counts import count_files, count_index, indented
@@ -75,6 +76,11 @@ class _ScannedFolder:
     """Folders that hold files, below the base."""
 
     @property
+    def is_named(self) -> bool:
+        """Whether the folder, and so the exam id, is named like the patient."""
+        return any(reason == "named_exam" for _, reason, _ in self.scan.problems)
+
+    @property
     def own_series(self) -> tuple[SeriesScan, ...]:
         """Series of the study that is the exam."""
         return tuple(facts for facts, reason, _ in self.choice.verdicts
@@ -96,6 +102,10 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
     """
     labels = {str(row["exam_id"]): row for row in sheet.labels.to_dict("records")}
     folders = _scan_folders(tree, labels, base=base, scan_file=scan_file, workers=workers, rules=rules, rescan=rescan)
+    named = {folder.exam.exam_id: folder.exam.relpath for folder in folders if folder.is_named}
+    labels = {exam_id: row for exam_id, row in labels.items() if exam_id not in named}
+    folders = [folder for folder in folders if folder.exam.exam_id in labels]
+    tree = replace(tree, exams=[exam for exam in tree.exams if exam.exam_id not in named])
     best: dict[str, _ScannedFolder] = {}
     for folder in folders:
         exam_id, date = folder.exam.exam_id, labels[folder.exam.exam_id]["label_date"]
@@ -104,7 +114,8 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
     table = _index_table(best, labels, Counter(folder.exam.exam_id for folder in folders))
 
     doubts = _study_doubts(best)
-    rejects = [*sheet.rejects, *_reject_rows("", tree.problems)]
+    rejects = [row for row in sheet.rejects if row["exam_id"] not in named] + _named_exams(named.values())
+    rejects += _reject_rows("", tree.problems)
     series: list[dict[str, object]] = []
     files: Counter[str] = Counter()
     for folder in folders:
@@ -124,7 +135,7 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
     return Index(
         table, tables.SERIES.frame(series) if series else tables.SERIES.empty(), tables.REJECTS.frame(rejects),
         count_index(sheet, table, unmatched, chosen={exam_id: folder.choice.chosen for exam_id, folder in best.items()},
-                    files=files, rules=rules),
+                    files=files, rules=rules, named=len(named)),
         faults=sum(1 for reject in rejects if reject["reason"] not in HARMLESS))
 
 
@@ -145,6 +156,13 @@ def _scan_folders(tree: Tree, labels: Mapping[str, Any], *, base: Path, scan_fil
         studies = FolderStudies(exam=exam, label_date=labels[exam.exam_id]["label_date"], names=names)
         folders.append(_ScannedFolder(exam, scan, choose_in_folder(scan.series, rules, studies), subfolders))
     return folders
+
+
+def _named_exams(folders: Iterable[str]) -> list[dict[str, object]]:
+    """Return the rejects of exams whose folders (below the base) are named like the patient, which tell none of the names."""
+    return [{"exam_id": "", "file": (PurePosixPath(folder).parent / f"{PART}exam{number}").as_posix(), "reason": "named_exam",
+             "detail": "the folder of an exam is named like its patient: name it, and the exam in the label sheet, by a number"}
+            for number, folder in enumerate(sorted(folders), 1)]
 
 
 def _study_doubts(best: Mapping[str, _ScannedFolder]) -> dict[str, list[Problem]]:

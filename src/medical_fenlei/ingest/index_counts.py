@@ -16,8 +16,8 @@ DOUBTS = ("cut at a hole", "resampled (missing slices or uneven steps)", "little
 """Ways in which a usable series is not as it was scanned."""
 
 _DEPTH = {
-    "of these, without a readable exam id": 1, "missing on disk": 1, "matched to a folder": 1,
-    "unlabelled on both sides": 2, "labelled, without a usable series": 2, "usable": 2,
+    "of these, without a readable exam id": 1, "missing on disk": 1, "refused, named like the patient": 1,
+    "matched to a folder": 1, "unlabelled on both sides": 2, "labelled, without a usable series": 2, "usable": 2,
     **dict.fromkeys((f"files {what}" for what in FILES[1:]), 1),
     **dict.fromkeys(("of these, there but for leading zeros", "of these, elsewhere under a similar name",
                      "of these, ambiguous (several folders)", "of these, date differs from the label sheet"), 2),
@@ -35,10 +35,11 @@ def indented(counts: Mapping[str, int]) -> list[str]:
 
 
 def count_index(sheet: LabelSheet, table: pd.DataFrame, unmatched: Unmatched, *, chosen: Mapping[str, Candidate | None],
-                files: Counter[str], rules: SeriesRules) -> dict[str, int]:
+                files: Counter[str], rules: SeriesRules, named: int) -> dict[str, int]:
     """Return the counts in the order in which they are shown.
 
-    table: `tables.INDEX`; chosen: by exam id; files: the sum of `count_files` over the exams.
+    table: `tables.INDEX`; chosen: by exam id; files: the sum of `count_files` over the exams; named: refused exams that
+    are named like their patients.
     """
     lost = sum(not reject["exam_id"] for reject in sheet.rejects)
     unlabelled = (table.left_code == 0) & (table.right_code == 0)
@@ -50,6 +51,7 @@ def count_index(sheet: LabelSheet, table: pd.DataFrame, unmatched: Unmatched, *,
         "missing on disk": len(unmatched.missing),
         "of these, there but for leading zeros": len(unmatched.but_for_zeros),
         "of these, elsewhere under a similar name": len(unmatched.elsewhere),
+        **({"refused, named like the patient": named} if named else {}),
         "matched to a folder": len(table),
         "of these, ambiguous (several folders)": int(table.ambiguous_match.sum()),
         "of these, date differs from the label sheet": int((~table.date_match).sum()),

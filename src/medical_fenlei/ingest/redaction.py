@@ -63,6 +63,11 @@ class Redactor:
         """Return whether the text holds something that `hide` would hide."""
         return bool(self._pattern and self._pattern.search(text))
 
+    def finds_long(self, text: str) -> bool:
+        """Return whether the text holds a finding of at least `_LONG_NAME` letters, or one in other than Latin characters."""
+        found = self._pattern.finditer(text) if self._pattern else ()
+        return any(sum(map(str.isalpha, one[0])) >= _LONG_NAME or not one[0].isascii() for one in found)
+
     def path(self, relpath: str) -> str:
         """Return a path without its date folders, its parts redacted."""
         return "/".join(self.hide(part) for part in relpath.split("/") if part not in ("", ".") and not date_of(part))

@@ -22,7 +22,7 @@ from medical_fenlei.dicom.stacks import Stack, join_scattered, read_stacks
 from medical_fenlei.dicom.volume import PART
 from medical_fenlei.errors import Rejected
 from medical_fenlei.files import atomic
-from medical_fenlei.ingest.exam_files import ExamFiles, Problem, list_exam
+from medical_fenlei.ingest.exam_files import NOT_KEPT, ExamFiles, Problem, list_exam
 from medical_fenlei.ingest.redaction import Redactor
 from medical_fenlei.ingest.slice_values import doubts_about_values
 from medical_fenlei.ingest.study_facts import AccessionFact, study_facts
@@ -30,7 +30,7 @@ from medical_fenlei.json_files import checked
 from medical_fenlei.outcomes import Outcome
 from medical_fenlei.parallel import Workers, map_items
 
-SCAN_VERSION = 8
+SCAN_VERSION = 9
 """Raised whenever the code finds other facts in the same files, or names them differently."""
 SPLIT_SERIES = "continues the series in {}: put both into one folder, otherwise each counts as a series"
 """Detail of the problem `split_series`, for the other folder."""
@@ -141,7 +141,7 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers
                 yield Outcome(exam, found[exam]), listing
                 continue
             outcome = next(read)                                 # a file that cannot be read now may be readable later
-            if outcome.value is not None and all(reason != "unreadable" for _, reason, _ in outcome.value.problems):
+            if outcome.value is not None and not NOT_KEPT.intersection(reason for _, reason, _ in outcome.value.problems):
                 known.add(exam, listing.stamp, outcome.value)
             yield outcome, listing
         for _ in read:                                           # nothing is left: the map ends normally, and its workers stay
@@ -151,12 +151,11 @@ def scan_exams(base: Path, exams: Sequence[str], kept: Path, *, workers: Workers
 def scan_exam(base: Path, relpath: str, listing: ExamFiles | None = None, *, named: bool = True) -> ExamScan:
     """Read every header of an exam, or those of the listed folders if a listing is given.
 
-    named: whether folders and files may be named like the patient. If not, such series are refused (named_path) and none of
-    their paths is told; the name of the exam's own folder is its id, and stays.
+    named: whether folders and files may be named like the patient. If not, such series are refused (named_path), or the exam
+    if its own folder is (named_exam), and none of their paths is told.
     """
     listing = listing or list_exam(base, relpath)
-    found: list[tuple[str, Stack]] = []
-    problems = list(listing.problems)
+    found, problems = list[tuple[str, Stack]](), list(listing.problems)
     for folder in listing.folders:
         try:
             stacks, bad = read_stacks(base / folder)
@@ -180,6 +179,8 @@ def scan_exam(base: Path, relpath: str, listing: ExamFiles | None = None, *, nam
     if not named:
         people = {header.identity: header.path for _, one in found for header in one.headers}.values()
         redactor = Redactor(map(read_identity, people), names_alone=True)
+        if redactor.finds_long(Path(relpath).name):
+            return ExamScan(files=listing.files, series=(), problems=(("", "named_exam", ""),))
         series = [_refused_if_named(base, relpath, redactor, facts, one, number)
                   for number, (facts, (_, one)) in enumerate(zip(series, found, strict=True), 1)]
         problems = [(relpath + redactor.hide(file.removeprefix(relpath)), reason, redactor.hide(detail))

@@ -48,7 +48,7 @@ class EarPredictor:
 
     @property
     def calibrated(self) -> frozenset[str]:
-        """Names of the tasks that calibrate_ear2d fitted."""
+        """Names of the tasks that have a calibration."""
         return frozenset(self.network.calibration.tasks if self.network.calibration else ())
 
     def predict(self, exam_id: str, ears: Mapping[Side, EarVolume]) -> EarPredictions:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from medical_fenlei import tables
+from medical_fenlei.config import EarSpec
+from medical_fenlei.ears.crop_extent import depends_on_pixels
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import sha256
 from medical_fenlei.ingest.manifest import header_facts
@@ -34,6 +36,8 @@ class Scope:
     """Source of the summary: checkpoint, manifest, or nothing."""
 
     rules: SeriesRules
+    ears: EarSpec
+    """How the network's ears are cut."""
 
     @property
     def bone_alone(self) -> bool:
@@ -53,9 +57,17 @@ class Scope:
             value = math.nan if facts[name] is None else float(facts[name])
             if known.is_outside(name, value):
                 low, high = known.ranges[name]
+                crop = self._crop_text(value, low, high) if name == "pixel_spacing_mm" else ""
                 found.append(Remark(code=code, text=f"{begin} {value:.2f} mm {end}; the network was trained on {low:.2f} to "
-                                                    f"{high:.2f} mm; up to {MARGIN:.0%} beyond that is accepted."))
+                                                    f"{high:.2f} mm; up to {MARGIN:.0%} beyond that is accepted.{crop}"))
         return found
+
+    def _crop_text(self, spacing: float, low: float, high: float) -> str:
+        """Return a sentence on the crop at this pixel spacing and at those of the training set; "" if it is always alike."""
+        if not depends_on_pixels(self.ears):
+            return ""
+        own, least, most = (self.ears.crop_size * each for each in (spacing, low, high))
+        return f" A crop of {self.ears.crop_size} pixels shows {own:.0f} mm here, in training {least:.0f} to {most:.0f} mm."
 
     def flags(self, series: SeriesScan, age_years: int | None) -> list[Remark]:
         """Return what is new to the network about a series, or cannot be compared with its training set."""
@@ -85,9 +97,9 @@ def scope_of(network: TrainedNetwork, rules: SeriesRules) -> Scope:
 
     Checkpoints of earlier versions lack it: it is then computed from the run's manifest and split, if they are unchanged.
     """
-    known = network.checkpoint.trained_on
+    known, ears = network.checkpoint.trained_on, network.config.ears
     if known is not None:
-        return Scope(known, "checkpoint", rules)
+        return Scope(known, "checkpoint", rules, ears)
     with contextlib.suppress(UserError, OSError):
         data, hashes = network.config.data, network.run.read_hashes()
         split_csv = data.splits_root / f"{data.pct}pct" / "train.csv"
@@ -95,6 +107,6 @@ def scope_of(network: TrainedNetwork, rules: SeriesRules) -> Scope:
             manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.SPLIT.read(split_csv)
             code = manifest.label_code.to_numpy()
             concerned = np.any([task.targets(code) != OUTSIDE for task in network.tasks], axis=0)
-            ears = manifest[concerned & manifest.exam_id.isin(split.exam_id)]
-            return Scope(TrainingSetSummary.from_ears(ears), "manifest", rules)
-    return Scope(None, "nothing", rules)
+            trained_on = manifest[concerned & manifest.exam_id.isin(split.exam_id)]
+            return Scope(TrainingSetSummary.from_ears(trained_on), "manifest", rules, ears)
+    return Scope(None, "nothing", rules, ears)

@@ -75,7 +75,7 @@ QA_FINDINGS = Table("findings that deserve a look", {"kind": "key", "text": "key
 PREDICTIONS = Table("predictions, one row per ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "share",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
-}, optional={"evaluation": "text"}, more="float", unique=("exam_id", "side"), made_by="eval_ear2d")
+}, optional={"evaluation": "text"}, more="float", unique=("exam_id", "side"), made_by="eval_ear2d or eval_dual")
 
 ONE_SIDED = Table("exams whose ears differ, one row per exam, the most suspicious first", {
     "exam_id": "key", "positive_side": "side", "score_positive": "float", "score_other": "float", "lead": "float",

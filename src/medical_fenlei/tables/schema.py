@@ -155,7 +155,8 @@ class Table:
             if first is None or pd.isna(first["index"]):
                 raise UserError(f"{where}: {str(error).splitlines()[0]} ({self.name})") from None
             case = first["failure_case"]
-            got = f"row {int(first['index']) + 2}: got {getattr(case, 'item', lambda: case)()!r}, it {error.check.error}"
+            rule = getattr(error.check, "error", "must not be null")         # the check for nulls is a word
+            got = f"row {int(first['index']) + 2}: got {getattr(case, 'item', lambda: case)()!r}, it {rule}"
             raise UserError(f"{where}: column {error.schema.name!r}, {got} ({self.name})") from None
 
 

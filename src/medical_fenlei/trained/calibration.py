@@ -115,22 +115,23 @@ class Calibration:
         return checkpoint.with_name(f"{checkpoint.stem}.calibration.json")
 
     @classmethod
-    def read(cls, checkpoint: Path) -> "Calibration | None":
-        """Read the calibration of a checkpoint; None if there is none.
+    def read(cls, checkpoint: Path, *, kind: str) -> "Calibration | None":
+        """Read the calibration of a checkpoint; None if there is none. kind: of its network, for the remedy.
 
         Raises UserError if it cannot be read or belongs to another checkpoint.
         """
         path = cls.path(checkpoint)
         if not path.is_file():
             return None
-        found = CALIBRATION.read(path)
+        file = JsonFile[Calibration]("temperature and thresholds", Calibration, f"calibrate_{kind} writes it anew")
+        found = file.read(path)
         faults = [f"field {name} is empty" for name in ("tasks", "exams", "patients") if not getattr(found, name)]
         faults += [f"field tasks.{name}.{own.fault}" for name, own in found.tasks.items() if own.fault]
         if faults:
-            raise UserError(f"{path}: {faults[0]} ({CALIBRATION.name}); {CALIBRATION.remedy}")
+            raise UserError(f"{path}: {faults[0]} ({file.name}); {file.remedy}")
         if found.checkpoint != sha256(checkpoint):
             raise UserError(f"{path}: belongs to another checkpoint than {checkpoint.name}, whose training went on "
-                            "since; run calibrate_ear2d again, or remove the file")
+                            f"since; run calibrate_{kind} again, or remove the file")
         return found
 
     def write(self, checkpoint: Path) -> Path:
@@ -149,9 +150,6 @@ class Calibration:
             raise UserError(
                 f"temperature and thresholds were fitted on {known.patient_key.nunique()} of these patients (for example "
                 f"exam {known.exam_id.iloc[0]}): figures with them would be optimistic; --uncalibrated reports without them")
-
-
-CALIBRATION = JsonFile[Calibration]("temperature and thresholds", Calibration, "calibrate_ear2d writes it anew")
 
 
 def uncalibrated(tasks: Collection[Task]) -> dict[str, TaskCalibration]:

@@ -70,8 +70,8 @@ class TrainedNetwork:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """The calibration that calibrate_ear2d wrote, or None. Raises UserError if it belongs to another checkpoint."""
-        return Calibration.read(self.path)
+        """The calibration that was written for it, or None. Raises UserError if it belongs to another checkpoint."""
+        return Calibration.read(self.path, kind=self.config.kind)
 
     def calibrations(
         self, tasks: Iterable[Task], *, calibrated: bool = True, point: str | None = None
@@ -113,7 +113,7 @@ class TrainedNetwork:
                 for name in names if len(sources.ears.get(name, ()))}
         for name in filter(is_cohort, [*sets]):
             whole = sets.pop(name)
-            shared = self._shared_patients(whole.ears, data, name)
+            shared = self.shared_patients(whole.ears, data, name)
             if not shared.ears.all():
                 sets[name] = whole.without(shared)
         return sets
@@ -169,8 +169,8 @@ class TrainedNetwork:
             calibrated = self.calibration.exams if self.calibration else calibrated
         return self.training_exams() | self.split_exams("train", "tune") | calibrated
 
-    def _shared_patients(self, ears: pd.DataFrame, data: DataConfig, name: str) -> SharedPatients:
-        """The patients of a cohort (manifest rows) that the network was fitted on."""
+    def shared_patients(self, ears: pd.DataFrame, data: DataConfig, name: str) -> SharedPatients:
+        """Return the patients of a cohort that the network was fitted on. ears: manifest rows; name: of the cohort."""
         own = self.config.data
         try:
             tables.read_split(own.splits_root, own.pct)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from medical_fenlei import settings
 from medical_fenlei.config import RunConfig
@@ -33,6 +32,7 @@ from medical_fenlei.runs import CHOSEN_BY, Run
 from medical_fenlei.set_sizes import EPOCHS_AVERAGED
 from medical_fenlei.signals import StopRequest
 from medical_fenlei.tasks import OUTSIDE, find_tasks
+from medical_fenlei.training.batch_progress import BatchProgress
 from medical_fenlei.training.checkpoint import Checkpoint, read_newest_checkpoint, rotate_checkpoints, write_checkpoint
 from medical_fenlei.training.device import ComputeSettings, compile_errors, compiled, peak_memory_gb
 from medical_fenlei.training.distributed import Ranks
@@ -152,8 +152,8 @@ class Trainer:
         own, own_occurrences = ([self.ranks.share(part) for part in each[at.step:]] for each in (batches, occurrences))
         with (closing(self.train.batches(own, self.device)) as loaded,
               closing(prefetch(self._augment_params(epoch, own, own_occurrences))) as drawn,
-              tqdm(total=steps, initial=at.step, desc=f"epoch {epoch}", unit="batch", leave=False,
-                   disable=None if self.ranks.is_first else True) as bar):
+              BatchProgress(f"epoch {epoch}", steps, done=at.step, later=(plan.epochs - epoch) * steps,
+                            last=f"epoch {plan.epochs}") as progress):
             for samples, batch, params in zip(own, timer.timed(loaded), drawn, strict=True):
                 for group in self.step.optimizer.param_groups:
                     group["lr"] = learning_rate(plan, epoch, at.step, steps)
@@ -163,7 +163,7 @@ class Trainer:
                 if math.isfinite(loss):
                     at.loss, at.taken = at.loss + loss, at.taken + 1
                 ears += len(batch.ears)
-                bar.update()
+                progress.update()
                 if at.step < steps:
                     self._stop_if_requested()
                     if time.monotonic() - self.saved >= 60 * plan.save_minutes:

@@ -18,6 +18,7 @@ from medical_fenlei.metrics.binary import THRESHOLD
 from medical_fenlei.metrics.predictions import class_codes
 from medical_fenlei.models.network import NetworkOutput
 from medical_fenlei.tasks import Task
+from medical_fenlei.training.batch_progress import BatchProgress
 from medical_fenlei.training.device import ComputeSettings
 
 TOP_SLICES = 5
@@ -74,10 +75,13 @@ def infer(
     model.eval()
     outputs = []
     samples = np.arange(len(dataset)) if samples is None else samples
-    with contextlib.closing(dataset.batches(split_into_batches(samples, batch_size), compute.device)) as batches:
+    parts = split_into_batches(samples, batch_size)
+    with (contextlib.closing(dataset.batches(parts, compute.device)) as batches,
+          BatchProgress("predictions", len(parts)) as progress):
         for batch in batches:
             with compute.autocast():
                 outputs.append(forward_blocks(model, perturb(batch.ears), augment))
+            progress.update()
             if until():
                 break
     if not outputs:
