@@ -21,7 +21,7 @@ UNBOUNDED = ("calibration_slope", "calibration_intercept")
 """Measures that are not between 0 and 1."""
 PANEL, ROW, AROUND = 8.6, 0.26, 0.75
 """Width of a panel, height of a row, and of what stands above and below the rows; inches."""
-LETTERS = 15
+LETTERS = 14
 """Letters of the title in an inch."""
 
 
