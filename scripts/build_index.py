@@ -4,9 +4,10 @@
     python scripts/build_index.py --series-rules rules.toml        # e.g. max_slice_spacing_mm = 1.0
     python scripts/build_index.py --template                       # an empty label sheet to fill in, and nothing else
 
-Writes one row per exam. Beside it: series_report.csv (with another --out-csv, <stem>_series_report.csv), every series with its facts
-and its verdict; <stem>_rejects.csv, every series, file and cell that was left out, with the reason; and <stem>_scan.jsonl, the
-header facts, so that a second run reads only what has changed. docs/artifacts.md describes the label sheet and the reasons.
+Writes one row per exam. Beside it: series_report.csv (with another --out-csv, <stem>_series_report.csv), every series with its
+facts and its verdict; <stem>_rejects.csv, every series, file and cell that was left out, with the reason; and
+<stem>_scan.jsonl, the header facts, so that a second run reads only what has changed.
+docs/artifacts.md describes the label sheet and the reasons.
 
 In the printed counts, indented lines add up to the line above them, except lines with "of these".
 """

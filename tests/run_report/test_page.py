@@ -107,13 +107,13 @@ def test_a_slice_is_shown_with_the_image_of_the_scan_that_it_was_cut_from(here):
             assert image == f"image {number} (z {z:.1f} mm)" and image in html
 
 
-def test_a_cache_that_does_not_hold_the_images_is_named_and_the_slices_stay(here, copied, caplog):
+def test_a_cache_that_does_not_hold_the_images_is_named_and_the_slices_stay(here, copied, capsys):
     there = copied(here)
     for path in (there / "cache/dual_volumes").glob("*/exam_*.json"):
         facts = json.loads(path.read_text())
         write_json(path, {name: value for name, value in facts.items() if name not in image_facts(SPEC)})
     assert run("eval_ear2d", "--checkpoint", BEST, *FAST) == 0
-    assert "does not hold the numbers of the images" in caplog.text
+    assert "does not hold the numbers of the images" in capsys.readouterr().err
     found = tables.PREDICTIONS.read(there / "outputs/a/reports/predictions_val.csv")
     assert (found.top_slices != "").all() and found.top_images.str.fullmatch(";+").all()
 
