@@ -51,8 +51,7 @@ def _markdown(metrics: Mapping[str, Any]) -> str:
                   "|" + "---|" * (2 + len(POINT_MEASURES))]
         for point, each in metrics["operating_points"].items():
             name = point.replace("_", " ") + (" (decides)" if point == metrics["calibration"]["point"] else "")
-            cells = [number(each[own]["estimate"]) + (f" ({_interval(each[own])})" if each[own]["low"] is not None else "")
-                     for own in POINT_MEASURES]
+            cells = [f"{number(each[own]['estimate'])} ({_interval(each[own])})" for own in POINT_MEASURES]
             lines.append("| " + " | ".join([name, number(each["threshold"]), *cells]) + " |")
     lines += ["", *(f"- {text}" for text in metrics["warnings"]), *([""] if metrics["warnings"] else []),
               f"Evaluation {metrics['evaluation']}. For research; not a medical device."]
@@ -69,4 +68,4 @@ def _decided(metrics: Mapping[str, Any]) -> str:
 
 
 def _interval(found: Mapping[str, Any]) -> str:
-    return "–" if found["low"] is None else f"{number(found['low'])} to {number(found['high'])}"
+    return f"{number(found['low'])} to {number(found['high'])}"
