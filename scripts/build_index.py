@@ -4,9 +4,10 @@
     python scripts/build_index.py --series-rules rules.toml        # e.g. max_slice_spacing_mm = 1.0
     python scripts/build_index.py --template                       # an empty label sheet to fill in, and nothing else
 
-Writes one row per exam. Beside it: series_report.csv, every series with its facts and its verdict; <stem>_rejects.csv, every
-series, file and cell that was left out, with the reason; and <stem>_scan.jsonl, the header facts, so that a second run reads
-only what has changed. docs/artifacts.md describes the label sheet and the reasons.
+Writes one row per exam. Beside it: series_report.csv (with another --out-csv, <stem>_series_report.csv), every series with its
+facts and its verdict; <stem>_rejects.csv, every series, file and cell that was left out, with the reason; and
+<stem>_scan.jsonl, the header facts, so that a second run reads only what has changed.
+docs/artifacts.md describes the label sheet and the reasons.
 
 In the printed counts, indented lines add up to the line above them, except lines with "of these".
 """
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.errors import UserError
+    from medical_fenlei.exclusive import only_writer
     from medical_fenlei.ingest.index import build_index
     from medical_fenlei.ingest.label_sheet import only_sheet, read_label_sheet
     from medical_fenlei.ingest.series_rules import read_rules
@@ -41,13 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     path = args.xlsx_path or only_sheet()
     sheet, rules = read_label_sheet(path), read_rules(args.series_rules)
     tree = find_exams(args.dicom_base).first(args.limit)
-    index = build_index(sheet, tree, base=args.dicom_base, scan_file=tables.scan_path(args.out_csv), workers=cli.workers(args),
-                        rules=rules, rescan=args.rescan)
-    report = index.write(args.out_csv)
-    for line in index.lines():
-        cli.say(line)
-    cli.say(f"wrote {args.out_csv}, and {report} with every series and its verdict")
-    status = cli.report_rejects(index.rejects, args.out_csv, faults=index.faults, harmless=HARMLESS)
+    with only_writer("--out-csv", args.out_csv):
+        index = build_index(sheet, tree, base=args.dicom_base, scan_file=tables.scan_path(args.out_csv),
+                            workers=cli.workers(args), rules=rules, rescan=args.rescan)
+        report = index.write(args.out_csv)
+        for line in index.lines():
+            cli.say(line)
+        cli.say(f"wrote {args.out_csv}, and {report} with every series and its verdict")
+        status = cli.report_rejects(index.rejects, args.out_csv, faults=index.faults, harmless=HARMLESS)
     if index.table.empty:
         raise UserError(f"--dicom-base {args.dicom_base}, --xlsx-path {path}: the label sheet names no exam folder; its first "
                         f"exam is {sheet.labels.exam_id.iloc[0]!r}, the first folder {tree.exams[0].relpath!r}")

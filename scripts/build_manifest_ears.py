@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.errors import UserError
+    from medical_fenlei.exclusive import only_writer
     from medical_fenlei.files import write_json
     from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, count_manifest, doubtful_patients
     from medical_fenlei.ingest.patients import default_key_file, read_or_make_key
@@ -34,29 +35,30 @@ def main(argv: list[str] | None = None) -> int:
     key, made = read_or_make_key(key_file)
     if made:
         cli.say(f"made the key of the patient hashes: {key_file} (keep it, and keep it secret)")
-    built = build_manifest(
-        index, base=args.dicom_base, scan_file=tables.scan_path(args.index_csv), key=key, workers=cli.workers(args))
-    manifest, rejects = built.table, built.rejects
-    tables.MANIFEST.write(args.out_csv, manifest)
-    linked_csv = tables.linked_patients_path(args.out_csv)
-    tables.LINKED_PATIENTS.write(linked_csv, built.patients.table)
-    counts, index_counts = count_manifest(manifest, rejects), tables.counts_path(args.index_csv)
-    write_json(tables.counts_path(args.out_csv),
-               {"index": tables.INDEX_COUNTS.read(index_counts) if index_counts.is_file() else {}, "manifest": counts})
-    sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
-    identified_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"
-    cli.say(f"{len(index)} exams: {counts['exams']} in the manifest, {counts['exams left out']} left out")
-    cli.say(f"{counts['ears']} ears, {counts['labelled ears']} labelled")
-    cli.say(f"{counts['patients']} patients ({identified_by})")
-    cli.say(f"{built.patients.count_links()}; see {linked_csv}")
-    for warning in built.patients.warnings:
-        cli.warn(warning)
-    for exams in doubtful_patients(manifest):
-        why = f"more than {MANY_EXAMS}" if len(exams) > MANY_EXAMS else "of both sexes"
-        cli.warn(f"{len(exams)} exams share one patient, although they are {why}: does their PatientID stand "
-                 f"for several people? {', '.join(exams[:5])}{', …' if len(exams) > 5 else ''}")
-    cli.say(f"wrote {args.out_csv}")
-    return cli.report_rejects(rejects, args.out_csv)
+    with only_writer("--out-csv", args.out_csv):
+        built = build_manifest(
+            index, base=args.dicom_base, scan_file=tables.scan_path(args.index_csv), key=key, workers=cli.workers(args))
+        manifest, rejects = built.table, built.rejects
+        tables.MANIFEST.write(args.out_csv, manifest)
+        linked_csv = tables.linked_patients_path(args.out_csv)
+        tables.LINKED_PATIENTS.write(linked_csv, built.patients.table)
+        counts, index_counts = count_manifest(manifest, rejects), tables.counts_path(args.index_csv)
+        write_json(tables.counts_path(args.out_csv),
+                   {"index": tables.INDEX_COUNTS.read(index_counts) if index_counts.is_file() else {}, "manifest": counts})
+        sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
+        identified_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"
+        cli.say(f"{len(index)} exams: {counts['exams']} in the manifest, {counts['exams left out']} left out")
+        cli.say(f"{counts['ears']} ears, {counts['labelled ears']} labelled")
+        cli.say(f"{counts['patients']} patients ({identified_by})")
+        cli.say(f"{built.patients.count_links()}; see {linked_csv}")
+        for warning in built.patients.warnings:
+            cli.warn(warning)
+        for exams in doubtful_patients(manifest):
+            why = f"more than {MANY_EXAMS}" if len(exams) > MANY_EXAMS else "of both sexes"
+            cli.warn(f"{len(exams)} exams share one patient, although they are {why}: does their PatientID stand "
+                     f"for several people? {', '.join(exams[:5])}{', …' if len(exams) > 5 else ''}")
+        cli.say(f"wrote {args.out_csv}")
+        return cli.report_rejects(rejects, args.out_csv)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.evaluation.compare import compare
+    from medical_fenlei.evaluation.comparison_plot import plot_differences
     from medical_fenlei.evaluation.like_with_like import read_evaluated, refuse_unlike
-    from medical_fenlei.evaluation.plots import plot_differences
     from medical_fenlei.tasks import find_task
 
     task = find_task(args.label_task)
@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     found = compare(one, other, task, n_resamples=args.resamples)
     csv, png = args.out_dir / "comparison.csv", args.out_dir / "comparison.png"
     tables.COMPARISON.write(csv, found.table)
-    plot_differences(png, found.table, title=f"{args.predictions[1]}\nminus {args.predictions[0]}; {found.ears} ears")
+    first, second = (f"{path.parent.parent} ({path.stem})" for path in args.predictions)
+    plot_differences(png, found.table, title=f"first: {first}\nsecond: {second}\n{task.name}, {found.ears} ears of "
+                                             f"{found.patients} patients")
     cli.say(f"{task.name}: {found.ears} ears of {found.patients} patients in both files"
             + (f", {found.left_out} left out that are in one only" if found.left_out else ""))
     cli.show(found.table[list(tables.COMPARISON.columns)].round(4))

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         network.calibration.refuse_if_fitted_on(ears.ears)
     predictions = network.predict(ears.dataset, batch_size=args.batch_size)
     for task in tasks:
-        found = calibrations[task.name].apply(predictions[task.name], task)
+        found = ears.with_images(calibrations[task.name].apply(predictions[task.name], task))
         out = args.out_csv.with_stem(with_task_name(args.out_csv.stem, task, network.tasks))
         tables.DUAL_PREDICTIONS.write(out, side_by_side(exams, found, task))
         counts = [f"{(found.y_pred == c).sum()} {name}" for c, name in enumerate(task.class_names)]

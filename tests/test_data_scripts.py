@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from helpers.commands import run
 from helpers.dicom_files import SeriesFormat, axial, head, write_volume
+from helpers.locks import held
 
 from medical_fenlei import tables
 from medical_fenlei.ears.build import fill_store
@@ -63,6 +64,44 @@ def to_splits():
     assert run("build_index", "--out-csv", "artifacts/dataset_index.csv", "--num-workers", 1) == 0
     assert run("build_manifest_ears", "--num-workers", 1) == 0
     assert run("make_splits_dual", "--out-dir", "artifacts/splits_dual_patient", "--patient-split") == 0
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
+            and path.name != ".lock"}
+
+
+@pytest.mark.parametrize(("words", "lock"), [
+    (("build_index", "--num-workers", 1), ".dataset_index.lock"),
+    (("build_manifest_ears", "--num-workers", 1), ".manifest_ears.lock"),
+    (("make_splits_dual", "--out-dir", "artifacts/splits_dual_patient", "--patient-split", "--val-ratio", 0.4),
+     "splits_dual_patient/.lock"),
+])
+def test_a_second_writer_of_one_output_is_refused_in_a_line_that_says_who_and_changes_nothing(here, capsys, words, lock):
+    to_splits()
+    before = contents(here / "artifacts")
+    capsys.readouterr()
+    with held(here / "artifacts" / lock) as process:
+        assert run(*words) == 2
+        err = capsys.readouterr().err.splitlines()[-1]
+        assert "another process is writing" in err and f"process {process} on " in err
+        assert contents(here / "artifacts") == before
+    assert run(*words) == 0                                      # it was killed
+
+
+def test_indexes_and_manifests_of_two_names_in_one_folder_keep_their_files_apart(here):
+    to_splits()
+    before = contents(here / "artifacts")
+    assert run("build_index", "--num-workers", 1, "--limit", 3, "--out-csv", "artifacts/b_index.csv") == 0
+    assert run("build_manifest_ears", "--num-workers", 1, "--index-csv", "artifacts/b_index.csv", "--out-csv",
+               "artifacts/b_ears.csv") == 0
+    after = contents(here / "artifacts")
+    assert {path: after[path] for path in before} == before
+    assert {path.name for path in after.keys() - before.keys()} == {
+        *(f"b_index{ending}" for ending in (".csv", "_scan.jsonl", "_rejects.csv", "_counts.json", "_series_report.csv")),
+        *(f"b_ears{ending}" for ending in (".csv", "_rejects.csv", "_counts.json", "_linked_patients.csv"))}
+    assert len(tables.SERIES.read(here / "artifacts/b_index_series_report.csv")) < len(
+        tables.SERIES.read(here / "artifacts/series_report.csv"))
 
 
 def test_exams_match_by_id_alone_and_the_best_series_is_chosen(here, capsys):

@@ -35,6 +35,18 @@ def test_a_carriage_return_in_a_cell_ends_no_row(path, text):
     assert tables.REJECTS.read(path).equals(frame)
 
 
+@pytest.mark.parametrize(("number", "z", "shown"), [
+    (47, -12.46, "image 47 (z -12.5 mm)"), (None, 3.0, "z 3.0 mm"), (3, None, "image 3"), (None, None, "")])
+def test_an_image_is_named_by_what_is_known_of_it(number, z, shown):
+    assert str(tables.SourceImage(number, z)) == shown
+
+
+def test_the_images_of_a_cache_of_an_earlier_version_are_unknown():
+    assert tables.source_images({}, 2) == (tables.SourceImage(None, None),) * 2
+    facts = {"slice_images": [4, None], "slice_z_mm": [1.0, 2.0]}
+    assert tables.source_images(facts, 2) == (tables.SourceImage(4, 1.0), tables.SourceImage(None, 2.0))
+
+
 def test_an_empty_table_keeps_its_columns(path):
     tables.MANIFEST.write(path, tables.MANIFEST.empty())
     assert list(tables.MANIFEST.read(path).columns) == list(tables.MANIFEST.columns)

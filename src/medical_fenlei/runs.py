@@ -12,6 +12,7 @@ from typing import Any
 
 from medical_fenlei import __version__
 from medical_fenlei.errors import UserError
+from medical_fenlei.exclusive import LOCK, exclusive
 from medical_fenlei.files import write_json, write_text
 from medical_fenlei.json_files import JsonFile, checked
 from medical_fenlei.log import log_to_file
@@ -22,7 +23,6 @@ OUTPUTS = Path("outputs")
 MOST_LISTED = 5
 """How many runs an error lists."""
 LIBRARIES = ("torch", "torchvision", "timm", "monai", "numpy", "scipy", "pandas", "scikit-learn", "pydicom")
-LOCK = ".lock"
 EPOCH_FIELDS = ("epoch", "seconds", "best_epoch", "train_loss", "lr")
 """Fields that every line of the metrics has, among other numbers and CHOSEN_BY."""
 CHOSEN_BY = "chosen_by"
@@ -44,15 +44,12 @@ class Run:
     def new(cls, output_dir: Path | None, name: str) -> "Run":
         """Make the folder of a new run, by default below outputs/.
 
-        Raises UserError if it contains a run already, or files where those of the run would be.
+        Two runs that begin at once get folders of their own. Raises UserError if the folder contains a run already, or files
+        where those of the run would be.
         """
         if output_dir is None:
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            output_dir = OUTPUTS / f"{name}-{stamp}"
-            taken = 1
-            while output_dir.exists():
-                taken += 1
-                output_dir = OUTPUTS / f"{name}-{stamp}-{taken}"
+            output_dir = _new_folder(f"{name}-{stamp}")
         run = cls(output_dir)
         run.refuse_if_taken()
         try:
@@ -82,14 +79,8 @@ class Run:
 
         Raises UserError if another one trains there, or, for a new run, has begun one since the folder was made.
         """
-        import filelock  # a quarter of the time of --help
-
-        try:
-            lock = filelock.FileLock(self.folder / LOCK, blocking=False).acquire()
-        except filelock.Timeout:
-            raise UserError(f"{self.folder}: another process is training in it; wait for it, or name another folder with "
-                            "--output-dir") from None
-        with lock:
+        with exclusive(self.folder / LOCK, busy=f"{self.folder}: another process is training in it",
+                       remedy="wait for it, or name another folder with --output-dir"):
             if is_new and self.config_json.exists():
                 raise UserError(f"--output-dir {self.folder}: contains a run already; name another folder or remove it")
             yield
@@ -219,6 +210,18 @@ def listed_runs(file: str) -> str:
     if not newest:
         return f"there is no outputs/<run>/{file} below {Path.cwd()}; train_ear2d and train_dual make runs"
     return f"there are: {listed}" + (f" and {len(newest) - MOST_LISTED} more" if len(newest) > MOST_LISTED else "")
+
+
+def _new_folder(name: str) -> Path:
+    """Make a folder of this name below outputs/, with a number behind if there is one."""
+    folder, taken = OUTPUTS / name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)                           # only one of two processes makes it
+            return folder
+        except FileExistsError:
+            taken += 1
+            folder = OUTPUTS / f"{name}-{taken}"
 
 
 def versions() -> dict[str, str]:

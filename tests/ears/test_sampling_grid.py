@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from helpers.dicom_files import write_volume
 
+from medical_fenlei import tables
 from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears import prepare
@@ -228,6 +229,17 @@ def test_slice_files_name_the_slices_nearest_to_each_of_the_volume(scans, cut, n
         at = np.clip(at, lowest, lowest + (SHAPE[0] - 1) * gap)
         there = np.array([positions[file] @ normal for file in names])
         assert abs(there - at).max() <= gap / 2 + 0.01
+
+
+@EVERYWHERE
+@ALL
+def test_the_image_of_each_slice_has_the_number_and_the_position_of_its_header(scans, cut, name, spec):
+    folder, _, _ = scans(name)
+    for side, ear in cut(name, spec).items():
+        headers = [pydicom.dcmread(folder / file, stop_before_pixels=True) for file in ear.facts["slice_files"]]
+        images = tables.source_images(ear.facts, spec.num_slices)
+        assert [one.number for one in images] == [int(own.InstanceNumber) for own in headers], side
+        assert [one.z_mm for one in images] == pytest.approx([own.ImagePositionPatient[2] for own in headers], abs=0.0051)
 
 
 @EVERYWHERE

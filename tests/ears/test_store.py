@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import pytest
 from helpers.commands import ROOT
 from helpers.dicom_files import axial, write_volume
 
+from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears import build
@@ -213,6 +215,35 @@ def test_a_series_whose_name_is_not_utf8_is_cached_and_keeps_its_name(store, dic
     assert fill(store, tmp_path / "data", manifest).made == 2
     assert store.read_facts("001", Side.LEFT)["series_relpath"] == name and store.is_sound("001", Side.LEFT)
     assert len((store.folder / "index.csv").read_text().splitlines()) == 3
+
+
+def test_of_two_builders_that_finish_together_the_index_that_stays_lists_the_ears_of_both(store):
+    listed, release = threading.Event(), threading.Event()
+
+    class Slow(EarStore):
+        """Another builder, which has listed the entries and has not written the index yet."""
+
+        def _entries(self):
+            rows = list(super()._entries())
+            listed.set()
+            release.wait(60)
+            return iter(rows)
+
+    def write(exam):
+        store.write(exam, Side.LEFT, np.zeros(store.spec.shape, np.int16), {})
+
+    write("first")
+    one = threading.Thread(target=Slow(store.folder.parent, store.spec).write_index)
+    one.start()
+    assert listed.wait(60)
+    write("second")
+    other = threading.Thread(target=store.write_index)
+    other.start()
+    other.join(0.3)                                              # in turn: it waits; otherwise it is done
+    release.set()
+    for thread in (one, other):
+        thread.join(60)
+    assert {*tables.CACHE_INDEX.read(store.folder / "index.csv").exam_id} == {"first", "second"}
 
 
 def test_an_empty_manifest_lacks_no_ear(store):

@@ -7,7 +7,7 @@ from helpers.commands import run
 from medical_fenlei import settings, tables
 from medical_fenlei.config import EAR_ROUTE
 from medical_fenlei.errors import UserError
-from medical_fenlei.evaluation import plots
+from medical_fenlei.evaluation import comparison_plot
 from medical_fenlei.evaluation.compare import compare
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.predictions import differences_of, intervals_of
@@ -180,20 +180,51 @@ def test_a_measure_on_too_few_patients_is_neither_tested_nor_drawn_but_named(tmp
     at_95 = ["sensitivity_at_95_specificity", "specificity_at_95_sensitivity"]
     assert table.p[at_95].isna().all() and table.note[at_95].str.contains("at least 40").all()
     figures = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
-    plots.plot_differences(tmp_path / "c.png", table.reset_index(), title="t")
+    monkeypatch.setattr(comparison_plot, "save", lambda figure, path: figures.append(figure))
+    comparison_plot.plot_differences(tmp_path / "c.png", table.reset_index(), title="t")
     drawn = {text.get_text() for axes in figures[0].axes for text in axes.get_yticklabels()}
     named = {*" ".join(figures[0].get_suptitle().split()).removeprefix("t undefined, or on too few patients: ").split(", ")}
     assert named == {measure_name(name) for name in (at_95 if tested else [*resting, *at_95])}
     assert drawn == {measure_name(name) for name in table.index} - named
 
 
+def drawn(monkeypatch, tmp_path, table, title):
+    figures = []
+    monkeypatch.setattr(comparison_plot, "save", lambda figure, path: figures.append(figure))
+    comparison_plot.plot_differences(tmp_path / "c.png", table, title=title)
+    figures[0].draw_without_rendering()
+    return figures[0]
+
+
+def test_the_plot_tells_both_values_and_no_title_however_long_is_cut(tmp_path, monkeypatch):
+    table = compare(predictions(0.6, 1), predictions(1.4, 2), TASK, n_resamples=50).table
+    figure = drawn(monkeypatch, tmp_path, table, "first: " + "long_name_" * 30 + "\nsecond: b")
+    width = figure.get_figwidth() * figure.dpi
+    extent = figure._suptitle.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= width and len(figure.get_suptitle().splitlines()) >= 4
+    row = table[table.metric == "auroc"].iloc[0]
+    words = [label for axes in figure.axes for label in axes.child_axes[0].get_yticklabels()]
+    assert words[0].get_text().startswith(f"{row.one:.3f} → {row.other:.3f}: {row.difference:+.3f} ")
+    assert all(label.get_window_extent().x1 <= width for label in words)
+    boxes = [label.get_window_extent() for label in words]
+    assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+
+
+def test_each_class_has_a_panel_of_its_own(tmp_path, monkeypatch):
+    table = compare(predictions(0.6, 1), predictions(1.4, 2), TASK, n_resamples=50).table
+    table = table[table.metric.isin(["auroc", "auprc", "f1"])]
+    classes = [table.assign(metric=table.metric + f"_{code}", support=99) for code in (1, 2, 4, 6)]
+    figure = drawn(monkeypatch, tmp_path, pd.concat([table, *classes]), "t")
+    assert [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes] == [
+        ["AUROC", "AUPRC", "F1"], *([f"{name} {code}" for name in ("AUROC", "AUPRC", "F1")] for code in (1, 2, 4, 6))]
+
+
 def test_a_slope_without_bounds_does_not_set_the_axis_of_the_other_measures(tmp_path, monkeypatch):
     table = compare(predictions(0.6, 1), predictions(1.4, 2), TASK, n_resamples=50).table
     table.loc[table.metric == "calibration_slope", ["difference", "low", "high"]] = -783.0, -900.0, -600.0
     figures = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
-    plots.plot_differences(tmp_path / "c.png", table, title="t")
+    monkeypatch.setattr(comparison_plot, "save", lambda figure, path: figures.append(figure))
+    comparison_plot.plot_differences(tmp_path / "c.png", table, title="t")
     first, *others = figures[0].axes
     assert max(map(abs, first.get_xlim())) <= 1 and len(others) == 2
     assert [axes.get_yticklabels()[0].get_text() for axes in others] == ["calibration slope", "calibration intercept"]

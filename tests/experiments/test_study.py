@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from helpers.commands import ROOT, run, script
+from helpers.locks import held
 from helpers.small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei import cli, settings, tables
@@ -70,15 +71,10 @@ def test_a_matrix_killed_three_times_gives_the_table_of_an_undisturbed_one(here)
     assert killed and {name: (here / "killed/normal_vs_abnormal" / name).read_bytes() for name in TABLES} == expected
 
 
-HOLD = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
-
-
 def test_a_second_process_is_refused_until_the_first_has_died(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / ".lock"], stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(UserError, match="another process is working on it"):
-            Study(tmp_path, []).run()
-        other.kill()
+    with held(tmp_path / ".lock") as process, pytest.raises(UserError) as refused:
+        Study(tmp_path, []).run()
+    assert "another process is working on it" in str(refused.value) and f"process {process} on " in str(refused.value)
     Study(tmp_path, []).run()
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 

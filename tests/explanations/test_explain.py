@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 from helpers.commands import run
-from helpers.small_run import BEST, train_small_run
+from helpers.small_run import BEST, SPEC, train_small_run
+from helpers.small_study import image_facts
 
 from medical_fenlei import tables
 from medical_fenlei.config import EAR2D
@@ -53,6 +54,9 @@ def test_every_ear_of_the_set_has_a_picture_and_a_row_for_each_method_and_slice(
     hot = found[found.peak_k.notna()]                            # the study's affine is the identity: x is k
     np.testing.assert_array_equal(hot[["peak_k", "peak_row", "peak_column"]].to_numpy(float),
                                   hot[["peak_x_mm", "peak_y_mm", "peak_z_mm"]].to_numpy(float))
+    images = image_facts(SPEC)
+    assert [*found.image] == [images["slice_images"][k] for k in found.slice]
+    assert [*found.image_z_mm] == [images["slice_z_mm"][k] for k in found.slice]
     first, second = (found[found["rank"] == rank].weight.to_numpy() for rank in (1, 2))
     assert (first >= second).all() and len(hot)
     assert f"{len(wanted)} ears: {len(wanted)} explained, 0 were there" in capsys.readouterr().out

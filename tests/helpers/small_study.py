@@ -58,6 +58,12 @@ def write_splits(folder: Path, sets: Mapping[str, Codes]) -> None:
         tables.SPLIT.write(folder / "100pct" / f"{name}.csv", tables.SPLIT.frame(rows))
 
 
+def image_facts(spec: EarSpec) -> dict[str, list[float]]:
+    """Return the images that the slices of an ear come from: every second one of the scan, numbered from the top down."""
+    return {"slice_images": [2 * (spec.num_slices - k) for k in range(spec.num_slices)],
+            "slice_z_mm": [1.5 * k - 20 for k in range(spec.num_slices)]}
+
+
 def write_volumes(store: EarStore, codes: Codes, hospital: str = "") -> None:
     """Write both ears of every exam, absent ones too: noise of the hospital with a bright block that grows with the code."""
     store.write_spec()
@@ -67,7 +73,8 @@ def write_volumes(store: EarStore, codes: Codes, hospital: str = "") -> None:
             edge = store.spec.image_size // 8
             volume[:, edge:edge * (2 + (code or 0)), edge:3 * edge] += 900
             store.write(exam, side, volume.astype(np.int16), {
-                **EarSource(f"{exam}/bone", f"{hospital}digest_of_{exam}").facts, "affine_lps": np.eye(4).tolist()})
+                **EarSource(f"{exam}/bone", f"{hospital}digest_of_{exam}").facts, "affine_lps": np.eye(4).tolist(),
+                **image_facts(store.spec)})
 
 
 def write_study(folder: Path, sets: Mapping[str, Codes], spec: EarSpec = SPEC) -> EarStore:

@@ -12,6 +12,7 @@ import pytest
 from helpers.commands import run, working_in
 from helpers.dicom_files import shorten_pixels
 from helpers.drawn_bodies import draw_body
+from helpers.locks import held
 from PIL import Image
 
 from medical_fenlei import tables
@@ -425,6 +426,10 @@ def test_the_json_has_model_probabilities_slices_and_positions(here):
     assert "not a medical device" in said["notice"] and len(said["model"]["sha256"]) == 64 and said["versions"]["torch"]
     assert said["model"]["trained_on"]["known_from"] == "checkpoint" and said["model"]["trained_on"]["kernels"]
     exam, = said["exams"]
+    chosen = here / "new" / validation().series_relpath.iloc[0]
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in chosen.iterdir()]
+    positions = {int(own.InstanceNumber): float(own.ImagePositionPatient[2]) for own in headers}
+    spacing = np.diff(sorted(positions.values())).max()
     for ear in exam["ears"]:
         task, = ear["tasks"]
         assert sum(task["classes"].values()) == pytest.approx(1) and task["decision"] in task["classes"]
@@ -433,6 +438,24 @@ def test_the_json_has_model_probabilities_slices_and_positions(here):
         k = [one["k"] for one in task["slices"]]
         height = (np.array(ear["facts"]["affine_lps"]) @ [k[0], 23.5, 23.5, 1])[2]
         assert task["slices"][0]["z_mm"] == pytest.approx(height, abs=0.01) and len(set(k)) == 4
+        for one in task["slices"]:                               # the image that a slice is next to
+            assert positions[one["image"]] == pytest.approx(one["image_z_mm"], abs=0.0051)
+            assert abs(one["image_z_mm"] - one["z_mm"]) <= spacing
+    rows = tables.NEW_EXAM_ANSWERS.read(here / "answers/predictions.csv").drop_duplicates("side").set_index("side")
+    for ear in exam["ears"]:
+        task, = ear["tasks"]
+        assert rows.top_images[ear["side"]].split(";") == [
+            f"image {one['image']} (z {one['image_z_mm']:.1f} mm)" for one in task["slices"]]
+
+
+def test_a_second_process_that_answers_into_the_same_folder_is_refused(here, capsys):
+    bring(here, validation()[:1])
+    with held(here / "answers/.lock") as process:
+        assert predict() == 2
+    err = capsys.readouterr().err
+    assert "--out-dir answers: another process is writing there" in err and f"process {process} on " in err
+    assert [path.name for path in (here / "answers").iterdir()] == [".lock"]
+    assert predict() == 0
 
 
 @pytest.mark.parametrize(("words", "says"), [

@@ -2,17 +2,20 @@
 import json
 import re
 import shutil
+import threading
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.commands import run
-from helpers.small_study import sets_in_turn, write_study
+from helpers.small_study import image_facts, sets_in_turn, write_study
 from PIL import Image
 
 from medical_fenlei import tables
 from medical_fenlei.config import EarSpec
 from medical_fenlei.files import write_json
+from medical_fenlei.pages.html import number
+from medical_fenlei.run_report import page
 from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 
@@ -71,6 +74,82 @@ def test_the_page_needs_no_other_file_and_holds_the_figures_of_the_reports(here,
     assert f"{audits['verdicts']['undecided']} of {len(audits['audits'])} audits are\nundecided: neither passed nor" in text
     assert text.count('<span class="open">undecided</span>') == audits["verdicts"]["undecided"] > 0
     assert told["settings"]["training"]["epochs"] == 2
+
+
+def test_the_tables_of_results_have_the_numbers_of_the_page_to_the_digit(here):
+    reports = here / "outputs/a/reports"
+    html, markdown = ((reports / name).read_text(encoding="utf-8") for name in ("report.html", "results_val.md"))
+    metrics = json.loads((reports / "metrics_val.json").read_text())
+    found = tables.RESULTS.read(reports / "results_val.csv").set_index(["point", "metric"])
+    assert set(found.evaluation) == {metrics["evaluation"]} and metrics["evaluation"] in markdown
+    wanted = {("", name): figure for name, figure in metrics["metrics"].items()}
+    wanted |= {(point, name): own[name] for point, own in metrics["operating_points"].items()
+               for name in ("sensitivity", "specificity", "ppv", "npv")}
+    assert set(found.index) == set(wanted)
+    for key, figure in wanted.items():
+        row = found.loc[key]
+        said = [str(number(None if pd.isna(row[end]) else row[end])) for end in ("estimate", "low", "high")]
+        assert said == [number(figure[end]) for end in ("estimate", "low", "high")], key
+        interval = f"{said[1]} to {said[2]}"
+        cells = (f"| {row.measure} | {said[0]} | {interval} |", f'<td>{row.measure}</td><td class="n">{said[0]}</td><td '
+                 f'class="n">{interval}</td>') if key[0] == "" else (f"{said[0]} ({interval})",) * 2
+        assert cells[0] in markdown and cells[1] in html, key
+    assert "results_val.csv, results_val.md" in html
+
+
+def test_a_slice_is_shown_with_the_image_of_the_scan_that_it_was_cut_from(here):
+    found = tables.PREDICTIONS.read(here / "outputs/a/reports/predictions_val.csv")
+    html = (here / "outputs/a/reports/report.html").read_text(encoding="utf-8")
+    images = image_facts(SPEC)
+    for case in found.itertuples():
+        for k, image in zip(case.top_slices.split(";"), case.top_images.split(";"), strict=True):
+            number, z = (images[name][int(k)] for name in ("slice_images", "slice_z_mm"))
+            assert image == f"image {number} (z {z:.1f} mm)" and image in html
+
+
+def test_a_cache_that_does_not_hold_the_images_is_named_and_the_slices_stay(here, copied, capsys):
+    there = copied(here)
+    for path in (there / "cache/dual_volumes").glob("*/exam_*.json"):
+        facts = json.loads(path.read_text())
+        write_json(path, {name: value for name, value in facts.items() if name not in image_facts(SPEC)})
+    assert run("eval_ear2d", "--checkpoint", BEST, *FAST) == 0
+    assert "does not hold the numbers of the images" in capsys.readouterr().err
+    found = tables.PREDICTIONS.read(there / "outputs/a/reports/predictions_val.csv")
+    assert (found.top_slices != "").all() and found.top_images.str.fullmatch(";+").all()
+
+
+def test_counts_that_are_part_of_another_are_indented_below_it(here, copied):
+    there = copied(here)
+    write_json(there / "artifacts/manifest_ears_counts.json", {
+        "index": {"exams in the label sheet": 9, "matched to a folder": 8, "usable": 7}, "manifest": {"ears": 14}})
+    text = write_page(Run(there / "outputs/a")).read_text(encoding="utf-8")
+    indents = re.findall(r'<td style="padding-left: ([\d.]+)rem">', text)
+    assert np.allclose(np.array(indents, float), [0.6, 1.8, 3.0, 0.6])
+
+
+def test_of_two_commands_that_end_together_the_page_that_stays_has_the_files_of_both(here, copied, monkeypatch):
+    there, read, release = copied(here) / "outputs/a", threading.Event(), threading.Event()
+    contents = page.report_contents
+
+    def slow(run):
+        found = contents(run)
+        if not read.is_set():                                    # the first command, before it writes
+            read.set()
+            release.wait(60)
+        return found
+
+    monkeypatch.setattr(page, "report_contents", slow)
+    one = threading.Thread(target=write_page, args=(Run(there),))
+    one.start()
+    assert read.wait(60)
+    (there / "reports/audits.json").unlink()                     # what the second command has changed
+    other = threading.Thread(target=write_page, args=(Run(there),))
+    other.start()
+    other.join(0.3)                                              # in turn: it waits; otherwise it is done
+    release.set()
+    for thread in (one, other):
+        thread.join(60)
+    assert json.loads((there / "reports/report.json").read_text())["audits"]["audits"] == []
 
 
 def test_no_patient_key_stands_in_the_page(here):

@@ -3,13 +3,12 @@ import io
 import json
 import random
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from helpers.commands import run
+from helpers.locks import held
 from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_study
 
 from medical_fenlei.errors import UserError
@@ -117,21 +116,17 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(s
     assert "is not a checkpoint" in capfd.readouterr().err
 
 
-HOLD = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
-
-
 def test_a_second_process_in_the_folder_of_a_run_is_refused_and_changes_nothing(study, capfd):
     folder, short = study / "outputs/run", (*TRAIN, "--epochs", 1, "--output-dir", "outputs/run")
     folder.mkdir(parents=True)
 
     def refused(*words):
-        with subprocess.Popen([sys.executable, "-c", HOLD, folder / ".lock"], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE) as other:
-            other.stdout.readline()
+        with held(folder / ".lock") as process:
             before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
-            assert run(*words) == 2 and "another process is training in it" in capfd.readouterr().err
+            assert run(*words) == 2
+            err = capfd.readouterr().err
+            assert "another process is training in it" in err and f"process {process} on " in err
             assert before == {path: path.read_bytes() for path in before}
-            other.kill()
 
     refused(*short)
     assert not (folder / "config.json").exists() and run(*short) == 0

@@ -168,8 +168,11 @@ def _cut(series: Series, slices: _Slices, spec: EarSpec, side: Side, found: Loca
     missing = _missing(grid, series, affine, side, found)
     if missing.any():
         volume[missing] = AIR                                    # nothing of the other half, however the head is rotated
+    nearest = [series.headers[k] for k in slices.nearest(along.centres())]
     facts = {
-        "affine_lps": affine.to_list(), "slice_files": [series.headers[k].path.name for k in slices.nearest(along.centres())],
+        "affine_lps": affine.to_list(), "slice_files": [header.path.name for header in nearest],
+        "slice_images": [header.instance for header in nearest],
+        "slice_z_mm": [round(header.position[2], 2) for header in nearest],
         "geometry_notes": list(series.geometry.notes), "localization": found.facts(side),
         "scan_doubts": [*found.doubts, *doubt_about_body_part(series.headers[0].body_part)],
         "padded_share": round(float(missing.mean()), 4),

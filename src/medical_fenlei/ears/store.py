@@ -20,14 +20,16 @@ from numpy.lib import format as npy_format
 from medical_fenlei import settings, tables
 from medical_fenlei.config import EarSpec
 from medical_fenlei.errors import UserError
+from medical_fenlei.exclusive import in_turn
 from medical_fenlei.files import atomic, read_json, remove_partial, sha256, write_json
 from medical_fenlei.log import LOG
 from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import Side
 
 SPEC_JSON = "spec.json"
-LOCK, BUILDERS = ".lock", ".builders"
-"""Lock files in a store's folder: the first is locked per exam, the second as long as any builder runs."""
+LOCK, BUILDERS, INDEX_LOCK = ".lock", ".builders", ".index.lock"
+"""Lock files in a store's folder: the first is locked per exam, the second as long as any builder runs, the third while one
+lists the entries."""
 
 
 class EarStore:
@@ -96,6 +98,10 @@ class EarStore:
         except ValueError as error:
             raise UserError(f"{path}: field affine_lps: {error}; {tables.EAR_FACTS.remedy}") from None
 
+    def read_images(self, exam_id: str, side: Side) -> tuple[tables.SourceImage, ...]:
+        """Read the image of the scan nearest to each slice of an ear. Raises UserError or OSError as `read_facts` does."""
+        return tables.source_images(self.read_facts(exam_id, side), self.spec.num_slices)
+
     def write(self, exam_id: str, side: Side, volume: np.ndarray, facts: dict[str, Any]) -> None:
         """Write the entry of an ear: int16 HU (K, H, W) and its facts, values for JSON."""
         stem = self._stem(exam_id, side)
@@ -163,10 +169,14 @@ class EarStore:
         write_json(self.folder / SPEC_JSON, self.spec.spelt_out())
 
     def write_index(self) -> int:
-        """Write `index.csv` of every entry, and return their number."""
-        rows = sorted(self._entries(), key=lambda row: (row["exam_id"], row["side"]))
-        tables.CACHE_INDEX.write(self.folder / "index.csv", tables.CACHE_INDEX.frame(rows))
-        return len(rows)
+        """Write `index.csv` of every entry, and return their number.
+
+        Builders list and write in turn: the entries of the last one to finish are in its list, and so in the file that stays.
+        """
+        with in_turn(self.folder / INDEX_LOCK):
+            rows = sorted(self._entries(), key=lambda row: (row["exam_id"], row["side"]))
+            tables.CACHE_INDEX.write(self.folder / "index.csv", tables.CACHE_INDEX.frame(rows))
+            return len(rows)
 
     def _entries(self) -> Iterator[dict[str, object]]:
         for path in self.folder.glob("*.json"):

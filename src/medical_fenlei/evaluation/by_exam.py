@@ -7,7 +7,7 @@ from medical_fenlei.metrics.predictions import class_codes, probabilities
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.vocabulary import SIDES, UNLABELLED, Side
 
-TEXTS = ("name", "top_slices", "top_slice_weights")
+TEXTS = ("name", "top_slices", "top_slice_weights", "top_images")
 """Columns of text, empty for an ear without a prediction."""
 
 
@@ -23,7 +23,7 @@ def side_by_side(exams: pd.DataFrame, predictions: pd.DataFrame, task: Task) -> 
         own = ears[ears.side == str(side)].drop(columns=["side", "patient_key", "label_code"])
         own = own.set_index("exam_id").add_prefix(f"{side}_")
         wide = wide.join(own, on="exam_id", validate="one_to_one")
-        texts = {f"{side}_{name}": wide[f"{side}_{name}"].fillna("") for name in TEXTS}
+        texts = {f"{side}_{name}": wide[f"{side}_{name}"].fillna("") for name in TEXTS if name in ears}
         wide = wide.assign(**{f"{side}_label_code": _codes(exams, side)}, **texts)
     patient_of = dict(zip(ears.exam_id, ears.patient_key, strict=True))
     return tables.DUAL_PREDICTIONS.frame(wide.assign(patient_key=[patient_of.get(exam, "") for exam in exams.exam_id]))

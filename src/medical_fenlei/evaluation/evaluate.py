@@ -109,7 +109,7 @@ def evaluate(
     for task in tasks:
         calibration = calibrations[task.name]
         found = calibration.apply(predictions[task.name], task)
-        found = found[found.y_true != OUTSIDE].reset_index(drop=True)
+        found = ears.with_images(found[found.y_true != OUTSIDE].reset_index(drop=True))
         results.append(Evaluation(
             task=task, set_name=label, label=with_task_name(label, task, network.tasks),
             checkpoint=network.path.name, checkpoint_epoch=network.checkpoint.epoch, predictions=found,

@@ -6,6 +6,7 @@ from typing import Any
 from medical_fenlei import tables
 from medical_fenlei.evaluation.evaluate import Evaluation
 from medical_fenlei.evaluation.plots import plot_evaluation
+from medical_fenlei.evaluation.results import write_results
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.predictions import hard_cases, report_of
 from medical_fenlei.pages.plots import plot_forest
@@ -13,7 +14,7 @@ from medical_fenlei.runs import versions
 
 
 def write_evaluation(result: Evaluation, folder: Path) -> list[Path]:
-    """Write predictions, metrics, hard cases, subgroups and curves, named by the evaluation's label; return the files.
+    """Write predictions, metrics, results, hard cases, subgroups and curves, named by the evaluation's label; return the files.
 
     Each carries the id of the evaluation, so that a reader notices files of several evaluations.
     """
@@ -29,7 +30,7 @@ def write_evaluation(result: Evaluation, folder: Path) -> list[Path]:
     tables.SUBGROUPS.write(subgroups, result.subgroups.assign(**mine))
     plot_evaluation(curves, result)
     plot_forest(forest, result.subgroups, evaluation=result.id)
-    files = [csv, metrics, hard, subgroups, curves, forest]
+    files = [csv, metrics, *write_results(metrics), hard, subgroups, curves, forest]
     if result.cohort and result.set_name == result.cohort.name:  # all of it, without a --limit
         files.append(result.cohort.write(folder))
     return files

@@ -1,4 +1,6 @@
 """The page of a study: its measures over the seeds and its runs, in one file beside the runs."""
+import math
+import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from medical_fenlei.files import write_text
 from medical_fenlei.metrics.support import fewest_patients
@@ -16,6 +19,10 @@ PAGE_MEASURES = ("auroc", "auprc", "sensitivity", "specificity", "macro_f1", "ma
 """Measures of the page, if a task has them."""
 BLUE, RED, GREY = "#30638e", "#d1495b", "0.55"
 """Colours of the mean over the seeds, of the ensemble, and of each seed."""
+ACROSS = 4
+"""Panels in a row: with more, the page would shrink their texts too much."""
+LETTERS = 24
+"""Letters of a network's name in a line of the plot."""
 
 
 def write_study_page(
@@ -29,7 +36,7 @@ def write_study_page(
     pictures = {task: as_png(_draw(runs[runs.task == task], own)) for task, own in shown.groupby("task", sort=False)}
     write_text(path, template("experiments", "study.html").render(
         title=path.resolve().parent.name, runs=_records(runs), rows=_records(shown), pictures=pictures, states=states,
-        warnings=warnings,        measures=[name for name in PAGE_MEASURES if name in runs]))
+        warnings=warnings, measures=[name for name in PAGE_MEASURES if name in runs]))
 
 
 def _records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
@@ -41,16 +48,24 @@ def _draw(runs: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Draw a panel per measure with a row per group: each seed, their mean and the ensemble with intervals."""
     measures = [name for name in PAGE_MEASURES if name in set(summary.metric)]
     groups = list(dict.fromkeys(zip(summary.pct, summary.model, strict=True)))
-    figure = Figure(figsize=(2 + 2.4 * len(measures), 1.3 + 0.7 * len(groups)), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(measures), sharey=True, squeeze=False)[0], measures, strict=True):
+    across = min(len(measures), ACROSS)
+    down = math.ceil(len(measures) / across)
+    figure = Figure(figsize=(2 + 2.4 * across, 0.4 + down * (0.8 + 0.62 * len(groups))), layout="constrained")
+    all_axes = figure.subplots(down, across, sharey=True, squeeze=False)
+    for axes in all_axes.flat[len(measures):]:
+        axes.remove()
+    for axes, name in zip(all_axes.flat, measures, strict=False):
         for row, (pct, model) in enumerate(groups):
             of_group = (summary.pct == pct) & (summary.model == model) & (summary.metric == name)
             seeds = runs[(runs.pct == pct) & (runs.model == model)].get(name, pd.Series(dtype=float)).dropna()
             _draw_group(axes, row, seeds, summary[of_group].iloc[0])
         axes.set_title(measure_name(name), fontsize=10)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     first = figure.axes[0]
-    first.set_yticks(range(len(groups)), [f"{model}, {pct} %" for pct, model in groups], fontsize=9)
+    names = ["\n".join([*textwrap.wrap(model, LETTERS), f"{pct} %"]) for pct, model in groups]
+    first.set_yticks(range(len(groups)), names, fontsize=9)
     first.set_ylim(len(groups) - 0.4, -0.6)
     figure.suptitle("grey: each seed; blue: their mean; red: the ensemble (95 %, patients resampled)", fontsize=9)
     return figure
@@ -65,10 +80,10 @@ def _draw_group(axes: Axes, row: int, seeds: pd.Series, summary: pd.Series) -> N
         axes.text(0.5, row, f"{summary.support} patients:\ntoo few", ha="center", va="center", fontsize=8, color=GREY,
                   transform=axes.get_yaxis_transform())
         return
-    axes.plot(seeds, np.full(len(seeds), row - 0.25), "o", color=GREY, markersize=4)
+    axes.plot(seeds, row - np.linspace(0.2, 0.4, len(seeds)), "o", color=GREY, markersize=4)     # equal ones side by side
     for y, colour, value, low, high in (
         (row, BLUE, summary["mean"], summary.low, summary.high),
-        (row + 0.28, RED, summary.ensemble, summary.ensemble_low, summary.ensemble_high),
+        (row + 0.25, RED, summary.ensemble, summary.ensemble_low, summary.ensemble_high),
     ):
         axes.hlines(y, low, high, color=colour)
         axes.plot(value, y, "s", color=colour, markersize=5)

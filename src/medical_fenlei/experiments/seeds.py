@@ -78,7 +78,7 @@ def ensemble_predictions(
     """
     ordered = _same_ears(predictions)
     mean = np.mean([probabilities(frame, task) for frame in ordered], axis=0)
-    ensemble = ordered[0].assign(top_slices="", top_slice_weights="")
+    ensemble = ordered[0].assign(top_slices="", top_slice_weights="", top_images="")
     threshold = float(np.mean(thresholds)) if thresholds else THRESHOLD
     if task.binary:
         return ensemble.assign(y_prob=mean[:, 1], y_pred=(mean[:, 1] >= threshold).astype(np.int64))

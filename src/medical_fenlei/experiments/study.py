@@ -5,12 +5,9 @@ Each run has a process of its own (`experiments/workers.py`) and a folder of its
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import filelock
 
 from medical_fenlei import settings, tables
 from medical_fenlei.config import DUAL, EAR2D, RunConfig, decisive_settings
@@ -18,6 +15,7 @@ from medical_fenlei.errors import STOPPED, CheckFailed, Rejected, Stopped, UserE
 from medical_fenlei.evaluation.calibrate import calibrate_if_possible
 from medical_fenlei.evaluation.evaluate import evaluate
 from medical_fenlei.evaluation.write import write_evaluation
+from medical_fenlei.exclusive import LOCK, exclusive
 from medical_fenlei.experiments.workers import WorkerProcesses
 from medical_fenlei.files import write_json
 from medical_fenlei.log import LOG
@@ -94,7 +92,8 @@ class Study:
         job of the same name with other settings, or another process works on it; Stopped if a signal stopped a job.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _exclusive(self.folder):
+        with exclusive(self.folder / LOCK, busy=f"--output-dir {self.folder}: another process is working on it",
+                       remedy="wait for it, or name another folder"):
             state = self.state()
             self._refuse_other_settings(state)
             self._refuse_others_files(state)
@@ -149,17 +148,6 @@ class Study:
     def _record(self, state: dict[str, dict[str, Any]], job: Job, status: Status, reason: str = "") -> None:
         state[job.name] = {"status": status, "reason": reason, "settings": job.settings}
         write_json(self.state_json, state)
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Exclude a second process from the same study. The lock ends with its process. Raises UserError."""
-    try:
-        lock = filelock.FileLock(folder / ".lock", blocking=False).acquire()
-    except filelock.Timeout:
-        raise UserError(f"--output-dir {folder}: another process is working on it") from None
-    with lock:
-        yield
 
 
 def _train_and_evaluate(job: Job) -> None:

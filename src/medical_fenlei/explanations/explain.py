@@ -94,9 +94,9 @@ class _Explainer:
     def explain(self, ear: tuple[str, Side, int]) -> tuple[list[dict[str, Any]], bool]:
         """Return the rows of one ear (exam id, side, code), and whether they were there already."""
         exam_id, side, code = ear
-        volume, affine, sha256 = self._read(exam_id, side)
+        volume, affine, facts = self._read(exam_id, side)
         picture, rows_json = self.folder / f"{exam_id}_{side}.png", self.folder / f"{exam_id}_{side}.json"
-        key = self._key(code, sha256)
+        key = self._key(code, facts["sha256"])
         if picture.is_file() and rows_json.is_file():
             try:
                 before = _ROWS.read(rows_json)
@@ -105,23 +105,24 @@ class _Explainer:
             except UserError:
                 pass                                             # truncated, or from another program: made again
         found = explain(self.network, volume, affine, self.task, self.request)
-        explained = ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine, explanation=found)
+        explained = ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine, explanation=found,
+                                 images=tables.source_images(facts, len(volume)))
         explained = explained.calibrated(self.calibration) if self.calibration else explained
         write_montage(explained, picture)
         rows = explained.table_rows(f"{self.folder.name}/{picture.name}")
         write_json(rows_json, {"key": key, "rows": rows})
         return rows, False
 
-    def _read(self, exam_id: str, side: Side) -> tuple[np.ndarray, Affine, str | None]:
-        """Return volume, affine and hash of a cached ear. Raises Rejected (damaged_entry)."""
+    def _read(self, exam_id: str, side: Side) -> tuple[np.ndarray, Affine, tables.EarFacts]:
+        """Return volume, affine and facts of a cached ear. Raises Rejected (damaged_entry)."""
         try:
             volume, facts = np.array(self.store.read(exam_id, side)), self.store.read_facts(exam_id, side)
             affine = self.store.read_affine(exam_id, side)
         except (UserError, OSError) as error:
             raise Rejected("damaged_entry", str(error) if isinstance(error, UserError) else type(error).__name__) from None
-        return volume, affine, facts["sha256"]
+        return volume, affine, facts
 
-    def _key(self, code: int, volume: str | None) -> str:
+    def _key(self, code: int, volume: str) -> str:
         """Return what identifies network, request and volume: a picture with the same key is kept."""
         temperature = self.calibration.temperature if self.calibration else 1.0
         parts = [self.fingerprint, self.task.name, asdict(self.request), LAYOUT, temperature, code, volume]
@@ -146,14 +147,15 @@ def explain_ear(network: TrainedNetwork, data: DataConfig, exam_id: str, side: S
     """
     tasks, ear = network.select_tasks(data), network.open_ear(data, exam_id, str(side))
     volume = np.array(ear.store.read(exam_id, side))
-    affine = ear.store.read_affine(exam_id, side)
+    affine, images = ear.store.read_affine(exam_id, side), ear.store.read_images(exam_id, side)
     calibrations, code = network.calibrations(tasks), int(ear.ears.label_code.iloc[0])
     try:
         found = [explain(network, volume, affine, task, request) for task in tasks]
     except Rejected as rejected:
         raise UserError(f"--checkpoint {network.path}: no explanation of {exam_id} {side}: {rejected.detail}") from None
-    explained = [ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine, explanation=own).calibrated(
-        calibrations[task.name]) for task, own in zip(tasks, found, strict=True)]
+    ears = [ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine, images=images, explanation=own)
+            for own in found]
+    explained = [own.calibrated(calibrations[task.name]) for task, own in zip(tasks, ears, strict=True)]
     out_dir, written = out_dir or network.run.reports / "gradcam" / f"{exam_id}_{side}", []
     for task, own in zip(tasks, explained, strict=True):
         folder = out_dir / task.name if len(network.tasks) > 1 else out_dir

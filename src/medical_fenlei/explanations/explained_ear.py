@@ -5,6 +5,7 @@ from typing import Any
 
 from medical_fenlei.explanations.maps import Explanation, Map
 from medical_fenlei.spatial import Affine
+from medical_fenlei.tables import SourceImage
 from medical_fenlei.trained.calibration import TaskCalibration
 from medical_fenlei.vocabulary import Side
 
@@ -20,6 +21,9 @@ class ExplainedEar:
 
     affine: Affine
     """Voxel index (k, row, column) of the volume to LPS mm."""
+
+    images: tuple[SourceImage, ...]
+    """The image of the scan nearest to each slice."""
 
     explanation: Explanation
 
@@ -51,6 +55,7 @@ class ExplainedEar:
                     "exam_id": self.exam_id, "side": str(self.side), "label_code": self.label_code,
                     "class_name": found.class_name, "probability": found.probability, "method": one.method,
                     "layer": one.layer, "rank": rank, "slice": k, "z_mm": round(self.z_mm(k), 2),
+                    "image": self.images[k].number, "image_z_mm": self.images[k].z_mm,
                     "weight": float(found.weights[k]), "ranked_by": found.ranked_by,
                     **dict(zip(("peak_k", "peak_row", "peak_column"), peak, strict=True)),
                     **dict(zip(("peak_x_mm", "peak_y_mm", "peak_z_mm"), position, strict=True)), "picture": picture,

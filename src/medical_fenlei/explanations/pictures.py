@@ -17,12 +17,12 @@ KINDS = ("grey", "heat", "overlay")
 """Pictures of a single slice."""
 METHOD_NAMES = {INTEGRATED: "integrated\ngradients", "gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM",
                 "layercam": "LayerCAM", "xgradcam": "XGradCAM"}
-LAYOUT = 1
+LAYOUT = 2
 """Raised when montages change, so that those of earlier versions are drawn again."""
 TILE, GAP = 1.62, 0.05
 """Edge of a slice in a montage, and the space between two, inches at 100 pixels each."""
-LEFT, HEAD, FOOT, STRIP, MIN_WIDTH = 0.72, 0.52, 0.26, 0.2, 6.4
-"""Margins of a montage, the line above the slices, and the least width, inches."""
+LEFT, HEAD, FOOT, STRIP, MIN_WIDTH = 0.78, 0.52, 0.4, 0.34, 6.4
+"""Margins of a montage, the two lines above the slices, and the least width, inches."""
 
 
 def write_montage(ear: ExplainedEar, path: Path) -> None:
@@ -44,7 +44,7 @@ def write_montage(ear: ExplainedEar, path: Path) -> None:
     write(0.1, 0.29, f"{found.class_name}: probability {found.probability:.2f}   ·   {_label(ear.label_code)}")
     for column, k in enumerate(map(int, found.slices)):
         x = LEFT + column * (TILE + GAP)
-        write(x, HEAD + 0.03, f"slice {k}, z {ear.z_mm(k):.1f} mm, {_weight(found, k)}", fontsize=7, color=DIM)
+        write(x, HEAD + 0.03, f"slice {k}, {_weight(found, k)}\n{_place(ear, k)}", fontsize=7, color=DIM, linespacing=1.3)
         for line, one in enumerate(lines):
             y = HEAD + STRIP + line * (TILE + GAP)
             axes = figure.add_axes((x / width, 1 - (y + TILE) / height, TILE / width, TILE / height))
@@ -53,9 +53,10 @@ def write_montage(ear: ExplainedEar, path: Path) -> None:
                 draw_marks(axes, ear.affine)
     for line, one in enumerate(lines):
         y = HEAD + STRIP + line * (TILE + GAP) + TILE / 2
-        write(0.1, y, _line_title(one), va="center", fontsize=7.5, linespacing=1.4)
-    write(0.1, height - 0.2, f"slices by {found.ranked_by}, most first; ring: hottest voxel of the volume; "
-          f"colour: above {FAINT:.0%} of it", color=DIM, fontsize=7)
+        write(0.1, y, _line_title(ear, one), va="center", fontsize=7.5, linespacing=1.4)
+    write(0.1, height - 0.35, f"slices by {found.ranked_by}, most first; ring: hottest voxel of the volume; "
+          f"colour: above {FAINT:.0%} of it\nimage: the nearest of the scan, by InstanceNumber and z of ImagePositionPatient",
+          color=DIM, fontsize=7, linespacing=1.4)
     save(figure, path, palette=ear_palette())
 
 
@@ -68,10 +69,18 @@ def _weight(found: Explanation, k: int) -> str:
     return f"{found.weights[k]:.0%}" if found.ranked_by == "attention" else f"{found.weights[k]:.2g}"
 
 
-def _line_title(one: Map | None) -> str:
+def _place(ear: ExplainedEar, k: int) -> str:
+    """Where a slice is found in the scan: its image, or without one its own height."""
+    return str(ear.images[k]) or f"z {ear.z_mm(k):.1f} mm"
+
+
+def _line_title(ear: ExplainedEar, one: Map | None) -> str:
     if one is None:
         return "bone\nwindow"
-    peak = "nothing\nspeaks for it" if one.peak is None else f"peak in\nslice {one.peak[0]}"
+    peak = "nothing\nspeaks for it"
+    if one.peak is not None:
+        number = ear.images[one.peak[0]].number
+        peak = f"peak in\nslice {one.peak[0]}" + (f",\nimage {number}" if number is not None else "")
     return f"{METHOD_NAMES[one.method]}\n{peak}"
 
 
@@ -90,7 +99,7 @@ def _draw_overlay(axes: Axes, found: Explanation, k: int, one: Map | None) -> No
 def write_slice_pictures(ear: ExplainedEar, k: int, paths: Sequence[Path]) -> None:
     """Draw one slice as each of KINDS, with the first map of the explanation, to a path for each."""
     found = ear.explanation
-    title = f"{ear.side} ear, slice {k}, z {ear.z_mm(k):.1f} mm, {found.ranked_by} {found.weights[k]:.3f}"
+    title = f"{ear.side} ear, slice {k}, {_place(ear, k)}, {found.ranked_by} {found.weights[k]:.3f}"
     for kind, path in zip(KINDS, paths, strict=True):
         figure = Figure(figsize=(5, 5.2), layout="constrained")
         _draw_kind(figure.subplots(), found, k, kind)

@@ -25,7 +25,8 @@ def write_explanation(ear: ExplainedEar, folder: Path, *, facts: dict[str, Any])
     write_json(json_file, {
         "exam_id": ear.exam_id, "side": str(ear.side), "label_code": ear.label_code or None, "class": found.class_name,
         "probability": found.probability, "ranked_by": found.ranked_by, **facts,
-        "maps": [{"method": one.method, "layer": one.layer, "peak": one.peak, "peak_lps_mm": ear.peak_mm(one)}
+        "maps": [{"method": one.method, "layer": one.layer, "peak": one.peak, "peak_lps_mm": ear.peak_mm(one),
+                  "peak_image": None if one.peak is None else ear.images[one.peak[0]].number}
                  for one in found.maps],
         "slices": slices,
     })
@@ -36,6 +37,7 @@ def _slice_facts(ear: ExplainedEar, k: int, files: list[Path]) -> dict[str, Any]
     """What `gradcam.json` says about one slice: its weight, and the peak of the first map within it."""
     heat = ear.explanation.maps[0].heat[k]
     row, column = (int(i) for i in np.unravel_index(heat.argmax(), heat.shape))
-    return {"slice": k, "z_mm": round(ear.z_mm(k), 2), "weight": float(ear.explanation.weights[k]), "heat": float(heat.max()),
+    return {"slice": k, "z_mm": round(ear.z_mm(k), 2), "image": ear.images[k].number, "image_z_mm": ear.images[k].z_mm,
+            "weight": float(ear.explanation.weights[k]), "heat": float(heat.max()),
             "peak_row": row, "peak_column": column, "peak_lps_mm": ear.position_mm((k, row, column)),
             "files": [path.name for path in files]}

@@ -58,7 +58,7 @@ class Index:
 
     def write(self, index_csv: Path) -> Path:
         """Write the table, and beside it the counts and the report of all series, whose path is returned."""
-        report = index_csv.with_name("series_report.csv")
+        report = tables.series_report_path(index_csv)
         tables.SERIES.write(report, self.series)
         tables.INDEX.write(index_csv, self.table)
         write_json(tables.counts_path(index_csv), self.counts)

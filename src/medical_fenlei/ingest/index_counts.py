@@ -9,21 +9,7 @@ from medical_fenlei.ingest.scan import ExamScan
 from medical_fenlei.ingest.series_choice import Candidate, SeriesVerdict
 from medical_fenlei.ingest.series_rules import SeriesRules
 from medical_fenlei.ingest.unmatched import Unmatched
-
-FILES = ("in folders of these exams", "of chosen series", "of other series", "that are no CT image or cannot be read")
-"""Counts of files; the first is the sum of the others."""
-DOUBTS = ("cut at a hole", "resampled (missing slices or uneven steps)", "little z-coverage: a part may be missing")
-"""Ways in which a usable series is not as it was scanned."""
-
-_DEPTH = {
-    "of these, without a readable exam id": 1, "missing on disk": 1, "refused, named like the patient": 1,
-    "matched to a folder": 1, "unlabelled on both sides": 2, "labelled, without a usable series": 2, "usable": 2,
-    **dict.fromkeys((f"files {what}" for what in FILES[1:]), 1),
-    **dict.fromkeys(("of these, there but for leading zeros", "of these, elsewhere under a similar name",
-                     "of these, ambiguous (several folders)", "of these, date differs from the label sheet"), 2),
-    **dict.fromkeys((f"of these, {what}" for what in ("with a series for each ear", *DOUBTS)), 3),
-}
-"""Indentation of a count."""
+from medical_fenlei.tables.index_counts import DOUBTS, FILES, count_depth
 
 
 def indented(counts: Mapping[str, int]) -> list[str]:
@@ -31,7 +17,7 @@ def indented(counts: Mapping[str, int]) -> list[str]:
 
     The counts one level deeper add up to the one above them; "of these" counts a part that the others include.
     """
-    return [f"{number:7d} {'  ' * _DEPTH.get(what, 0)}{what}" for what, number in counts.items()]
+    return [f"{number:7d} {'  ' * count_depth(what)}{what}" for what, number in counts.items()]
 
 
 def count_index(sheet: LabelSheet, table: pd.DataFrame, unmatched: Unmatched, *, chosen: Mapping[str, Candidate | None],

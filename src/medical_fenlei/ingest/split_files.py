@@ -9,6 +9,7 @@ import pandas as pd
 
 from medical_fenlei import settings, tables
 from medical_fenlei.errors import UserError
+from medical_fenlei.exclusive import only_writer_in
 from medical_fenlei.files import whole_folder, write_json
 from medical_fenlei.ingest.split_spec import SplitSpec
 from medical_fenlei.ingest.split_statistics import largest_deviation, set_statistics, sets_with_too_few, small_sets
@@ -90,12 +91,13 @@ def write_splits(divided: ExamsToDivide, spec: SplitSpec, out_dir: Path, *, enfo
     """Divide the exams, write `<pct>pct/{train,tune,val,test}.csv` and `stats.json`, and return the folders written.
 
     With folds each has a folder of its own, `fold_<n>/`. enforce_minimum: if a set has fewer ears of a class than
-    `min_per_class`, raise UserError and write nothing; otherwise this is a warning.
+    `min_per_class`, raise UserError and write nothing; otherwise this is a warning. Raises UserError if another process writes
+    there.
     """
     folds = make_splits(divided.exams, divided.patients, spec, val_exams=divided.val_exams)
     roots = [out_dir / f"fold_{nth}" if spec.folds else out_dir for nth in range(len(folds))]
     _check_minimum(dict(zip(roots, folds, strict=True)), spec.min_per_class, enforce=enforce_minimum)
-    with contextlib.ExitStack() as complete:                     # all are written before the first takes its place
+    with only_writer_in("--out-dir", out_dir), contextlib.ExitStack() as complete:  # all, before the first takes its place
         written = [folder for root, splits in zip(roots, folds, strict=True)
                    for folder in _write(root, splits, divided, spec, complete)]
     if older := {split.folder for split in tables.read_splits(out_dir)} - set(written):

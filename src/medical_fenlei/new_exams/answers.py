@@ -5,6 +5,7 @@ Answers are written as JSON and read back, so that a written answer need not be 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from medical_fenlei.tables import SourceImage
 from medical_fenlei.vocabulary import SIDES, Side
 
 
@@ -29,9 +30,20 @@ class ExplainedSlice:
     z_mm: float
     """z of its middle, LPS mm."""
 
+    image: int | None
+    """Number of the nearest image of the scan; None where its header has none."""
+
+    image_z_mm: float | None
+    """z of that image's position, LPS mm."""
+
     weight: float
     peak_lps_mm: list[float]
     """Position of the map's hottest voxel in the slice."""
+
+    @property
+    def source(self) -> SourceImage:
+        """The nearest image of the scan."""
+        return SourceImage(self.image, self.image_z_mm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from medical_fenlei.explanations.maps import Explanation, ExplanationRequest, ex
 from medical_fenlei.log import LOG
 from medical_fenlei.metrics.predictions import probabilities
 from medical_fenlei.new_exams.answers import ExplainedSlice, TaskAnswer
+from medical_fenlei.tables import source_images
 from medical_fenlei.tasks import Task
 from medical_fenlei.trained.calibration import TaskCalibration
 from medical_fenlei.trained.network import TrainedNetwork
@@ -107,12 +108,13 @@ class EarPredictor:
 
 
 def _explained_slices(explanation: Explanation, ear: EarVolume) -> list[ExplainedSlice]:
-    slices = []
+    slices, images = [], source_images(ear.facts, len(ear.volume))
     for k in map(int, explanation.slices):
         heat = explanation.maps[0].heat[k]
         row, column = np.unravel_index(heat.argmax(), heat.shape)
         middle, peak = ear.affine.slice_centre(k, explanation.grey.shape), ear.affine.apply([k, row, column])
-        slices.append(ExplainedSlice(k=k, z_mm=round(float(middle[2]), 2), weight=round(float(explanation.weights[k]), 6),
+        slices.append(ExplainedSlice(k=k, z_mm=round(float(middle[2]), 2), image=images[k].number,
+                                     image_z_mm=images[k].z_mm, weight=round(float(explanation.weights[k]), 6),
                                      peak_lps_mm=peak.round(2).tolist()))
     return slices
 

@@ -14,7 +14,7 @@ from medical_fenlei.new_exams.cropping import EarOverview
 from medical_fenlei.pages.ear_pictures import INK, SIDE_COLOURS, bone_grey
 from medical_fenlei.vocabulary import Side
 
-TILE, SCAN_EDGE, CAPTION = 224, 448, 28
+TILE, SCAN_EDGE, CAPTION = 224, 448, 48
 """Edge of a slice, height of the overview, height of the caption; pixels."""
 GAP, OVERVIEW_GAP = 3, 4
 """Space between two slices and between two overviews, pixels."""
@@ -58,8 +58,8 @@ def draw_explained_slices(found: Explanation, ear: EarAnswer, task: TaskAnswer) 
         left = n * (TILE + GAP)
         for row, image in enumerate(_plain_and_overlay(found.grey[k], found.maps[0].heat[k])):
             sheet.paste(_tile(image[:, ::-1] if mirrored else image), (left, row * (TILE + GAP)))
-        pen.text((left + TILE / 2, 2 * TILE + GAP + CAPTION / 2), f"{_signed(shown.z_mm - centre_z)} mm, slice {shown.k}", INK,
-                 _font(17), anchor="mm")
+        where = f"{_signed(shown.z_mm - centre_z)} mm, slice {shown.k}\n{shown.source}"
+        pen.multiline_text((left + TILE / 2, 2 * TILE + GAP + CAPTION / 2), where, INK, _font(16), anchor="mm", align="center")
     ends = ("medial", "lateral") if mirrored else ("lateral", "medial")
     for x, y, anchor, text in ((5, TILE - 4, "ld", ends[0]), (TILE - 5, TILE - 4, "rd", ends[1]), (TILE / 2, 4, "ma", "front")):
         pen.text((x, y), text, INK, _font(17), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from medical_fenlei import tables
 from medical_fenlei.errors import UserError
+from medical_fenlei.exclusive import only_writer_in
 from medical_fenlei.files import write_json
 from medical_fenlei.ingest.exam_files import Problem
 from medical_fenlei.ingest.exams import LooseExam
@@ -55,8 +56,15 @@ def write_answers(
     """Write `predictions.csv`, `predictions.json`, `page.html`, and for each exam `<exam_id>/answer.json` with its pictures.
 
     base: the folder of the exams; strays: what is below it and belongs to no exam. Exams that were answered before from the
-    same files, by the same checkpoint and with the same settings, are not predicted again.
+    same files, by the same checkpoint and with the same settings, are not predicted again. Raises UserError if another process
+    writes there.
     """
+    with only_writer_in(FLAG, out_dir):
+        return _write_answers(out_dir, base, exams, strays, predictor, workers)
+
+
+def _write_answers(out_dir: Path, base: Path, exams: Sequence[LooseExam], strays: Sequence[Problem], predictor: Predictor,
+                   workers: Workers) -> WrittenAnswers:
     OwnFiles(out_dir, FLAG).claim(*OUTPUTS)
     known = {exam.exam_id: _read(out_dir / exam.exam_id, predictor.key(exam)) for exam in exams}
     todo = [exam for exam in exams if known[exam.exam_id] is None]
@@ -116,12 +124,13 @@ def _rows(answer: ExamAnswer, ear: EarAnswer) -> Iterator[dict[str, Any]]:
     shared = {"exam_id": answer.exam_id, **_ear_columns(ear)}
     if not ear.tasks:
         yield {**shared, "task": "", "class": "", "probability": np.nan, "threshold": np.nan, "decision": "",
-               "calibrated": False, "picture": ""}
+               "calibrated": False, "top_images": "", "picture": ""}
     for task in ear.tasks:
         for number, (name, probability) in enumerate(task.classes.items()):
             decides = task.threshold is not None and number == len(task.classes) - 1
             yield {**shared, "task": task.task, "class": name, "probability": probability,
                    "threshold": task.threshold if decides else np.nan, "decision": task.decision, "calibrated": task.calibrated,
+                   "top_images": ";".join(str(one.source) for one in task.slices),
                    "picture": f"{answer.exam_id}/{task.picture}" if task.picture else ""}
 
 

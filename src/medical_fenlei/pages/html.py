@@ -23,16 +23,21 @@ def measure_name(name: str) -> str:
     return " ".join(ABBREVIATIONS.get(part, part) for part in name.split("_"))
 
 
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number as pages and tables of results show it, without a minus before zero; a dash for None."""
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def template(room: str, name: str, **filters: Callable[..., object]) -> jinja2.Template:
     """Return a template of a room's `templates/`, which may extend and import those of pages/.
 
-    room: name below the package, such as `run_report`. filters: callables for the template, by name, beside `measure_name`
-    and `remedy`.
+    room: name below the package, such as `run_report`. filters: callables for the template, by name, beside `measure_name`,
+    `number` and `remedy`.
     """
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(f"medical_fenlei.{owner}") for owner in (room, "pages")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
-    environment.filters |= {"measure_name": measure_name, "remedy": remedy, **filters}
+    environment.filters |= {"measure_name": measure_name, "number": number, "remedy": remedy, **filters}
     return environment.get_template(name)
 
 

@@ -60,8 +60,8 @@ def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "", evaluation: 
             axes.plot(own.estimate[chosen], row[chosen], "s", markersize=4, color=colour)
         axes.axvline(own.estimate.iloc[0], color="0.8", linewidth=1, zorder=0)
         for line in np.flatnonzero(own.few):
-            axes.text(0.03, line, f"{own.support[line]} patients: too few", color="0.6", fontsize=7, va="center",
-                      transform=axes.get_yaxis_transform())
+            axes.text(0.03, line, f"{own.support[line]} patients: too few", color="0.5", fontsize=7, va="center",
+                      bbox={"facecolor": "white", "linewidth": 0, "pad": 1}, transform=axes.get_yaxis_transform())
         axes.set(title=measure_name(name), xlim=(max(-0.02, np.nan_to_num(own.low, nan=1).min(initial=1) - 0.05), 1.02))
         axes.spines[["top", "right"]].set_visible(False)
     names = [(f"{by}: {value}" if by != value else value) + f" ({ears})"

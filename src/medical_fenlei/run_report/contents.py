@@ -73,10 +73,11 @@ def _evaluation(run: Run, label: str, metrics: Mapping[str, Any]) -> dict[str, A
         return run.reports / f"{stem}_{label}.{ending}"
 
     own, task = str(metrics["evaluation"]), find_task(str(metrics["task"]))
-    csv, forest, curves, subgroups = (named("predictions", "csv"), named("subgroups", "png"), named("curves", "png"),
-                                      named("subgroups", "csv"))
+    csv, forest, curves, subgroups, results = (named("predictions", "csv"), named("subgroups", "png"), named("curves", "png"),
+                                               named("subgroups", "csv"), named("results", "csv"))
     readers: dict[Path, Callable[[Path], pd.DataFrame]] = {
-        csv: partial(tables.read_predictions, task=task), subgroups: tables.SUBGROUPS.read}
+        csv: partial(tables.read_predictions, task=task), subgroups: tables.SUBGROUPS.read,
+        results: tables.RESULTS.read}
     tables_read = {path: read(path) for path, read in readers.items() if path.is_file()}
     found = {path for path, rows in tables_read.items() if tables.is_of_evaluation(rows, own)}
     found |= {path for path in (curves, forest) if path.is_file() and evaluation_of(path) == own}
@@ -85,8 +86,9 @@ def _evaluation(run: Run, label: str, metrics: Mapping[str, Any]) -> dict[str, A
     others = sum(case["picture"] is None for case in cases)
     return {
         **metrics, "subgroups": _records(tables_read[subgroups]) if subgroups in found else [], "cases": cases,
+        "results": [results.name, results.with_suffix(".md").name] if results in found else [],
         "plots": {stem: path.name for stem, path in (("curves", curves), ("subgroups", forest)) if path in found},
-        "left_out": [*(path.name for path in (csv, curves, subgroups, forest) if path not in found),
+        "left_out": [*(path.name for path in (csv, curves, subgroups, forest, results) if path not in found),
                      *([f"{others} pictures of {drawn.name}"] if others else [])]}
 
 

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medical_fenlei.exclusive import in_turn
 from medical_fenlei.files import write_json, write_text
 from medical_fenlei.pages.html import embedded, template
 from medical_fenlei.run_report.contents import report_contents
 from medical_fenlei.run_report.data_section import join_flows
 from medical_fenlei.runs import Run
+from medical_fenlei.tables.index_counts import count_depth
 from medical_fenlei.vocabulary import DIAGNOSES
 
+PAGE_LOCK = ".report.lock"
 MOST_PICTURES = 300
 """Pictures of cases on the page, some 30 kB each: the cases with the greatest negative log-likelihood."""
 WIDTH = 1000
@@ -22,11 +25,20 @@ WIDTH = 1000
 
 
 def write_page(run: Run) -> Path:
-    """Write `reports/report.html` and `report.json`; return the page. Raises UserError if the folder is not a run."""
+    """Write `reports/report.html` and `report.json`; return the page. Raises UserError if the folder is not a run.
+
+    Commands that end at once read and write in turn, so that the page that stays has the files of all of them.
+    """
+    run.read_settings()                                          # refused here if it is no run, before a lock is left there
+    with in_turn(run.reports / PAGE_LOCK):
+        return _write_page(run)
+
+
+def _write_page(run: Run) -> Path:
     contents = report_contents(run)
     write_json(run.reports / "report.json", contents)
     page = run.reports / "report.html"
-    write_text(page, template("run_report", "run.html").render(
+    write_text(page, template("run_report", "run.html", count_depth=count_depth).render(
         **contents, title=contents["run"], diagnoses=DIAGNOSES, pictures=_plots(run, contents),
         flows=join_flows({"": contents["flow"], **{own["name"]: own["flow"] for own in contents["cohorts"]}}),
         cases_with={label: _case_pictures(run, label, own["cases"]) for label, own in contents["evaluations"].items()},

@@ -25,6 +25,7 @@ from medical_fenlei.tables.contracts import (
     QA_SCAN_NAMES,
     QA_SCAN_NUMBERS,
     REJECTS,
+    RESULTS,
     RUNS,
     SERIES,
     SPLIT,
@@ -40,6 +41,7 @@ from medical_fenlei.tables.contracts import (
     rejects_path,
     scan_path,
     series_of,
+    series_report_path,
     task_columns,
 )
 from medical_fenlei.tables.json_contracts import (
@@ -53,14 +55,16 @@ from medical_fenlei.tables.json_contracts import (
 )
 from medical_fenlei.tables.predictions import read_predictions
 from medical_fenlei.tables.schema import LONGEST_MM, Kind, Table
+from medical_fenlei.tables.source_images import SourceImage, source_images
 from medical_fenlei.tables.splits import Split, read_split, read_splits
 
 __all__ = [
     "AUDITS", "AUDITS_JSON", "CACHE_INDEX", "COMPARISON", "DUAL_PREDICTIONS", "EAR_FACTS", "EXAMS", "EXAM_IDS",
     "EXPLANATIONS", "FEWSHOT", "HEADER_FACTS", "INDEX", "INDEX_COUNTS", "LINKED_PATIENTS", "LONGEST_MM", "MANIFEST",
     "MANIFEST_COUNTS", "METRICS", "NEIGHBORS", "NEW_EXAM_ANSWERS", "ONE_SIDED", "PERSON_FACTS", "PREDICTIONS", "QA_CLASSES",
-    "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS", "RUNS", "SERIES",
-    "SPLIT", "STUDY_STATE", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "EarFacts", "Kind", "Split",
-    "Table", "counts_path", "first_exams", "is_of_evaluation", "linked_patients_path", "read_predictions", "read_split",
-    "read_splits", "rejects_path", "scan_path", "series_of", "task_columns",
+    "QA_EARS", "QA_FINDINGS", "QA_MISSING", "QA_PEOPLE", "QA_SCAN_NAMES", "QA_SCAN_NUMBERS", "REJECTS", "RESULTS", "RUNS",
+    "SERIES", "SPLIT", "STUDY_STATE", "SUBGROUPS", "SUBGROUP_FACTS", "SUMMARY", "SUSPECTS", "TRAINING_EARS", "EarFacts",
+    "Kind", "SourceImage", "Split", "Table", "counts_path", "first_exams", "is_of_evaluation", "linked_patients_path",
+    "read_predictions", "read_split", "read_splits", "rejects_path", "scan_path", "series_of",
+    "series_report_path", "source_images", "task_columns",
 ]

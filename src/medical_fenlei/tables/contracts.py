@@ -75,7 +75,8 @@ QA_FINDINGS = Table("findings that deserve a look", {"kind": "key", "text": "key
 PREDICTIONS = Table("predictions, one row per ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "share",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
-}, optional={"evaluation": "text"}, more="float", unique=("exam_id", "side"), made_by="eval_ear2d or eval_dual")
+}, optional={"top_images": "text", "evaluation": "text"}, more="float", unique=("exam_id", "side"), made_by="eval_ear2d or eval_dual")
+"""top_images: the `SourceImage` of each of top_slices, `;` between; predictions of earlier versions lack it."""
 
 ONE_SIDED = Table("exams whose ears differ, one row per exam, the most suspicious first", {
     "exam_id": "key", "positive_side": "side", "score_positive": "float", "score_other": "float", "lead": "float",
@@ -96,6 +97,12 @@ SUBGROUPS = Table("subgroups of a set, one row per subgroup and metric", {
     "low": "float", "high": "float", "note": "text",
 }, optional={"support": "count", "evaluation": "text"}, unique=("by", "value", "metric"))
 """support: patients of the smallest group of ears that the measure needs."""
+RESULTS = Table("results of an evaluation, one row per operating point and metric", {
+    "task": "key", "set": "key", "ears": "int", "patients": "int", "point": "text", "threshold": "float", "metric": "key",
+    "measure": "key", "estimate": "float", "low": "float", "high": "float", "support": "count", "note": "text",
+    "evaluation": "key",
+}, unique=("point", "metric"), made_by="eval_ear2d")
+"""point: empty for the measures as the evaluation decided; threshold: that of the operating point."""
 COMPARISON = Table("two networks on the same ears, one row per metric", {
     "metric": "key", "one": "float", "other": "float", "difference": "float", "low": "float", "high": "float", "p": "float",
     "note": "text",
@@ -104,11 +111,13 @@ COMPARISON = Table("two networks on the same ears, one row per metric", {
 
 EXPLANATIONS = Table("explained ears, one row per ear, method and slice", {
     "exam_id": "key", "side": "side", "label_code": "code", "class_name": "key", "probability": "float", "method": "key",
-    "layer": "key", "rank": "int", "slice": "int", "z_mm": "float", "weight": "float", "ranked_by": "key", "peak_k": "count",
-    "peak_row": "count", "peak_column": "count", "peak_x_mm": "float", "peak_y_mm": "float", "peak_z_mm": "float",
+    "layer": "key", "rank": "int", "slice": "int", "z_mm": "float", "image": "count", "image_z_mm": "float", "weight": "float",
+    "ranked_by": "key", "peak_k": "count", "peak_row": "count", "peak_column": "count", "peak_x_mm": "float",
+    "peak_y_mm": "float", "peak_z_mm": "float",
     "picture": "relpath",
 }, unique=("exam_id", "side", "method", "rank"))
-"""peak_*: where the map is highest in the whole volume (LPS, mm); empty if no voxel speaks for the class."""
+"""image, image_z_mm: the image nearest to the slice (`source_images`).
+peak_*: where the map is highest in the whole volume (LPS, mm); empty if no voxel speaks for the class."""
 FEWSHOT = Table("few-shot scores, one row per ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int",
     "score_prototype": "float", "score_knn": "float", "score_logistic": "float",
@@ -129,13 +138,13 @@ _OF_A_SIDE: dict[str, Kind] = {
 DUAL_PREDICTIONS = Table("predictions, one row per exam", {
     "exam_id": "key", "patient_key": "text",
     **{f"{side}_{name}": kind for side in SIDES for name, kind in _OF_A_SIDE.items()},
-}, more="float", unique=("exam_id",))
+}, optional={f"{side}_top_images": "text" for side in SIDES}, more="float", unique=("exam_id",))
 NEW_EXAM_ANSWERS = Table("answers for new exams, one row per ear, task and class", {
     "exam_id": "key", "side": "side", "task": "text", "class": "text", "probability": "float", "threshold": "float",
     "decision": "text", "calibrated": "flag", "forced": "text", "refused": "text", "refused_why": "text",
     "quality_flags": "text", "confidence": "float", "method": "text", "padded_share": "float", "manufacturer": "text",
     "kernel": "text", "bone_kernel": "text", "slice_increment_mm": "float", "slice_thickness_mm": "float",
-    "pixel_spacing_mm": "float", "tilt_deg": "float", "slices": "count", "picture": "text",
+    "pixel_spacing_mm": "float", "tilt_deg": "float", "slices": "count", "top_images": "text", "picture": "text",
 }, unique=("exam_id", "side", "task", "class"))
 """task, class, probability and decision are empty for an ear that was refused."""
 
@@ -152,6 +161,10 @@ SUMMARY = Table("a study over its seeds, one row per group, task and metric", {
 REJECTS = Table("rejects, one row per file, series or ear that could not be used", {
     "exam_id": "text", "file": "text", "reason": "key", "detail": "text",
 })
+
+
+INDEX_STEM = "dataset_index"
+"""Stem of the index that build_index writes where no other name is asked for."""
 
 
 def series_of(exams: pd.DataFrame, side: Side) -> pd.Series:
@@ -173,6 +186,11 @@ def is_of_evaluation(rows: pd.DataFrame, evaluation: str) -> bool:
 def scan_path(index_csv: Path) -> Path:
     """The file beside an index that keeps what was read from the headers."""
     return index_csv.with_name(f"{index_csv.stem}_scan.jsonl")
+
+
+def series_report_path(index_csv: Path) -> Path:
+    """The table beside an index of all series; that of an index with another name than the default has its stem in front."""
+    return index_csv.with_name("series_report.csv" if index_csv.stem == INDEX_STEM else f"{index_csv.stem}_series_report.csv")
 
 
 def rejects_path(output: Path) -> Path:

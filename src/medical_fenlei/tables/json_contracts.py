@@ -38,6 +38,8 @@ class EarFacts(TypedDict):
     source: NotRequired[str]
     affine_lps: NotRequired[Annotated[list[_Row], Field(min_length=4, max_length=4)]]
     slice_files: NotRequired[list[str]]
+    slice_images: NotRequired[list[int | None]]
+    slice_z_mm: NotRequired[list[float]]
     localization: NotRequired[StoredLocation | None]
     padded_share: NotRequired[Share | None]
     scan_doubts: NotRequired[list[str]]

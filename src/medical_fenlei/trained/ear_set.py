@@ -11,7 +11,8 @@ from medical_fenlei.data.sources import Sources
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.external_cohort import ExternalCohort
 from medical_fenlei.leakage.two_manifests import SharedPatients
-from medical_fenlei.vocabulary import WHOLE_MANIFEST
+from medical_fenlei.log import LOG
+from medical_fenlei.vocabulary import WHOLE_MANIFEST, Side
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,21 @@ class EarSet:
     def ears_in_order(self) -> pd.DataFrame:
         """Manifest rows in the order of the predictions."""
         return self.dataset.ears_in_order
+
+    def with_images(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Return a `tables.PREDICTIONS` of these ears with the images of the scan that their top slices were cut from.
+
+        Logs once if the cache does not hold them. Raises UserError if the facts of an ear cannot be read.
+        """
+        texts, unknown = [], 0
+        for exam, side, slices in zip(predictions.exam_id, predictions.side, predictions.top_slices, strict=True):
+            images = self.store.read_images(exam, Side(side)) if slices else ()
+            texts.append(";".join(str(images[int(k)]) for k in slices.split(";") if k))
+            unknown += bool(slices) and not texts[-1].strip(";")
+        if unknown:
+            LOG.warning("%s: is of an earlier version and does not hold the numbers of the images; remove it and build it "
+                        "again to see them beside the slices", self.store.folder)
+        return predictions.assign(top_images=texts)
 
     def without(self, shared: SharedPatients) -> "EarSet":
         """Return the set without the ears of patients that the network was fitted on, and with notes on who they are."""
