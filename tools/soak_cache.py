@@ -62,6 +62,11 @@ def run(name: str, *words: str) -> None:
         raise CheckFailed(f"{name} exited with status {process.exitcode}: {Path(f'{name}.log').read_text().strip()}")
 
 
+def workers(number: int) -> tuple[str, str]:
+    """Return the flags of the n-th build: every third has a pool of workers, the others build in their own process."""
+    return "--num-workers", "1" if number % 3 else "2"
+
+
 def content(folder: Path) -> dict[str, bytes]:
     """Return the files of a store, without those of a builder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in (LOCK, BUILDERS)}
@@ -89,8 +94,7 @@ def kill_builds(store: EarStore, expected: dict[str, bytes], *, kills: int, seco
     """
     begun, count = 0, sum(name.endswith(".npy") for name in expected)
     for number in range(kills):
-        workers = "1" if number % 3 else "2"
-        build = start(*BUILD, "--num-workers", workers, "--cache-dir", str(store.folder.parent))
+        build = start(*BUILD, *workers(number), "--cache-dir", str(store.folder.parent))
         before = finished(store, expected)
         while number % 2 and build.is_alive() and finished(store, expected) == before:
             time.sleep(0.005)                                    # every second kill while ears are written
@@ -104,7 +108,7 @@ def kill_builds(store: EarStore, expected: dict[str, bytes], *, kills: int, seco
         begun += 0 < finished(store, expected) < count
         if number % 4 == 3:
             undo()
-    run(*BUILD, "--num-workers", "2", "--cache-dir", str(store.folder.parent))
+    run(*BUILD, *workers(0), "--cache-dir", str(store.folder.parent))
     if content(store.folder) != expected:
         raise CheckFailed("the cache of killed builds differs from the undisturbed one")
     cli.say(f"killed {kills} times, {begun} of them with part of the ears written: equal byte for byte")
@@ -113,7 +117,8 @@ def kill_builds(store: EarStore, expected: dict[str, bytes], *, kills: int, seco
 def build_together(store: EarStore, expected: dict[str, bytes], *, builders: int) -> None:
     """Let several builders fill a store. Raises CheckFailed if it differs, or an ear was made twice."""
     logs = [Path(f"builder_{number}.log") for number in range(builders)]
-    started = [start(*BUILD, "--num-workers", "2", "--cache-dir", str(store.folder.parent), said=str(log)) for log in logs]
+    started = [start(*BUILD, *workers(number), "--cache-dir", str(store.folder.parent), said=str(log))
+               for number, log in enumerate(logs)]
     for build in started:
         build.join()
     if any(build.exitcode for build in started):
@@ -139,7 +144,7 @@ def exchange_series(manifest_csv: Path) -> None:
 def build_undisturbed(name: str) -> tuple[EarStore, dict[str, bytes], float]:
     """Build a cache of this name. Returns it, its files, and the seconds that it took."""
     began = time.monotonic()
-    run(*BUILD, "--num-workers", "1", "--cache-dir", name)
+    run(*BUILD, *workers(1), "--cache-dir", name)
     store = choose_store(Path(name), None)
     cli.say(f"undisturbed: {len(content(store.folder))} files in {time.monotonic() - began:.1f} s")
     return store, content(store.folder), time.monotonic() - began
