@@ -33,6 +33,16 @@ def copied(tmp_path, monkeypatch) -> Callable[[Path], Path]:
     return copy
 
 
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> Path:
+    """The folder of a small study with a trained network (`helpers/small_run.py`); tests work in copies of it."""
+    from helpers.small_run import train_small_run  # imports torch
+
+    folder = tmp_path_factory.mktemp("small_run")
+    train_small_run(folder)
+    return folder
+
+
 @pytest.fixture
 def browser(tool, tmp_path) -> Iterator[Browser]:
     """A headless Chromium with an empty profile; `errors` lists its requests to the network."""

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.commands import run
-from helpers.small_run import BEST, RUN, train_small_run
+from helpers.small_run import BEST, RUN
 from helpers.small_study import CACHE, MANIFEST
 
 from medical_fenlei import cli, settings, tables
@@ -36,10 +36,10 @@ CONFIG, LINES, CALIBRATION = f"{RUN}/config.json", f"{RUN}/metrics.jsonl", BEST.
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(small_run, tmp_path_factory):
     """A study with a run that was calibrated, evaluated and audited."""
     folder = tmp_path_factory.mktemp("study")
-    train_small_run(folder)
+    shutil.copytree(small_run, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert run("eval_ear2d", "--checkpoint", BEST, "--resamples", 20, "--pictures", 0, "--device", "cpu") == 0

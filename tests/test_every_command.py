@@ -2,8 +2,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -30,8 +28,6 @@ SMALL = {
 """Flags that are added to the command lines of a script."""
 BEYOND_TRAINING = "_val|hospital_b|gradcam|neighbors|calibration|audits|one_sided|labels_to_read"
 """Files in a run's folder that other commands than training write."""
-APART = {"run_seeds_ear2d"}
-"""Scripts that start processes of their own: run as a command line runs them."""
 
 
 def readme_commands(name="README.md"):
@@ -53,8 +49,7 @@ def write_second_hospital(here):
 def ran(tmp_path_factory):
     """A hospital in which every command line was run, in order: its folder, and for each line its status and what it said."""
     here = tmp_path_factory.mktemp("every")
-    with working_in(here) as patch:
-        patch.setenv("PYTHONPATH", str(ROOT / "src"))
+    with working_in(here):
         hospital = ("--out-dir", ".", "--num-exams", 30, "--slices", 24, "--num-workers", 1, "--seed", 2)
         assert run("make_demo_dataset", *hospital) == 0
         (here / "data/new_exams").symlink_to(here / "data/medical_data_2")
@@ -70,10 +65,7 @@ def ran(tmp_path_factory):
                 more += ["--output-dir", f"outputs/dual_{words[words.index('--pct') + 1]}"]
             if "<id>" in words:
                 words[words.index("<id>")] = tables.MANIFEST.read(here / "artifacts/manifest_ears.csv").exam_id.iloc[0]
-            if script in APART:
-                statuses[line] = subprocess.run([sys.executable, ROOT / "scripts" / f"{script}.py", *words, *more]).returncode
-            else:
-                statuses[line] = run(script, *words, *more)
+            statuses[line] = run(script, *words, *more)
     return here, statuses
 
 

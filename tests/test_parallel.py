@@ -1,4 +1,5 @@
 """A map over many items: one that fails, crashes or hangs is reported with a reason, and the others are done."""
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -104,3 +105,24 @@ def test_one_bad_item_never_stops_a_batch(workers):
     assert [o.item for o in outcomes] == [0, 1, 2, 5] and [o.value for o in outcomes] == [None, 10, None, 2]
     assert [o.reason for o in outcomes] == ["unexpected_error", "", "even_prime", ""]
     assert outcomes[0].detail.startswith("ZeroDivisionError at test_parallel.py:")
+
+
+def map_two():
+    assert all(outcome.ok for outcome in map_items(fate, [0, 1], workers=2, label="numbers"))
+
+
+def fork_and_map():
+    process = multiprocessing.get_context("fork").Process(target=map_two)
+    process.start()
+    process.join()
+    raise SystemExit(process.exitcode)
+
+
+@pytest.mark.parametrize("work", [map_two, fork_and_map])
+def test_a_process_of_multiprocessing_ends_with_its_workers(work):
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    process.start()
+    process.join(60)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0

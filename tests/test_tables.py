@@ -1,10 +1,13 @@
 """CSV tables: what is written is read again, and a cell that is not allowed is named."""
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from medical_fenlei import tables
 from medical_fenlei.errors import UserError
+from medical_fenlei.tables import schema
 
 
 @pytest.fixture
@@ -102,3 +105,46 @@ def test_a_table_with_other_delimiters_says_so(path):
     path.write_text("exam_id;side;file;sha256\n1;left;x.npy;s\n")
     with pytest.raises(UserError, match="separated by ';', expected commas"):
         tables.CACHE_INDEX.read(path)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The files that were read."""
+    read, found = schema.pd.read_csv, []
+    monkeypatch.setattr(schema.pd, "read_csv", lambda path, **options: found.append(path) or read(path, **options))
+    return found
+
+
+def test_a_table_that_has_not_changed_is_read_once_and_what_a_reader_does_to_it_stays_his_own(path, opened, monkeypatch):
+    monkeypatch.setattr(schema, "SETTLED_SECONDS", -1)
+    frame = tables.CACHE_INDEX.frame([{"exam_id": "1", "side": "left", "file": "a.npy", "sha256": "0"}])
+    tables.CACHE_INDEX.write(path, frame)
+    mine = tables.CACHE_INDEX.read(path)
+    mine.loc[0, "side"] = "right"
+    mine["more"] = 1
+    monkeypatch.chdir(path.parent)
+    assert tables.CACHE_INDEX.read(type(path)(path.name)).equals(frame) and len(opened) == 1
+    times = path.stat().st_mtime_ns
+    path.write_text(path.read_text().replace("left", "LEFT"))
+    os.utime(path, ns=(times, times))                            # of the same size and time
+    with pytest.raises(UserError, match="got 'LEFT'"):
+        tables.CACHE_INDEX.read(path)
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        tables.CACHE_INDEX.read(path)
+
+
+def test_a_table_is_known_by_its_kind_too_and_only_a_few_are_kept(path, monkeypatch):
+    monkeypatch.setattr(schema, "SETTLED_SECONDS", -1)
+    for number in range(schema.MOST_READ + 3):
+        tables.CACHE_INDEX.write(path.with_name(str(number)), tables.CACHE_INDEX.empty())
+        tables.CACHE_INDEX.read(path.with_name(str(number)))
+    assert len(schema._READ) == schema.MOST_READ
+    with pytest.raises(UserError, match="is missing"):
+        tables.INDEX.read(path.with_name(str(schema.MOST_READ + 2)))
+
+
+def test_a_table_that_has_just_been_changed_is_read_again(path, opened):
+    tables.CACHE_INDEX.write(path, tables.CACHE_INDEX.empty())
+    tables.CACHE_INDEX.read(path), tables.CACHE_INDEX.read(path)
+    assert len(opened) == 2

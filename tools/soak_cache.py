@@ -9,16 +9,18 @@ these caches, which are stale. Exits with status 1 if anything differs.
 """
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import re
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from medical_fenlei import cli, tables
@@ -28,21 +30,41 @@ from medical_fenlei.vocabulary import Side
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = "artifacts/splits_dual_patient"
-BUILD = ("build_cache_ears", "--splits-root", SPLITS, "--num-slices", "16", "--image-size", "64", "--crop-mm", "64",
-         "--num-workers", "2")
+BUILD = ("build_cache_ears", "--splits-root", SPLITS, "--num-slices", "16", "--image-size", "64", "--crop-mm", "64")
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["medical_fenlei.ears.build", "medical_fenlei.ears.localize", "pandera.pandas", "pebble"])
+"""The server imports these once, so that a build is killed while it builds, and seldom while it imports."""
 
 
-def command(name: str, *words: str) -> list[str]:
-    """Return the command line of a script."""
-    return [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words]
+def start(name: str, *words: str, said: str = os.devnull) -> ForkServerProcess:
+    """Start a script as a process group of its own, a fork of a server that has its libraries. said: for its output."""
+    process = CONTEXT.Process(target=_execute, args=(os.getcwd(), name, words, said))
+    process.start()
+    return process
 
 
-def run(name: str, *words: str) -> str:
-    """Run a script and return its output; raise CheckFailed if it fails."""
-    done = subprocess.run(command(name, *words), capture_output=True, text=True)
-    if done.returncode:
-        raise CheckFailed(f"{name} exited with status {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
+def _execute(folder: str, name: str, words: tuple[str, ...], said: str) -> None:
+    """The main function of the process of a script."""
+    os.setsid()
+    os.chdir(folder)
+    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    main = runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))["main"]
+    sys.exit(cli.run(lambda: main([*words])))
+
+
+def run(name: str, *words: str) -> None:
+    """Run a script; raise CheckFailed if it fails."""
+    process = start(name, *words, said=f"{name}.log")
+    process.join()
+    if process.exitcode:
+        raise CheckFailed(f"{name} exited with status {process.exitcode}: {Path(f'{name}.log').read_text().strip()}")
+
+
+def workers(number: int) -> tuple[str, str]:
+    """Return the flags of the n-th build: every third has a pool of workers, the others build in their own process."""
+    return "--num-workers", "1" if number % 3 else "2"
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -72,21 +94,21 @@ def kill_builds(store: EarStore, expected: dict[str, bytes], *, kills: int, seco
     """
     begun, count = 0, sum(name.endswith(".npy") for name in expected)
     for number in range(kills):
-        build = subprocess.Popen(command(*BUILD, "--cache-dir", str(store.folder.parent)), start_new_session=True,
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        build = start(*BUILD, *workers(number), "--cache-dir", str(store.folder.parent))
         before = finished(store, expected)
-        while number % 2 and build.poll() is None and finished(store, expected) == before:
+        while number % 2 and build.is_alive() and finished(store, expected) == before:
             time.sleep(0.005)                                    # every second kill while ears are written
         time.sleep(random.uniform(0, 0.2 * seconds if number % 2 else seconds))
-        with contextlib.suppress(ProcessLookupError):            # it has ended already
-            os.killpg(build.pid, signal.SIGKILL)
-        build.wait()
+        with contextlib.suppress(ProcessLookupError):            # it has ended already, or has no group yet
+            os.killpg(build.pid, signal.SIGKILL)  # type: ignore[arg-type]
+        build.kill()
+        build.join()
         if bad := broken(store):
             raise CheckFailed(f"after kill {number + 1}: {', '.join(bad)} can be read but is damaged")
         begun += 0 < finished(store, expected) < count
         if number % 4 == 3:
             undo()
-    run(*BUILD, "--cache-dir", str(store.folder.parent))
+    run(*BUILD, *workers(0), "--cache-dir", str(store.folder.parent))
     if content(store.folder) != expected:
         raise CheckFailed("the cache of killed builds differs from the undisturbed one")
     cli.say(f"killed {kills} times, {begun} of them with part of the ears written: equal byte for byte")
@@ -94,11 +116,14 @@ def kill_builds(store: EarStore, expected: dict[str, bytes], *, kills: int, seco
 
 def build_together(store: EarStore, expected: dict[str, bytes], *, builders: int) -> None:
     """Let several builders fill a store. Raises CheckFailed if it differs, or an ear was made twice."""
-    started = [subprocess.Popen(command(*BUILD, "--cache-dir", str(store.folder.parent)), stdout=subprocess.PIPE, text=True)
-               for _ in range(builders)]
-    said = [build.communicate()[0] for build in started]
-    if any(build.returncode for build in started):
+    logs = [Path(f"builder_{number}.log") for number in range(builders)]
+    started = [start(*BUILD, *workers(number), "--cache-dir", str(store.folder.parent), said=str(log))
+               for number, log in enumerate(logs)]
+    for build in started:
+        build.join()
+    if any(build.exitcode for build in started):
         raise CheckFailed("one of several concurrent builders failed")
+    said = [log.read_text() for log in logs]
     made = [int(re.search(r"(\d+) made,", text)[1]) for text in said]  # type: ignore[index]
     if content(store.folder) != expected:
         raise CheckFailed("the cache of concurrent builders differs from the undisturbed one")
@@ -119,7 +144,7 @@ def exchange_series(manifest_csv: Path) -> None:
 def build_undisturbed(name: str) -> tuple[EarStore, dict[str, bytes], float]:
     """Build a cache of this name. Returns it, its files, and the seconds that it took."""
     began = time.monotonic()
-    run(*BUILD, "--cache-dir", name)
+    run(*BUILD, *workers(1), "--cache-dir", name)
     store = choose_store(Path(name), None)
     cli.say(f"undisturbed: {len(content(store.folder))} files in {time.monotonic() - began:.1f} s")
     return store, content(store.folder), time.monotonic() - began

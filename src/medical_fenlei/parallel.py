@@ -3,7 +3,6 @@
 Workers are processes of this machine or of a Dask cluster. An item that crashes its process (a decoder, lack of memory) or
 hangs costs only itself: the others continue.
 """
-import atexit
 import multiprocessing
 import os
 import signal
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from medical_fenlei.cluster import map_on_cluster
@@ -112,6 +112,7 @@ def _pool(workers: int) -> "ProcessPool":
         for other in list(_POOLS):
             _close(other)
         pool = _POOLS[workers] = ProcessPool(workers, initializer=_prepare_worker, context=multiprocessing.get_context("spawn"))
+        Finalize(None, _close_all, exitpriority=0)               # before multiprocessing waits for all who were started
     return pool
 
 
@@ -127,7 +128,6 @@ def _prepare_worker() -> None:
 _limits: Any = None
 
 
-@atexit.register
 def _close_all() -> None:
     for workers in list(_POOLS):
         _close(workers)

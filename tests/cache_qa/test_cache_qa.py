@@ -54,11 +54,10 @@ def built(tmp_path_factory):
 
 
 @pytest.fixture
-def hospital(built, tmp_path, monkeypatch):
+def hospital(built, copied):
     """A copy of it to work in, and its store."""
-    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path, EarStore(tmp_path / "cache/ears_hu", SPEC)
+    here = copied(built)
+    return here, EarStore(here / "cache/ears_hu", SPEC)
 
 
 def make_odd(store, name=ODD, **facts):

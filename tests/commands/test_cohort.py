@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.commands import run
-from helpers.small_run import BEST, RUN, SPEC, train_small_run
+from helpers.small_run import BEST, RUN, SPEC
 from helpers.small_study import CACHE, MANIFEST, SPLITS, codes_in_turn, write_manifest, write_volumes
 
 from medical_fenlei import tables
@@ -54,10 +54,10 @@ def write_hospital(folder):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(small_run, tmp_path_factory):
     """A run that was evaluated on its validation set, and a second hospital that was not evaluated yet."""
     folder = tmp_path_factory.mktemp("study")
-    train_small_run(folder)
+    shutil.copytree(small_run, folder, dirs_exist_ok=True)
     write_hospital(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

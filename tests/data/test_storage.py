@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.small_study import codes_in_turn, write_study
+from helpers.stored_ears import CPU, GPU, MODES, needs_gpu, storage_of, store_ears
 
 from medical_fenlei.config import DataConfig, EarSpec
 from medical_fenlei.data import storage, transfer
@@ -23,10 +24,7 @@ from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
 from medical_fenlei.vocabulary import Side
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
-MODES = ("device", "memory", "disk")
 GB = 10**9
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 # Where the ears fit
@@ -95,22 +93,9 @@ def test_fewer_than_one_reader_are_refused(workers):
 
 # A storage
 
-SPEC = EarSpec(num_slices=3, image_size=8)
-
-
 @pytest.fixture
 def stored(tmp_path):
-    """Twenty ears; their rows, their volumes."""
-    store, rows = EarStore(tmp_path, SPEC), []
-    volumes = np.random.default_rng(0).integers(-1000, 3000, (20, *SPEC.shape)).astype(np.int16)
-    for n, volume in enumerate(volumes):
-        store.write(f"x{n}", Side.LEFT, volume, {})
-        rows.append({"exam_id": f"x{n}", "side": "left", "label_code": 1})
-    return store, pd.DataFrame(rows), volumes
-
-
-def storage_of(on, stored, readers=3, device=CPU):
-    return Placement(on, device, readers, 0).open_storage(stored[0], stored[1])
+    return store_ears(tmp_path, spec=EarSpec(num_slices=3, image_size=8), count=20)
 
 
 @pytest.mark.parametrize("on", MODES)

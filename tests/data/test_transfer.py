@@ -4,37 +4,20 @@ import threading
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from helpers.stored_ears import GPU, MODES, needs_gpu, storage_of, store_ears
 
 from medical_fenlei.config import EarSpec
 from medical_fenlei.data.dataset import EarDataset
 from medical_fenlei.data.storage import Placement
 from medical_fenlei.data.transfer import prefetch
 from medical_fenlei.data.wait_timer import WaitTimer
-from medical_fenlei.ears.store import EarStore
-from medical_fenlei.vocabulary import Side
-
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
-MODES = ("device", "memory", "disk")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-SPEC = EarSpec(num_slices=3, image_size=8)
 
 
 @pytest.fixture
 def stored(tmp_path):
-    """Twenty ears; their rows, their volumes."""
-    store, rows = EarStore(tmp_path, SPEC), []
-    volumes = np.random.default_rng(0).integers(-1000, 3000, (20, *SPEC.shape)).astype(np.int16)
-    for n, volume in enumerate(volumes):
-        store.write(f"x{n}", Side.LEFT, volume, {})
-        rows.append({"exam_id": f"x{n}", "side": "left", "label_code": 1})
-    return store, pd.DataFrame(rows), volumes
-
-
-def storage_of(on, stored, readers=3, device=CPU):
-    return Placement(on, device, readers, 0).open_storage(stored[0], stored[1])
+    return store_ears(tmp_path, spec=EarSpec(num_slices=3, image_size=8), count=20)
 
 
 def test_one_batch_is_prepared_while_another_is_used_and_not_more(stored):
@@ -124,13 +107,8 @@ def test_a_batch_for_a_gpu_is_copied_once_waited_for_and_kept_until_it_was_used(
 @needs_gpu
 @pytest.mark.parametrize("on", MODES)
 def test_on_a_gpu_a_batch_is_right_even_if_the_network_is_slow_and_releases_it_at_once(tmp_path, on):
-    spec, count = EarSpec(num_slices=16, image_size=96), 40
-    store = EarStore(tmp_path, spec)
-    volumes = np.random.default_rng(0).integers(-1000, 3000, (count, *spec.shape)).astype(np.int16)
-    for n, volume in enumerate(volumes):
-        store.write(f"x{n}", Side.LEFT, volume, {})
-    ears = pd.DataFrame([{"exam_id": f"x{n}", "side": "left", "label_code": 1} for n in range(count)])
-    cuts = [np.random.default_rng(n).integers(0, count, 8) for n in range(60)]
+    store, ears, volumes = store_ears(tmp_path, spec=EarSpec(num_slices=16, image_size=96), count=40)
+    cuts = [np.random.default_rng(n).integers(0, len(ears), 8) for n in range(60)]
     sums = []
     dataset = EarDataset(store, ears, placement=Placement(on, GPU, 4, 0))
     waiting = WaitTimer(GPU)

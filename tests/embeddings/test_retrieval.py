@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import run
-from helpers.small_run import BEST, train_small_run
+from helpers.small_run import BEST
 
 from medical_fenlei import tables
 from medical_fenlei.config import EAR2D
@@ -17,18 +17,9 @@ from medical_fenlei.embeddings.vectors import Embeddings
 from medical_fenlei.trained.network import open_network
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The folder of a small study with a trained network."""
-    folder = tmp_path_factory.mktemp("study")
-    train_small_run(folder)
-    return folder
-
-
 @pytest.fixture
-def here(study, monkeypatch):
-    monkeypatch.chdir(study)
-    return study
+def here(small_run, copied):
+    return copied(small_run)
 
 
 @pytest.fixture
@@ -57,7 +48,8 @@ def test_neighbors_of_a_set_are_training_ears_of_other_patients_with_a_picture_e
         assert run(*words, *wrong) == 2
 
 
-def test_embeddings_of_the_training_set_are_kept_until_the_network_changes(here, trained, tmp_path, monkeypatch):
+def test_embeddings_of_the_training_set_are_kept_until_the_network_changes(here, trained, monkeypatch):
+    folder = here / "kept"
     monkeypatch.setattr(extraction, "PART_EARS", 6)
     embed, looked = extraction.embed, []
 
@@ -70,23 +62,23 @@ def test_embeddings_of_the_training_set_are_kept_until_the_network_changes(here,
     monkeypatch.setattr(extraction, "embed", counted)
     data = trained.config.data
     with pytest.raises(KeyboardInterrupt):
-        training_embeddings(trained, data, tmp_path)
-    found, _ = training_embeddings(trained, data, tmp_path)
+        training_embeddings(trained, data, folder)
+    found, _ = training_embeddings(trained, data, folder)
     assert looked == [6, 6, 6, 4] and len(found) == 16
-    again, _ = training_embeddings(trained, replace(data, limit=2), tmp_path)            # a limit is for query ears
+    again, _ = training_embeddings(trained, replace(data, limit=2), folder)            # a limit is for query ears
     assert len(looked) == 4
     np.testing.assert_array_equal(again.embedding, found.embedding)
-    part = sorted(tmp_path.glob("*/*.npz"))[0]
+    part = sorted(folder.glob("*/*.npz"))[0]
     part.write_bytes(part.read_bytes()[:100])
-    mended, _ = training_embeddings(trained, data, tmp_path)
+    mended, _ = training_embeddings(trained, data, folder)
     assert looked[4:] == [6]
     np.testing.assert_array_equal(mended.embedding, found.embedding)
-    (tmp_path / "embeddings_of_mine").mkdir()
+    (folder / "embeddings_of_mine").mkdir()
     (part.parent / "notes.txt").touch()
     with torch.no_grad():
         next(trained.model.parameters()).mul_(1.01)
-    training_embeddings(trained, data, tmp_path)
-    left = {path.name for path in tmp_path.rglob("*") if path.is_dir()}
+    training_embeddings(trained, data, folder)
+    left = {path.name for path in folder.rglob("*") if path.is_dir()}
     assert looked[5:] == [6, 6, 4] and left > {"embeddings_of_mine", part.parent.name} and len(left) == 3
     assert [path.name for path in part.parent.iterdir()] == ["notes.txt"]                # a file of somebody else
 

@@ -1,6 +1,5 @@
 """A study can be killed at any moment and continued, shows its command lines, and sums up its runs."""
 import json
-import os
 import random
 import shlex
 import shutil
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.commands import ROOT, run, script
 from helpers.locks import held
+from helpers.processes import Interruption, exit_status, output_of, start
 from helpers.small_study import CACHE, codes_in_turn, write_study
 
 from medical_fenlei import cli, settings, tables
@@ -39,7 +39,6 @@ def here(tmp_path, monkeypatch):
     sets = {name: {exam: codes[exam] for exam in exams[first:last]}
             for name, first, last in (("train", 0, 8), ("tune", 8, 12), ("val", 12, 18))}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_study(tmp_path, sets)
     splits = tmp_path / "artifacts/splits_dual"
@@ -48,26 +47,26 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def command(name, *words):
-    return [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, words)]
+def execute(here, *words):
+    """Run a command in a process of its own; return its exit status and its output."""
+    return exit_status(start(here, *words)), output_of(here)
 
 
 @pytest.mark.end_to_end
 def test_a_matrix_killed_three_times_gives_the_table_of_an_undisturbed_one(here):
     words = (*MATRIX, "--models", "dual_slice_attention")
-    whole = subprocess.run(command(*words, "--output-dir", "undisturbed"), capture_output=True, text=True)
-    assert whole.returncode == 0, whole.stderr
+    status, said = execute(here, *words, "--output-dir", "undisturbed")
+    assert status == 0, said
     expected = {name: (here / "undisturbed/normal_vs_abnormal" / name).read_bytes() for name in TABLES}
     moments = random.Random(time.time_ns())                       # another moment each time: any has to do
     killed = 0
     for _ in range(3):
-        process = subprocess.Popen(command(*words, "--output-dir", "killed"), stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(4, 10))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-    last = subprocess.run(command(*words, "--output-dir", "killed"), capture_output=True, text=True)
-    assert last.returncode == 0, last.stderr
+        process = start(here, *words, "--output-dir", "killed")
+        time.sleep(moments.uniform(0.5, 3))
+        process.kill()
+        killed += exit_status(process) == -signal.SIGKILL
+    status, said = execute(here, *words, "--output-dir", "killed")
+    assert status == 0, said
     assert killed and {name: (here / "killed/normal_vs_abnormal" / name).read_bytes() for name in TABLES} == expected
 
 
@@ -113,34 +112,33 @@ def test_more_data_means_fewer_epochs(here, capsys):
     assert [(c.data.pct, c.training.epochs) for c in configs] == [(1, 200), (20, 80), (100, 40)]
 
 
-def test_a_failed_run_is_noted_and_does_not_end_the_others(here, monkeypatch):
+def test_a_failed_run_is_noted_and_does_not_end_the_others(here):
     tables.SPLIT.write(here / "artifacts/splits_dual/20pct/train.csv", tables.SPLIT.empty())       # nothing to learn from
-    done = subprocess.run(command(*MATRIX, "--models", "dual_slice_attention", "--epochs", 1), capture_output=True, text=True)
-    assert done.returncode == cli.PARTLY, done.stderr
+    words = (*MATRIX, "--models", "dual_slice_attention", "--epochs", 1)
+    status, said = execute(here, *words)
+    assert status == cli.PARTLY, said
     runs = tables.RUNS.read(here / "outputs/experiments_dual/normal_vs_abnormal/runs.csv").set_index("pct")
     assert list(runs.status) == ["failed", "done"]
     assert "fewer than two classes" in runs.reason[20] and not np.isnan(runs.auroc[100])
     tables.SPLIT.write(here / "artifacts/splits_dual/20pct/train.csv",
                        tables.SPLIT.read(here / "artifacts/splits_dual/100pct/train.csv"))
-    again = subprocess.run(command(*MATRIX, "--models", "dual_slice_attention", "--epochs", 1), capture_output=True, text=True)
-    assert again.returncode == 0 and "100pct_dual_slice_attention_seed42: done before" in again.stdout
+    status, said = execute(here, *words)
+    assert status == 0 and "100pct_dual_slice_attention_seed42: done before" in said
 
 
 def test_a_run_whose_process_dies_is_a_failed_run(here):
-    killer = (here / "sitecustomize.py")
-    killer.write_text("import os, sys, threading, signal\n"
-                      "if any('spawn_main' in word for word in sys.orig_argv):\n"
-                      "    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGSEGV)).start()\n")
-    done = subprocess.run(command(*MATRIX, "--models", "dual_slice_attention", "--pcts", "100"), capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": f"{here}:{ROOT / 'src'}"})
+    dies = Interruption("medical_fenlei.training.loop:Trainer.fit", (signal.SIGSEGV,))
+    words = (*MATRIX, "--models", "dual_slice_attention", "--pcts", "100")
+    assert exit_status(start(here, *words, interruptions=[dies])) == cli.PARTLY
     runs = tables.RUNS.read(here / "outputs/experiments_dual/normal_vs_abnormal/runs.csv")
-    assert done.returncode == cli.PARTLY and "SIGSEGV" in runs.reason[0]
+    assert "SIGSEGV" in runs.reason[0]
 
 
 def test_a_stop_by_signal_saves_and_the_same_command_goes_on(here):
-    words = command("run_seeds_ear2d", *SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100,
-                    "--cache-dir", "cache/dual_volumes", "--seeds", "3", "--epochs", 400, "--patience", 0)
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = (*SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100, "--cache-dir", "cache/dual_volumes",
+             "--seeds", "3", "--epochs", 400, "--patience", 0)
+    command = [sys.executable, ROOT / "scripts/run_seeds_ear2d.py", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "epoch 2/" in line:
             process.terminate()
@@ -151,13 +149,13 @@ def test_a_stop_by_signal_saves_and_the_same_command_goes_on(here):
     assert state["status"] == "running" and list((here / "outputs/ear2d_seeds").glob("*/seed_3/checkpoints/last.pt"))
 
 
-def test_a_study_of_several_tasks_sums_up_each_of_them(here):
+def test_a_study_of_several_tasks_sums_up_each_of_them(here, capsys):
     words = ("run_seeds_ear2d", *SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100, "--cache-dir",
              "cache/dual_volumes", "--seeds", "3,4", "--epochs", 1, "--label-task", "正常vs异常，cholesteatoma_vs_csoma")
-    shown = subprocess.run(command(*words, "--dry-run"), capture_output=True, text=True)
-    assert "--label-task normal_vs_abnormal,cholesteatoma_vs_csoma" in shown.stdout, shown.stderr
-    done = subprocess.run(command(*words), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert run(*words, "--dry-run") == 0
+    assert "--label-task normal_vs_abnormal,cholesteatoma_vs_csoma" in capsys.readouterr().out
+    status, said = execute(here, *words)
+    assert status == 0, said
     folder = here / "outputs/ear2d_seeds/normal_vs_abnormal+cholesteatoma_vs_csoma_100pct_test_resnet"
     runs, summary = tables.RUNS.read(folder / "runs.csv"), tables.SUMMARY.read(folder / "summary.csv")
     assert runs[["run", "task"]].to_numpy().tolist() == [[f"seed_{seed}", task] for seed in (3, 4) for task in TWO]
@@ -245,11 +243,11 @@ def test_seeds_at_once_give_the_runs_of_seeds_in_turn_and_a_page_with_the_ensemb
              "cache/dual_volumes", "--seeds", "3,4", "--epochs", 1, "--device", "cpu")
     folders = []
     for name, jobs in (("in_turn", 1), ("at_once", 2)):
-        done = subprocess.run(command(*words, "--output-dir", name, "--jobs", jobs), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        status, said = execute(here, *words, "--output-dir", name, "--jobs", jobs)
+        assert status == 0, said
         folders.append(next((here / name).glob("*")))
     in_turn, at_once = (tables.RUNS.read(folder / "runs.csv") for folder in folders)
-    assert (at_once.status == "done").all() and "epoch 1/" not in done.stdout and "tail -f" in done.stdout
+    assert (at_once.status == "done").all() and "epoch 1/" not in said and "tail -f" in said
     np.testing.assert_allclose(at_once.auroc, in_turn.auroc, atol=1e-6)
     frames = [tables.PREDICTIONS.read(folders[1] / f"seed_{seed}/reports/predictions_val.csv") for seed in (3, 4)]
     mean = np.mean([frame.y_prob for frame in frames], axis=0)
@@ -264,16 +262,14 @@ def test_seeds_at_once_give_the_runs_of_seeds_in_turn_and_a_page_with_the_ensemb
 
 
 def test_stopped_seeds_that_run_at_once_are_all_saved_and_go_on(here):
-    words = command("run_seeds_ear2d", *SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100,
+    process = start(here, "run_seeds_ear2d", *SMALL, "--splits-root", "artifacts/splits_dual", "--pct", 100,
                     "--cache-dir", "cache/dual_volumes", "--seeds", "3,4", "--epochs", 400, "--patience", 0, "--jobs", 2)
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     logs = "outputs/ear2d_seeds/*/seed_*/train.log"
     while sum("epoch 2/" in path.read_text() for path in here.glob(logs)) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
     process.terminate()
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == cli.STOPPED and "Traceback" not in said, said
+    assert exit_status(process) == cli.STOPPED and "Traceback" not in output_of(here), output_of(here)
     state = json.loads(next((here / "outputs/ear2d_seeds").glob("*/state.json")).read_text())
     assert [own["status"] for own in state.values()] == ["running"] * 2
     assert len(list((here / "outputs/ear2d_seeds").glob("*/seed_*/checkpoints/last.pt"))) == 2
@@ -281,7 +277,7 @@ def test_stopped_seeds_that_run_at_once_are_all_saved_and_go_on(here):
 
 def test_each_seed_is_calibrated_on_its_tune_set_before_the_table_and_the_ensemble_decides_at_the_mean_threshold(here):
     words = ("run_seeds_ear2d", *SMALL, "--pct", 100, "--cache-dir", CACHE, "--seeds", "3,4", "--epochs", 1)
-    assert run(*words) == 0
+    assert execute(here, *words)[0] == 0
     folder, = (here / "outputs/ear2d_seeds").glob("*")
     assert "calibrated and decided at half" in (folder / "summary.md").read_text()               # its tune set is small
     frames, thresholds = [], []

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.commands import run
-from helpers.small_run import BEST, SPEC, train_small_run
+from helpers.small_run import BEST, SPEC
 from helpers.small_study import image_facts
 
 from medical_fenlei import tables
@@ -20,18 +20,9 @@ ONE_MAP = ExplanationRequest(methods=("hirescam",), top=1)
 ALL = ("gradcam_ear2d", "--checkpoint", BEST, "--device", "cpu", "--all", "--top-k", 2)
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The folder of a small study with a trained network."""
-    folder = tmp_path_factory.mktemp("study")
-    train_small_run(folder)
-    return folder
-
-
 @pytest.fixture
-def here(study, monkeypatch):
-    monkeypatch.chdir(study)
-    return study
+def here(small_run, copied):
+    return copied(small_run)
 
 
 @pytest.fixture

@@ -26,8 +26,10 @@ FULL_DISK = 1 << 20
 """Largest size of a file in bytes after the action `full`."""
 DELAY = 1.0
 """Length of the action `slow` in seconds."""
-TIMEOUT = 60
+TIMEOUT = 240
 """Seconds after which a process counts as hanging."""
+COMMAND = "PROCESS_OF_THE_COMMAND"
+"""Environment variable with the number of the process that runs the command, for the processes that it starts."""
 OUTPUT = "output.txt"
 """File below the working folder with the output of the last process; that of rank 1 is `1output.txt`."""
 
@@ -40,8 +42,8 @@ class Interruption:
     """`module:function` or `module:Class.method`; `torch:Tensor.backward` stands for the middle of the backward pass."""
 
     actions: tuple[int | str, ...] = (signal.SIGKILL,)
-    """Signals in their order; a negative one goes to the parent process. `full` limits every file to FULL_DISK from then on.
-    `slow` waits for DELAY."""
+    """Signals in their order; a negative one goes to the process of the command. `full` limits every file to FULL_DISK from
+    then on. `slow` waits for DELAY."""
 
     nth: int = 1
     """Number of the call, counted from 1."""
@@ -80,7 +82,7 @@ class Interruption:
             elif action == "full":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             elif isinstance(action, int):
-                os.kill(os.getpid() if action > 0 else os.getppid(), abs(action))
+                os.kill(os.getpid() if action > 0 else int(os.environ[COMMAND]), abs(action))
 
 
 def start(folder: Path, *words: object, interruptions: Sequence[Interruption] = (),
@@ -120,7 +122,7 @@ def _run_command(
 ) -> None:
     """Body of a process: set it up, run the command, and exit with its status."""
     os.chdir(folder)
-    os.environ.update(variables)
+    os.environ.update(variables, **{COMMAND: str(os.getpid())})
     rank = variables.get("RANK", "0").strip("0")
     file = os.open(rank + OUTPUT, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(file, 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.small_run import BEST, RUN, SETS, train_small_run
+from helpers.small_run import BEST, RUN, SETS
 from helpers.small_study import MANIFEST, SPLITS
 from torch import nn
 
@@ -27,17 +27,10 @@ FITTED = TaskCalibration(temperature=2.0, points={"half": 0.5, "youden": 0.3}, p
                          loss_before=0.7, loss_after=0.6)
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    train_small_run(folder)
-    return folder
-
-
 @pytest.fixture
-def here(study, copied):
+def here(small_run, copied):
     """A copy of the study to work in."""
-    return copied(study)
+    return copied(small_run)
 
 
 @pytest.fixture

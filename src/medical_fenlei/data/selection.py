@@ -87,3 +87,8 @@ def empty_set(data: DataConfig, name: str, tasks: Sequence[Task] | None) -> User
         return UserError(f"{flag_of_set(name)}: {data.manifest_csv} has no {what}, or only of patients that the network was "
                          "fitted on")
     return UserError(f"--split {name}: this set of {data.splits_root} --pct {data.pct} has no {what}")
+
+
+def set_label(set_name: str, data: DataConfig) -> str:
+    """Return the name of a set in reports, which shows a `--limit`."""
+    return set_name if data.limit is None else f"{set_name}_first{data.limit}"

@@ -93,11 +93,6 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data, (parted,) if parted else ())
 
 
-def set_label(set_name: str, data: DataConfig) -> str:
-    """Return the name of a set in reports, which shows a `--limit`."""
-    return set_name if data.limit is None else f"{set_name}_first{data.limit}"
-
-
 def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
     """Prepare the ears that the store lacks; return the rejects, a `tables.REJECTS`.
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
-from medical_fenlei.data.sources import set_label
+from medical_fenlei.data.selection import set_label
 from medical_fenlei.embeddings.agreement import label_agreement
 from medical_fenlei.embeddings.extraction import embed, training_embeddings
 from medical_fenlei.embeddings.neighbor_pictures import draw_neighbors

@@ -9,7 +9,7 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
-from medical_fenlei.data.sources import set_label
+from medical_fenlei.data.selection import set_label
 from medical_fenlei.evaluation.subgroups import subgroups_of
 from medical_fenlei.external_cohort import ExternalCohort, is_cohort
 from medical_fenlei.metrics.bootstrap import N_RESAMPLES, Interval, Intervals

@@ -2,32 +2,27 @@
 
 Each run has a process of its own (`experiments/workers.py`) and a folder of its own. `state.json` records their status.
 """
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from medical_fenlei import settings, tables
 from medical_fenlei.config import DUAL, EAR2D, RunConfig, decisive_settings
-from medical_fenlei.errors import STOPPED, CheckFailed, Rejected, Stopped, UserError
-from medical_fenlei.evaluation.calibrate import calibrate_if_possible
-from medical_fenlei.evaluation.evaluate import evaluate
-from medical_fenlei.evaluation.write import write_evaluation
+from medical_fenlei.errors import UserError
 from medical_fenlei.exclusive import LOCK, exclusive
-from medical_fenlei.experiments.workers import WorkerProcesses
+from medical_fenlei.experiments.workers import Work, WorkerProcesses
 from medical_fenlei.files import write_json
 from medical_fenlei.log import LOG
 from medical_fenlei.outcomes import Outcome
 from medical_fenlei.parallel import default_workers
-from medical_fenlei.run_report.page import write_page, write_training_report
 from medical_fenlei.runs import Run
-from medical_fenlei.trained.network import open_network
-from medical_fenlei.training.run import resume_run, start_run
 
 REPORTED_SET = "val"
 """The set on which each run is evaluated."""
+ONE_RUN = "medical_fenlei.experiments.one_run"
+"""The module of what a run does. The runs' processes import it, and torch with it; this one does not."""
 SCRIPTS = {EAR2D: "scripts/train_ear2d.py", DUAL: "scripts/train_dual.py"}
 """The training script of each route."""
 
@@ -99,7 +94,8 @@ class Study:
             self._refuse_others_files(state)
             waiting = deque(self._unfinished(state))
             threads = max(1, default_workers() // parallel) if parallel > 1 else None
-            with WorkerProcesses(_train_and_evaluate, quiet=parallel > 1, threads=threads) as workers:
+            work = Work(f"{ONE_RUN}:train_and_evaluate", f"{ONE_RUN}:import_libraries", quiet=parallel > 1, threads=threads)
+            with WorkerProcesses[Job](work) as workers:
                 while waiting or workers.running:
                     while waiting and workers.running < parallel:
                         job = waiting.popleft()
@@ -148,31 +144,3 @@ class Study:
     def _record(self, state: dict[str, dict[str, Any]], job: Job, status: Status, reason: str = "") -> None:
         state[job.name] = {"status": status, "reason": reason, "settings": job.settings}
         write_json(self.state_json, state)
-
-
-def _train_and_evaluate(job: Job) -> None:
-    """Train the run of a job, or resume it, calibrate it where its tune set allows, evaluate it and write its page.
-
-    Raises Rejected with what the user can do.
-    """
-    run, config = Run(job.folder), job.config
-    began = time.monotonic()
-    try:
-        if run.config_json.is_file():
-            resume_run(job.folder, kind=config.kind, report=write_training_report)
-        else:
-            run.discard()                                        # what a kill left while it started
-            start_run(config, job.folder, report=write_training_report)
-        network = open_network(run.checkpoint("best"), kind=config.kind, device=config.training.device)
-        lack = calibrate_if_possible(network, config.data)
-        if lack:
-            LOG.warning("%s: not calibrated: %s", job.name, lack)
-        for result in evaluate(network, config.data, REPORTED_SET, calibrated=not lack):
-            warnings = (*result.warnings, f"not calibrated: {lack}") if lack else result.warnings
-            write_evaluation(replace(result, warnings=warnings), run.reports)
-        write_page(run)
-    except (UserError, CheckFailed) as error:
-        raise Rejected("not_possible" if isinstance(error, UserError) else "check_failed", str(error)) from None
-    except Stopped:                                              # not a failure, which `attempt` would make of it
-        raise SystemExit(STOPPED) from None
-    LOG.info("%s: done in %.0f s", job.name, time.monotonic() - began)

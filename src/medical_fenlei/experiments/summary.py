@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from medical_fenlei import tables
-from medical_fenlei.data.sources import set_label
+from medical_fenlei.data.selection import set_label
 from medical_fenlei.evaluation.like_with_like import METRICS, PREDICTIONS, Evaluated, evaluated_by, read_metrics, refuse_unlike
 from medical_fenlei.experiments.page import write_study_page
 from medical_fenlei.experiments.seeds import SeedSummary, summarize_seeds

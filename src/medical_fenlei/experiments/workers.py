@@ -1,17 +1,50 @@
-"""Jobs in processes of their own, so that what ends one (lack of memory, a broken driver) does not end the others."""
+"""Jobs in processes of their own, so that what ends one (lack of memory, a broken driver) does not end the others.
+
+Between this process and the jobs stands a starter: a process that imports what the jobs need, once, and does nothing else. Each
+job is a fork of it, and begins with everything imported. Nobody but the starter may be forked: threads do not survive a fork,
+and whatever computes with torch has some.
+"""
+import contextlib
+import gc
 import multiprocessing
 import os
+import pkgutil
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Generic
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic
 
 from medical_fenlei.errors import STOPPED, Stopped
 from medical_fenlei.log import log_to_terminal
 from medical_fenlei.outcomes import DIED, Item, Outcome, attempt
-from medical_fenlei.signals import stop_is_handled, stop_on_signals
+from medical_fenlei.signals import ASKING, stop_is_handled, stop_on_signals
+
+FORK = "fork" if sys.platform == "linux" else "spawn"
+"""How the starter starts a job. Elsewhere system libraries do not survive a fork: there each job imports everything anew."""
+ASKED = {signal.SIGINT, *ASKING}
+"""Signals of a job that the starter leaves to it, even where they are sent to all processes of a terminal."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the jobs do: functions of one item, as `module:function`, so that this process need not import them."""
+
+    function: str
+    """Called in the process of the job."""
+
+    prepare: str
+    """Called in the starter before each job: imports what the job needs, and must not compute nor start threads."""
+
+    quiet: bool
+    """Whether the jobs print nothing."""
+
+    threads: int | None
+    """Processor threads of each job (None: chosen by PyTorch)."""
 
 
 class WorkerProcesses(Generic[Item]):
@@ -20,21 +53,19 @@ class WorkerProcesses(Generic[Item]):
     Used as a context: leaving it early stops the processes that are running, and each saves its state first.
     """
 
-    def __init__(self, function: Callable[[Item], None], *, quiet: bool, threads: int | None) -> None:
-        """Prepare to call a module's function.
-
-        quiet: the processes print nothing. threads: processor threads of each (default: chosen by PyTorch).
-        """
-        self._function, self._quiet, self._threads = function, quiet, threads
-        self._running: dict[Connection, tuple[Item, SpawnProcess]] = {}
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._running: dict[str, Item] = {}
+        self._starter: tuple[Connection, BaseProcess] | None = None
 
     def __enter__(self) -> "WorkerProcesses[Item]":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for _, process in self._running.values():
-            process.terminate()
-        for _, process in self._running.values():
+        if self._starter is not None:
+            orders, process = self._starter
+            with contextlib.suppress(OSError):                   # it has died
+                orders.send(None)
             process.join()
 
     @property
@@ -43,27 +74,30 @@ class WorkerProcesses(Generic[Item]):
         return len(self._running)
 
     def start(self, item: Item, *, name: str) -> None:
-        """Start the process of an item. name: of the process, for messages."""
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(self._function, item, sender, self._quiet, self._threads), name=name)
-        process.start()
-        sender.close()
-        self._running[receiver] = item, process
+        """Start the process of an item. name: of the process, for messages; no two that run may share one."""
+        if self._starter is None:
+            self._starter = _start_starter(self._work)
+        self._running[name] = item
+        with contextlib.suppress(OSError):                       # it has died, as `next_outcome` will say
+            self._starter[0].send((name, item))
 
     def next_outcome(self) -> Outcome[Item, None]:
         """Wait until a process ends, and return its outcome. Raises Stopped if a signal stopped it."""
-        receiver = next(ready for ready in wait(list(self._running)) if isinstance(ready, Connection))
-        item, process = self._running.pop(receiver)
+        assert self._starter is not None
+        orders, starter = self._starter
         try:
-            outcome: Outcome[Item, None] = receiver.recv()
-        except EOFError:                                         # it ended without an outcome
-            process.join()
-            if process.exitcode == STOPPED:
-                raise Stopped(f"{process.name} is saved; the same command continues it") from None
-            return Outcome(item, reason=DIED, detail=_cause_of_death(process.exitcode or 0))
-        process.join()
-        return outcome
+            name, outcome, exit_code = orders.recv()
+        except (EOFError, OSError):                              # the jobs died with it; the next job has another starter
+            starter.join()
+            name, outcome, exit_code = next(iter(self._running)), None, starter.exitcode
+        item = self._running.pop(name)
+        if starter.exitcode is not None and not self._running:
+            self._starter = None
+        if outcome is not None:
+            return Outcome(item, reason=outcome.reason, detail=outcome.detail)
+        if exit_code == STOPPED:
+            raise Stopped(f"{name} is saved; the same command continues it")
+        return Outcome(item, reason=DIED, detail=_cause_of_death(exit_code or 0))
 
 
 def _cause_of_death(exit_code: int) -> str:
@@ -74,20 +108,96 @@ def _cause_of_death(exit_code: int) -> str:
     return f"{cause}; killed for its memory?" if exit_code == -signal.SIGKILL else cause
 
 
-def _work(
-    function: Callable[[Item], None], item: Item, sender: Connection, quiet: bool, threads: int | None
-) -> None:
-    """The main function of a process."""
+def _start_starter(work: Work) -> tuple[Connection, BaseProcess]:
+    """Start the starter, in which the signals of ASKED wait from its first instruction on."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_start_jobs, args=(there, work), name="starter")
+    resource_tracker.ensure_running()                            # or starting it would let the signals through
+    with _blocked(ASKED):
+        process.start()
+    there.close()
+    return here, process
+
+
+@contextlib.contextmanager
+def _blocked(numbers: set[signal.Signals]) -> Iterator[None]:
+    """Let these signals wait while the block is executed. Processes that it starts inherit that, for good."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_jobs(orders: Connection, work: Work) -> None:
+    """The main function of the starter: start the jobs that are ordered, and report those that end.
+
+    An order is the name and the item of a job, or None: ask all to stop, and end with them. A report is the name of the job,
+    its outcome (None if it died) and its exit status.
+    """
+    context, parent = multiprocessing.get_context(FORK), multiprocessing.parent_process()
+    assert parent is not None
+    running: dict[Any, tuple[str, BaseProcess]] = {}
+    stopping = False
+    while running or not stopping:
+        for ready in wait([parent.sentinel, orders, *running]):
+            if ready == parent.sentinel:
+                for _, process in running.values():
+                    process.kill()
+                return
+            if ready is not orders:
+                name, process = running.pop(ready)
+                outcome = _outcome_of(ready, process)
+                with contextlib.suppress(OSError):               # nobody is there any more
+                    orders.send((name, outcome, process.exitcode))
+            elif (order := orders.recv()) is None:
+                for _, process in running.values():
+                    process.terminate()
+                stopping = True
+            else:
+                receiver, process = _start_job(context, work, order[0], order[1], parent.sentinel)
+                running[receiver] = order[0], process
+
+
+def _start_job(context: Any, work: Work, name: str, item: Any, parent: int) -> tuple[Connection, BaseProcess]:
+    """Start a job; return where its outcome arrives, and its process. parent: sentinel of the starter's parent."""
+    with contextlib.suppress(Exception):                         # the job meets the same error, and says so
+        if FORK == "fork":
+            pkgutil.resolve_name(work.prepare)(item)
+            gc.freeze()                                          # the jobs' garbage collector need not look at all of this
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, name=name,
+                              args=(work, item, sender, parent if FORK == "fork" else None))
+    process.start()
+    sender.close()
+    return receiver, process
+
+
+def _outcome_of(receiver: Any, process: BaseProcess) -> Outcome[Any, None] | None:
+    """The outcome of a job that ends, or None if it died."""
+    outcome: Outcome[Any, None] | None = None
+    with contextlib.suppress(EOFError, OSError):
+        outcome = receiver.recv()
+    receiver.close()
+    process.join()
+    return outcome
+
+
+def _work(work: Work, item: Any, sender: Connection, grandparent: int | None) -> None:
+    """The main function of a job. grandparent: sentinel of the process that ordered it, if it is inherited."""
     stop_on_signals()
-    if quiet:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
+    if work.quiet:
         _discard_output()
     else:
         log_to_terminal()
-    if threads:
+    if work.threads:
         import torch
 
-        torch.set_num_threads(threads)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+        torch.set_num_threads(work.threads)
+    threading.Thread(target=_die_with_others, args=(grandparent,), daemon=True).start()
+    function: Callable[[Any], None] = pkgutil.resolve_name(work.function)
     try:
         sender.send(attempt(function, item))
     except KeyboardInterrupt:
@@ -103,9 +213,9 @@ def _discard_output() -> None:
     os.close(nowhere)
 
 
-def _die_with_parent() -> None:
-    """Kill this process when the one that started it has ended."""
+def _die_with_others(grandparent: int | None) -> None:
+    """Kill this process when the starter has ended, or the process that ordered the job: the starter may be busy importing."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
+    assert parent is not None
+    wait([parent.sentinel, *([] if grandparent is None else [grandparent])])
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig
-from medical_fenlei.data.sources import set_label
+from medical_fenlei.data.selection import set_label
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.explanations.explained_ear import ExplainedEar

@@ -75,7 +75,8 @@ QA_FINDINGS = Table("findings that deserve a look", {"kind": "key", "text": "key
 PREDICTIONS = Table("predictions, one row per ear", {
     "exam_id": "key", "side": "side", "patient_key": "key", "label_code": "code", "y_true": "int", "y_prob": "share",
     "y_pred": "int", "top_slices": "text", "top_slice_weights": "text",
-}, optional={"top_images": "text", "evaluation": "text"}, more="float", unique=("exam_id", "side"), made_by="eval_ear2d or eval_dual")
+}, optional={"top_images": "text", "evaluation": "text"}, more="float", unique=("exam_id", "side"),
+   made_by="eval_ear2d or eval_dual")
 """top_images: the `SourceImage` of each of top_slices, `;` between; predictions of earlier versions lack it."""
 
 ONE_SIDED = Table("exams whose ears differ, one row per exam, the most suspicious first", {

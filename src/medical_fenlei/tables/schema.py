@@ -4,6 +4,7 @@ In memory a code is an integer with 0 for "no label", a missing text is "", a mi
 run as a formula is written behind an apostrophe, which reading removes again.
 """
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,21 @@ class Table:
     """The command that writes it, named where the file is missing."""
 
     def read(self, path: Path) -> pd.DataFrame:
-        """Read and check a table. Raises UserError for a missing file or column, or the first invalid cell."""
+        """Read and check a table; one that was read before and has not changed since comes from memory.
+
+        Raises UserError for a missing file or column, or the first invalid cell.
+        """
+        where, state = path.absolute(), _settled_state(path)
+        known = _READ.pop(where, None)
+        if known is None or state is None or known[:2] != (state, self):
+            known = state, self, self._read(path)
+        if state is not None:
+            _READ[where] = known
+            while len(_READ) > MOST_READ:
+                del _READ[next(iter(_READ))]                     # read the longest time ago
+        return known[2].copy(deep=False)                         # copied in truth as soon as it is changed
+
+    def _read(self, path: Path) -> pd.DataFrame:
         try:
             raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig",
                               encoding_errors="surrogateescape")
@@ -158,6 +173,25 @@ class Table:
             rule = getattr(error.check, "error", "must not be null")         # the check for nulls is a word
             got = f"row {int(first['index']) + 2}: got {getattr(case, 'item', lambda: case)()!r}, it {rule}"
             raise UserError(f"{where}: column {error.schema.name!r}, {got} ({self.name})") from None
+
+
+_READ: dict[Path, tuple[tuple[int, ...] | None, Table, pd.DataFrame]] = {}
+"""Tables that were read, the last one last, with the state of their files; a run reads the same few some forty times."""
+MOST_READ = 16
+"""Greatest number of tables that are kept in memory."""
+SETTLED_SECONDS = 2.0
+"""Age from which on a change shows in the times of a file: file systems count them in steps of up to two seconds."""
+
+
+def _settled_state(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever the file does; None if it is missing, or was changed so recently that a change might not show."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    if time.time() - max(stat.st_mtime, stat.st_ctime) < SETTLED_SECONDS:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _refuse_non_numbers(cells: pd.Series, kind: Kind) -> None:
