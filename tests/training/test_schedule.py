@@ -63,6 +63,17 @@ def test_a_run_without_a_number_of_epochs_takes_the_least_number_of_steps_in_as_
     found = Schedule.of(TrainConfig(batch_size=batch_size, min_steps=600), samples)
     assert found.epochs == EPOCHS == 30 and found.steps == -(-samples * found.passes // batch_size) >= 20
     assert found.passes == 1 or -(-samples * (found.passes - 1) // batch_size) < 20
+    assert (found.stops_from - 1) * found.steps < 600 <= found.stops_from * found.steps and found.stops_from <= found.epochs
+
+
+def test_patience_does_not_end_a_run_before_its_least_number_of_steps():
+    plan = TrainConfig(batch_size=8, min_steps=100, patience=2)
+    run = Schedule.of(plan, 40)
+    assert (run.steps, run.stops_from) == (5, 20)
+    assert [run.out_of_patience(plan, epoch=epoch, best=3) for epoch in (5, 19, 20)] == [False, False, True]
+    assert not run.out_of_patience(plan, epoch=20, best=19)
+    assert not run.out_of_patience(TrainConfig(batch_size=8, patience=0), epoch=30, best=1)
+    assert Schedule.of(TrainConfig(epochs=30, batch_size=8), 40).out_of_patience(plan, epoch=5, best=3)
 
 
 def test_a_number_of_epochs_that_is_given_is_kept_with_one_pass_each():

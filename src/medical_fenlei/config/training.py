@@ -20,8 +20,8 @@ class TrainConfig:
     --min-steps)."""
 
     min_steps: int = 600
-    """Without --epochs: least number of steps of all epochs together. If the training set is too small for it, an epoch passes
-    through it several times, so that --patience and --warmup-epochs stand for no fewer steps; 0 for one pass."""
+    """Without --epochs: least number of steps; training does not stop before. If the training set is too small for it, an epoch
+    passes through it several times, so that --patience and --warmup-epochs stand for no fewer steps; 0 for one pass."""
 
     batch_size: int = 16
     """Samples per step, over all processes: ears; on the dual route, exams."""
@@ -91,7 +91,7 @@ class TrainConfig:
     """Metric on the tune set that selects best.pt and stops training (val_loss is the same as loss)."""
 
     patience: int = 8
-    """Epochs without improvement before training stops; 0 for never."""
+    """Epochs without improvement before training stops (not before --min-steps); 0 for never."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Floating-point precision of the network; auto takes bf16 where the device supports it. (3D networks stay in fp32 on a

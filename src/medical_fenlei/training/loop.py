@@ -120,7 +120,7 @@ class Trainer:
             if at.epoch >= self.schedule.epochs:
                 LOG.info("all %d epochs are already done", self.schedule.epochs)
             while at.epoch < self.schedule.epochs:
-                if plan.patience and self.choice.on_tune and at.epoch - at.best_epoch >= plan.patience:
+                if self.choice.on_tune and self.schedule.out_of_patience(plan, epoch=at.epoch, best=at.best_epoch):
                     LOG.info("no improvement in %d epochs: training ends", plan.patience)
                     break
                 began, epoch = time.monotonic(), at.epoch + 1
