@@ -12,6 +12,7 @@ for six_class), mean over the seeds with an interval that resamples patients, ag
 truth, which differ in the hard hospital; and mean steps, mean seconds and peak memory of training. Synthetic, not clinical
 evidence.
 """
+import math
 import re
 import shlex
 from collections.abc import Iterable
@@ -108,18 +109,27 @@ def measure(runs: list[Run], task: Task, hospital: Path) -> dict[str, Any]:
 
 
 def shown(score: tuple[Interval, float]) -> str:
-    """A mean AUROC with its interval, and the standard deviation over the seeds."""
+    """A mean AUROC with its interval and, of several seeds, the standard deviation over them."""
     (estimate, low, high, *_), sd = score
-    return f"{estimate:.3f} ({low:.3f} to {high:.3f}), sd {sd:.3f}"
+    return f"{estimate:.3f} ({low:.3f} to {high:.3f})" + ("" if math.isnan(sd) else f", sd {sd:.3f}")
 
 
 def figures(where: str, row: dict[str, Any], n: int) -> Iterable[dict[str, Any]]:
-    """Yield the rows of the JSON file; the spread is the standard deviation over the seeds, None for a single one."""
+    """Yield the rows of the JSON file, those of an interval among them.
+
+    The spread is the standard deviation over the seeds, None for a single one.
+    """
     for name, (value, sd) in row.items():
-        score = isinstance(value, Interval)
-        yield {"name": f"{'auroc_' if score else ''}{name}.{where}", "value": value.estimate if score else value,
-               "unit": "AUROC" if score else UNITS[name], "better": "higher" if score else "lower", "n": n,
-               "spread": sd if n > 1 else None, **({"low": value.low, "high": value.high} if score else {})}
+        if isinstance(value, Interval):
+            for end, one in (("", value.estimate), ("_low", value.low), ("_high", value.high)):
+                yield figure(f"auroc_{name}{end}.{where}", one, None if end else sd, "AUROC", "higher", n)
+        else:
+            yield figure(f"{name}.{where}", value, sd, UNITS[name], "lower", n)
+
+
+def figure(name: str, value: float, sd: float | None, unit: str, better: str, n: int) -> dict[str, Any]:
+    """Return a row of the JSON file."""
+    return {"name": name, "value": value, "unit": unit, "better": better, "n": n, "spread": sd if n > 1 else None}
 
 
 def main() -> int:

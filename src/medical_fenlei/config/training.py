@@ -19,7 +19,7 @@ class TrainConfig:
     """Maximum number of epochs, each of one pass through the training set (default: 30, of as many passes as give
     --min-steps)."""
 
-    min_steps: int = 600
+    min_steps: int = 300
     """Without --epochs: least number of steps; training does not stop before. If the training set is too small for it, an epoch
     passes through it several times, so that --patience and --warmup-epochs stand for no fewer steps; 0 for one pass."""
 
