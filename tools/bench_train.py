@@ -131,7 +131,7 @@ class Bench:
 def ours(trainer: Trainer) -> None:
     """Run an epoch of our loop, without the tune set, records and checkpoints of `fit`."""
     trainer.progress = Progress()
-    trainer.train_epoch(1, TrainingLogger(trainer.run, trainer.config, trainer.compute, active=False))
+    trainer.train_epoch(1, TrainingLogger(trainer.run, trainer.config, trainer.compute, trainer.schedule, active=False))
 
 
 def ceiling(trainer: Trainer) -> Epoch:

@@ -1,6 +1,7 @@
 """Check that the synthetic hospital cannot be solved by a shortcut, and that a network learns only from correct labels.
 
     python tools/check_phantom.py                                       # baselines on 400 exams, drawn without files
+    python tools/check_phantom.py --difficulty hard                     # of the hard hospital
     python tools/check_phantom.py --hospital data/demo --run outputs/demo_seed0    # also the network of the demo, against the
                                                                         # baselines and with wrong training labels
 
@@ -69,7 +70,7 @@ def interval(y: np.ndarray, score: np.ndarray, patient: np.ndarray) -> Interval:
 def baselines(spec: HospitalSpec, workers: int) -> dict[str, Interval]:
     """Return the AUROC of each baseline."""
     rows = []
-    exams = sample_population(spec.num_exams, spec.seed)
+    exams = sample_population(spec.num_exams, spec.seed, spec.disease, spec.difficulty)
     for outcome in map_items(partial(describe, spec), exams, workers=workers, label="exams"):
         if outcome.value is None:
             raise RuntimeError(f"exam {outcome.item.exam_id}: {outcome.detail}")
@@ -119,6 +120,8 @@ def main() -> int:
     """Run the checks; return the exit status."""
     parser = cli.parser(__doc__)
     parser.add_argument("--num-exams", type=int, default=400, help="exams of the baselines (default: 400)")
+    parser.add_argument("--difficulty", choices=settings.choices(HospitalSpec, "difficulty"), default="usual",
+                        help="of the exams of the baselines (default: usual)")
     parser.add_argument("--hospital", type=Path, help="a folder in which tools/demo.sh has run")
     parser.add_argument("--run", type=Path, help="the demo's run, below --hospital")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -132,7 +135,7 @@ def main() -> int:
         mark, shown = "ok " if good else "BAD", f"AUROC {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"
         cli.say(f"{mark} {what:44s} {shown}, expected: {bound}")
 
-    base = baselines(HospitalSpec(num_exams=args.num_exams, seed=args.seed), args.num_workers)
+    base = baselines(HospitalSpec(num_exams=args.num_exams, seed=args.seed, difficulty=args.difficulty), args.num_workers)
     by_mean, by_histogram, by_scan = base.values()
     check("mean and sd of HU", by_mean, "below 0.75", by_mean.estimate < 0.75)
     check("scanner, kernel, spacing, date", by_scan, "below 0.60", by_scan.estimate < 0.60)

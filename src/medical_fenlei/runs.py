@@ -125,7 +125,7 @@ class Run:
         return self.folder / "checkpoints" / f"{name}.pt"
 
     def write_config(self, settings: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Write the settings, and the facts beside them that a repetition needs: `data` (hashes) and `versions`."""
+        """Write the settings, and the facts beside them that a repetition needs: `data` (hashes), `versions`, `schedule`."""
         write_json(self.config_json, {"settings": settings, **facts})
 
     def read_settings(self) -> Any:
@@ -139,6 +139,10 @@ class Run:
     def read_versions(self) -> Any:
         """Versions of the code, of Python and of libraries, as `versions` gives them. Raises UserError."""
         return self._read("versions")
+
+    def read_schedule(self) -> Any:
+        """The most epochs of the run, and the passes and the steps of each (`training.schedule.Schedule`). Raises UserError."""
+        return self._read("schedule")
 
     def _read(self, part: str) -> Any:
         try:

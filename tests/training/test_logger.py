@@ -23,6 +23,7 @@ from medical_fenlei.runs import Run
 from medical_fenlei.tasks import find_tasks
 from medical_fenlei.training.device import ComputeSettings
 from medical_fenlei.training.logger import BAR, EARS_SHOWN, SLICES_SHOWN, TrainingLogger, montage
+from medical_fenlei.training.schedule import Schedule
 
 CPU = ComputeSettings(torch.device("cpu"), torch.float32)
 LINE = {"epoch": 1, "lr": 2.5e-4, "train_loss": 0.7031, "ears_per_s": 34.5, "waited": 0.034, "memory_gb": 1.26,
@@ -31,7 +32,7 @@ LINE = {"epoch": 1, "lr": 2.5e-4, "train_loss": 0.7031, "ears_per_s": 34.5, "wai
 
 def logger_of(folder, *, active=True, **view):
     config = RunConfig(augment=AugmentConfig(**view), data=DataConfig(label_task="normal_vs_abnormal,cholesteatoma_vs_csoma"))
-    return TrainingLogger(Run(folder), config, CPU, active)
+    return TrainingLogger(Run(folder), config, CPU, Schedule(epochs=30, passes=3, steps=20), active)
 
 
 def shown_on(board):
@@ -127,7 +128,8 @@ def test_the_log_begins_with_the_ears_of_each_class_by_task(tmp_path, said):
     logger.log_start(nn.Linear(1000, 2000), find_tasks(logger.config.data.label_task), ears, None, 3)
     assert said == [
         "train, normal_vs_abnormal: 5 ears; per class: 1 4", "train, cholesteatoma_vs_csoma: 3 ears; per class: 2 1",
-        f"resnet18, attention, 2.0 million parameters, 16 samples per step, on {CPU}, 3 processes"]
+        f"resnet18, attention, 2.0 million parameters, 16 samples per step, on {CPU}, 3 processes",
+        "at most 30 epochs of 20 steps, each in 3 passes through the training set"]
 
 
 def seen_by(logger, epoch, image, attention=None):

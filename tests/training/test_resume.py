@@ -16,9 +16,10 @@ from medical_fenlei.runs import Run
 from medical_fenlei.training.checkpoint import FOOTER
 from medical_fenlei.training.loop import Trainer
 
-TRAIN = ("train_ear2d", "--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100,
+FREELY = ("train_ear2d", "--splits-root", SPLITS, "--manifest-csv", MANIFEST, "--cache-dir", CACHE, "--pct", 100,
          "--backbone", "test_resnet", "--batch-size", 5,
-         "--epochs", 3, "--patience", 0, "--seed", 3, "--dropout", 0.3)
+         "--patience", 0, "--seed", 3, "--dropout", 0.3)
+TRAIN = (*FREELY, "--epochs", 3)
 KEPT = {"plain": (), "accumulated": ("--grad-accum", 3), "averaged": ("--ema", 0.7),
         "all": ("--ema", 0.5, "--freeze-backbone-epochs", 1, "--precision", "bf16", "--loss", "focal",
                 "--drop-high-loss", 0.2, "--drop-warmup-epochs", 1, "--windows", "bone,soft", "--slice-context", 1)}
@@ -62,6 +63,33 @@ def test_a_stopped_run_ends_with_the_same_bits_whatever_checkpoints_it_keeps(stu
                     for which in ("whole", "stopped")]
         for a, b in zip(*averages, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_small_training_set_is_passed_several_times_in_an_epoch_and_a_stopped_run_ends_with_the_same_bits(study, monkeypatch):
+    """Twelve ears in batches of 5: four passes give ten steps, three would give eight."""
+    monkeypatch.setattr("medical_fenlei.training.schedule.EPOCHS", 3)
+    assert run(*FREELY, "--min-steps", 28, "--output-dir", "outputs/whole") == 0
+    taken, step = [], Trainer._step
+
+    def stopped_in_the_second_epoch(self, *args, **names):
+        taken.append(args[1].row.tolist())
+        if len(taken) == 16:
+            self.stop.received = True
+        return step(self, *args, **names)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_step", stopped_in_the_second_epoch)
+        assert run(*FREELY, "--min-steps", 28, "--output-dir", "outputs/stopped") == 75
+    assert run("train_ear2d", "--resume", "outputs/stopped") == 0
+    same(study / "outputs/whole", study / "outputs/stopped")
+    for folder in (study / "outputs/whole", study / "outputs/stopped"):
+        plan = json.loads((folder / "config.json").read_text())
+        assert plan["schedule"] == {"epochs": 3, "passes": 4, "steps": 10, "stops_from": 3}
+        assert plan["settings"]["training"]["epochs"] is None
+        assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+        (state,) = {int(each["step"]) for each in checkpoint(folder)["state"]["step"]["optimizer"]["state"].values()}
+        assert state == 30
+    assert len(taken) == 16 and sum(map(len, taken[:10])) == 4 * 12
 
 
 def flipped(content, place):

@@ -7,9 +7,10 @@ from medical_fenlei.config.data import DataConfig
 from medical_fenlei.config.ears import PREPROCESSING_VERSION, EarSpec
 from medical_fenlei.config.model import SIZE_STEP, SLICE_ATTENTION, ModelConfig
 from medical_fenlei.config.run import DUAL, DUAL_ROUTE, EAR2D, EAR_ROUTE, RunConfig, decisive_settings
-from medical_fenlei.config.training import LONG_TAIL, TrainConfig
+from medical_fenlei.config.training import EPOCHS, LONG_TAIL, TrainConfig
 
 __all__ = [
-    "BONE", "DUAL", "DUAL_ROUTE", "EAR2D", "EAR_ROUTE", "LONG_TAIL", "PREPROCESSING_VERSION", "SIZE_STEP", "SLICE_ATTENTION",
-    "WINDOWS", "AugmentConfig", "DataConfig", "EarSpec", "ModelConfig", "RunConfig", "TrainConfig", "decisive_settings",
+    "BONE", "DUAL", "DUAL_ROUTE", "EAR2D", "EAR_ROUTE", "EPOCHS", "LONG_TAIL", "PREPROCESSING_VERSION", "SIZE_STEP",
+    "SLICE_ATTENTION", "WINDOWS", "AugmentConfig", "DataConfig", "EarSpec", "ModelConfig", "RunConfig", "TrainConfig",
+    "decisive_settings",
 ]

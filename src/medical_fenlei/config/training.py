@@ -5,6 +5,8 @@ from typing import Literal
 from medical_fenlei.config.checks import require_at_least
 from medical_fenlei.settings import check_seed
 
+EPOCHS = 30
+"""Maximum number of epochs where --epochs is not given."""
 LONG_TAIL = ("class_balanced", "logit_adjusted")
 """Losses that correct for unequal classes themselves."""
 
@@ -13,8 +15,13 @@ LONG_TAIL = ("class_balanced", "logit_adjusted")
 class TrainConfig:
     """How the network is fitted."""
 
-    epochs: int = 30
-    """Maximum number of epochs."""
+    epochs: int | None = None
+    """Maximum number of epochs, each of one pass through the training set (default: 30, of as many passes as give
+    --min-steps)."""
+
+    min_steps: int = 300
+    """Without --epochs: least number of steps; training does not stop before. If the training set is too small for it, an epoch
+    passes through it several times, so that --patience and --warmup-epochs stand for no fewer steps; 0 for one pass."""
 
     batch_size: int = 16
     """Samples per step, over all processes: ears; on the dual route, exams."""
@@ -84,7 +91,7 @@ class TrainConfig:
     """Metric on the tune set that selects best.pt and stops training (val_loss is the same as loss)."""
 
     patience: int = 8
-    """Epochs without improvement before training stops; 0 for never."""
+    """Epochs without improvement before training stops (not before --min-steps); 0 for never."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Floating-point precision of the network; auto takes bf16 where the device supports it. (3D networks stay in fp32 on a
@@ -109,8 +116,8 @@ class TrainConfig:
     """Device to compute on."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "epochs", "batch_size", "grad_accum", "keep_last")
-        require_at_least(self, 0, "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "save_minutes")
+        require_at_least(self, 1, *(["epochs"] if self.epochs is not None else []), "batch_size", "grad_accum", "keep_last")
+        require_at_least(self, 0, "min_steps", "lr", "weight_decay", "warmup_epochs", "clip_norm", "patience", "save_minutes")
         check_seed(self.seed)
         require_at_least(self, 0, "freeze_backbone_epochs", "focal_gamma", "adjust_tau", "drop_warmup_epochs")
         for name, end in (("label_smoothing", 0.5), ("drop_high_loss", 0.5), ("balanced_beta", 1), ("ema", 1)):

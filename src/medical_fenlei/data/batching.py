@@ -4,12 +4,16 @@ import numpy as np
 from medical_fenlei.tasks import OUTSIDE
 
 
-def training_order(targets: np.ndarray, *, balanced: bool, rng: np.random.Generator) -> np.ndarray:
-    """Return the samples of one epoch in order, int64 (n,), where n is the number of samples with a target.
+def training_order(targets: np.ndarray, *, balanced: bool, passes: int = 1, rng: np.random.Generator) -> np.ndarray:
+    """Return the samples of one epoch in order, int64 (n,): `passes` orders of all samples with a target, one after the other.
 
-    targets: (N, E), OUTSIDE where masked. Not balanced: each sample once. Balanced: each class gets the same number of
-    positions (to within one), which its ears fill in random order, all of them once before any of them again.
+    targets: (N, E), OUTSIDE where masked. Not balanced: each sample once in a pass. Balanced: each class gets the same number
+    of positions (to within one), which its ears fill in random order, all of them once before any of them again.
     """
+    return np.concatenate([_order_of_a_pass(targets, balanced=balanced, rng=rng) for _ in range(passes)])
+
+
+def _order_of_a_pass(targets: np.ndarray, *, balanced: bool, rng: np.random.Generator) -> np.ndarray:
     valid = targets != OUTSIDE
     samples = np.flatnonzero(valid.any(1))
     if not balanced or not len(samples):

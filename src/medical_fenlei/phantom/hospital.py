@@ -19,6 +19,7 @@ from medical_fenlei.json_files import JsonFile
 from medical_fenlei.parallel import map_items
 from medical_fenlei.phantom.anatomy import Person, Pose, landmarks, sample_pose
 from medical_fenlei.phantom.disease import EarChange, sample_change, sample_one_mass
+from medical_fenlei.phantom.hard import apart, milder
 from medical_fenlei.phantom.head import LESION_BIT, DrawnHead, draw_head
 from medical_fenlei.phantom.population import Exam, sample_population
 from medical_fenlei.phantom.scanner import Array, Scan, acquire, sample_scan
@@ -75,6 +76,8 @@ def sample_acquisition(exam: Exam, spec: HospitalSpec) -> tuple[Acquisition, np.
     scan, pose = sample_scan(rng, spec.matrix, spec.slices), sample_pose(rng)
     sample = sample_one_mass if spec.disease == "one_mass" else sample_change
     changes = {side: sample(exam.codes[side], rng) for side in SIDES}
+    if spec.difficulty == "hard":
+        scan, changes = apart(scan, rng), {side: milder(change, rng) for side, change in changes.items()}
     landmarks_lps = landmarks(exam.person, pose)
     height = float(np.mean([landmarks_lps[f"tympanum_{side}"][2] for side in SIDES])) + float(rng.normal(0, 2))
     table = np.array([0.0, -8.0, height])                        # the head is off the centre of the field of view
@@ -90,7 +93,7 @@ def write_hospital(out_dir: Path, spec: HospitalSpec, *, workers: int) -> dict[s
     if note.is_file() and (found := _HOSPITAL.read(note)["settings"]) != wanted:
         raise UserError(f"--out-dir {out_dir}: holds another hospital ({found}); choose another folder or remove it")
     write_json(note, {"note": NOTE, "settings": wanted})
-    exams = sample_population(spec.num_exams, spec.seed, spec.disease)
+    exams = sample_population(spec.num_exams, spec.seed, spec.disease, spec.difficulty)
     rows: list[dict[str, Any]] = []
     for outcome in map_items(functools.partial(_write_exam, out_dir, spec), exams, workers=workers, label="exams"):
         if outcome.value is None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from medical_fenlei.phantom.anatomy import Person, sample_person
+from medical_fenlei.phantom.hard import misread
 from medical_fenlei.phantom.scanner import weighted_choice
 from medical_fenlei.phantom.series import Patient
-from medical_fenlei.phantom.spec import Disease
+from medical_fenlei.phantom.spec import Difficulty, Disease
 from medical_fenlei.vocabulary import NORMAL, UNLABELLED, Side
 
 PAIRS: tuple[tuple[float, tuple[int, int]], ...] = (
@@ -20,6 +21,11 @@ PAIRS: tuple[tuple[float, tuple[int, int]], ...] = (
 RARE_PAIRS: tuple[tuple[float, tuple[int, int]], ...] = ((0.4, (4, 5)), (0.4, (5, 4)), (0.1, (4, 1)), (0.1, (1, 4)))
 RARE_SHARE, RARE_AT_LEAST = 0.06, 8
 """Share of the exams, and minimum number of patients, with code 4: far more than in reality, so that it can be learnt."""
+
+LIFE_PAIRS = tuple((share / (1 - sum(both for both, codes in PAIRS if codes == (NORMAL, NORMAL))), codes)
+                   for share, codes in PAIRS if codes != (NORMAL, NORMAL))
+RARE_LIFE_SHARE = 36 / 3859
+"""The same two of the hard hospital: the shares of PAIRS without ears that are both normal, and of code 4 as in reality."""
 
 OTHER = 6
 """Code of an abnormal ear with `one_mass`."""
@@ -50,18 +56,23 @@ class Exam:
     """Date of a second folder with this exam id, which holds only a thick soft-tissue series."""
 
 
-def sample_population(num_exams: int, seed: int, disease: Disease = "as_in_life") -> list[Exam]:
+def sample_population(
+    num_exams: int, seed: int, disease: Disease = "as_in_life", difficulty: Difficulty = "usual"
+) -> list[Exam]:
     """Sample the exams of a synthetic hospital, in the order of their ids, with the irregularities of real sheets and disks.
 
     About 4 % are second exams of a patient; two thirds of the dates in the sheet differ; a few ears or exams have no label; a
     few ids occur under two dates; some patients have no PatientID; one exam is not in the sheet. With `one_mass` all abnormal
-    ears have code 6 and the aeration of a healthy ear.
+    ears have code 6 and the aeration of a healthy ear. In a hard hospital codes are as frequent as in life, and some labels are
+    wrong.
     """
-    rng = np.random.default_rng([seed, 1])
+    rng, hard = np.random.default_rng([seed, 1]), difficulty == "hard"
     rare = min(max(RARE_AT_LEAST, round(RARE_SHARE * num_exams)), num_exams // 3)
+    if hard:
+        rare = _share(num_exams, RARE_LIFE_SHARE, 1)
     second = min(_share(num_exams, 0.04, 2), (num_exams - rare) // 2)
     pairs = [weighted_choice(rng, RARE_PAIRS) for _ in range(rare)]
-    pairs += [weighted_choice(rng, PAIRS) for _ in range(num_exams - rare - second)]
+    pairs += [weighted_choice(rng, LIFE_PAIRS if hard else PAIRS) for _ in range(num_exams - rare - second)]
     people = []
     for n, i in enumerate(rng.permutation(len(pairs))):
         codes = dict(zip((Side.LEFT, Side.RIGHT), pairs[i], strict=True))
@@ -80,13 +91,15 @@ def sample_population(num_exams: int, seed: int, disease: Disease = "as_in_life"
         for count in (_share(num_exams, 0.03, 1), _share(num_exams, 0.02, 1), 1))
     half_label = {int(next(odd)) for _ in range(min(_share(num_exams, 0.04, 2), num_exams // 8))}
     exams = []
+    reader = np.random.default_rng([seed, 6])                    # of its own, so that nothing else depends on the labels
     for n, (exam_id, p) in enumerate(zip(ids, who, strict=True)):
         patient, person, codes = people[p]
-        labels: dict[Side, int] | None = dict(codes)
+        written = {side: misread(code, reader) for side, code in codes.items()} if hard else codes
+        labels: dict[Side, int] | None = dict(written)
         if n in no_label:
             labels = dict.fromkeys(codes, UNLABELLED)
         elif n in half_label:
-            labels = {**codes, weighted_choice(rng, ((0.5, Side.LEFT), (0.5, Side.RIGHT))): UNLABELLED}
+            labels = {**written, weighted_choice(rng, ((0.5, Side.LEFT), (0.5, Side.RIGHT))): UNLABELLED}
         elif n in not_in_sheet:
             labels = None
         date = FIRST_DAY + datetime.timedelta(days=int(rng.integers(DAYS)))

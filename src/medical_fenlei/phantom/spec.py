@@ -7,6 +7,9 @@ from medical_fenlei.settings import check_seed
 Disease = Literal["as_in_life", "one_mass"]
 """How diseased ears are drawn, see `HospitalSpec.disease`."""
 
+Difficulty = Literal["usual", "hard"]
+"""How far apart the classes are, see `HospitalSpec.difficulty`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HospitalSpec:
@@ -29,8 +32,15 @@ class HospitalSpec:
     (code 6) differs from a healthy one only by a small round mass anywhere in the temporal bone, to test where a network
     looks."""
 
+    difficulty: Difficulty = "usual"
+    """usual: most ears show their disease clearly, all labels are right, and code 4 is frequent enough to be learnt. hard, to
+    compare methods: smaller and fainter lesions, healthy ears with thickened mucosa, the same HU in all diseases, vendors that
+    differ in sharpness and noise, one label in ten wrong (truth/ has the right codes), and codes as frequent as in life."""
+
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.difficulty == "hard" and self.disease != "as_in_life":
+            raise ValueError(f"difficulty: got hard with --disease {self.disease}, expected as_in_life")
         if self.num_exams < 4:
             raise ValueError(f"num-exams: got {self.num_exams}, expected at least 4")
         if self.matrix not in (256, 512):

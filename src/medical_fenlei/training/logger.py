@@ -15,6 +15,7 @@ from medical_fenlei.log import LOG
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.training.device import ComputeSettings
+from medical_fenlei.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -32,6 +33,7 @@ class TrainingLogger:
     run: Run
     config: RunConfig
     compute: ComputeSettings
+    schedule: Schedule
     active: bool
     _writer: "SummaryWriter | None" = None
     _shown_epoch: int = 0
@@ -56,7 +58,7 @@ class TrainingLogger:
 
     def log_start(self, model: nn.Module, tasks: Sequence[Task], train: EarDataset, tune: EarDataset | None,
                   processes: int) -> None:
-        """Log the class counts of the sets, the network, the batch size and the device."""
+        """Log the class counts of the sets, the network, the batch size, the device and the number of steps."""
         for name, ears in {"train": train, **({} if tune is None else {"tune": tune})}.items():
             for task in tasks:
                 target = task.targets(ears.code)
@@ -66,6 +68,8 @@ class TrainingLogger:
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         LOG.info("%s, %.1f million parameters, %d samples per step, on %s%s", network_name(self.config.model), millions,
                  self.config.training.batch_size, self.compute, f", {processes} processes" if processes > 1 else "")
+        LOG.info("at most %d epochs of %d steps, each in %d %s through the training set", self.schedule.epochs,
+                 self.schedule.steps, self.schedule.passes, "pass" if self.schedule.passes == 1 else "passes")
 
     def show_input(self, epoch: int, image: torch.Tensor, attention: torch.Tensor | None) -> None:
         """Show the first input of epochs 1, 2, 4, 8, …: (N, K, C, H, W) in [-1, 1], attention (N, K)."""
@@ -82,7 +86,7 @@ class TrainingLogger:
         for name, value in line.items():
             if not isinstance(value, str):
                 self.tensorboard(line["epoch"]).add_scalar(name, value, line["epoch"])
-        LOG.info("%s", _epoch_line(line, self.config))
+        LOG.info("%s", _epoch_line(line, self.config, self.schedule.epochs))
 
     def write_report(self, epoch: int, report: dict[str, Any]) -> None:
         """Write `reports/epoch_<n>.json`: the measures of the tune set, class by class."""
@@ -114,9 +118,9 @@ def network_name(model: ModelConfig) -> str:
     return f"{model.backbone}, {model.pooling}" if model.model in SLICE_ATTENTION else model.model
 
 
-def _epoch_line(line: dict[str, Any], config: RunConfig) -> str:
+def _epoch_line(line: dict[str, Any], config: RunConfig, epochs: int) -> str:
     name = config.training.early_stop_metric.removeprefix("val_")
     tune = f", tune loss {line['tune_loss']:.3f}, {name} {line[f'tune_{name}']:.3f}" if "tune_loss" in line else ""
     best = " (best)" if line["best_epoch"] == line["epoch"] else ""
-    return (f"epoch {line['epoch']}/{config.training.epochs}: loss {line['train_loss']:.3f}{tune}{best}; lr {line['lr']:.2g}, "
+    return (f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.3f}{tune}{best}; lr {line['lr']:.2g}, "
             f"{line['ears_per_s']:.1f} ears/s, {line['waited']:.0%} of the time waiting for data, {line['memory_gb']:.1f} GB")

@@ -41,7 +41,7 @@ from medical_fenlei.training.epoch_choice import EpochChoice
 from medical_fenlei.training.logger import TrainingLogger
 from medical_fenlei.training.losses import training_loss
 from medical_fenlei.training.predict import InferenceResult, infer, prediction_tables
-from medical_fenlei.training.schedule import drop_share, learning_rate
+from medical_fenlei.training.schedule import Schedule, drop_share
 from medical_fenlei.training.step import Stepper, moving_average
 from medical_fenlei.training.training_set import TrainingSetSummary
 
@@ -88,12 +88,12 @@ class Trainer:
 
     def __post_init__(self) -> None:
         plan = self.config.training
-        self.tasks = find_tasks(self.config.data.label_task)
-        self.device = self.compute.device
+        self.tasks, self.device = find_tasks(self.config.data.label_task), self.compute.device
         optimizer = torch.optim.AdamW(parameter_groups(self.model, plan.weight_decay), lr=plan.lr, fused=True)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.compute.dtype == torch.float16)
         targets = np.stack([task.targets(self.train.code) for task in self.tasks])
         self.targets = targets[0] if len(targets) == 1 else np.where((targets != OUTSIDE).any(0), 0, OUTSIDE)
+        self.schedule = Schedule.of(plan, int((self.targets != OUTSIDE).any(1).sum()))
         self.loss = training_loss(plan, self.tasks, self.train.code, balancing=self.config.balancing).to(self.device)
         self.step = Stepper(self.model, optimizer, scaler, clip_norm=plan.clip_norm, micro_batches=plan.grad_accum,
                             ema=moving_average(self.model, plan.ema), grad_checkpointing=plan.grad_checkpointing,
@@ -114,12 +114,13 @@ class Trainer:
         Raises CheckFailed if no step of an epoch has a finite loss; Stopped, after saving, on a signal.
         """
         plan, at = self.config.training, self.progress
-        with self.stop.on_signals(), TrainingLogger(self.run, self.config, self.compute, active=self.ranks.is_first) as logger:
+        logged = TrainingLogger(self.run, self.config, self.compute, self.schedule, active=self.ranks.is_first)
+        with self.stop.on_signals(), logged as logger:
             logger.log_start(self.model, self.tasks, self.train, self.tune, self.ranks.world_size)
-            if at.epoch >= plan.epochs:
-                LOG.info("all %d epochs are already done", plan.epochs)
-            while at.epoch < plan.epochs:
-                if plan.patience and self.choice.on_tune and at.epoch - at.best_epoch >= plan.patience:
+            if at.epoch >= self.schedule.epochs:
+                LOG.info("all %d epochs are already done", self.schedule.epochs)
+            while at.epoch < self.schedule.epochs:
+                if self.choice.on_tune and self.schedule.out_of_patience(plan, epoch=at.epoch, best=at.best_epoch):
                     LOG.info("no improvement in %d epochs: training ends", plan.patience)
                     break
                 began, epoch = time.monotonic(), at.epoch + 1
@@ -137,7 +138,7 @@ class Trainer:
         """Take the steps of an epoch that remain; return its figures for `metrics.jsonl`."""
         plan, at = self.config.training, self.progress
         rng = np.random.default_rng([plan.seed, epoch])
-        order = training_order(self.targets, balanced=self.config.balancing == "sampler", rng=rng)
+        order = training_order(self.targets, balanced=self.config.balancing == "sampler", passes=self.schedule.passes, rng=rng)
         batches, occurrences = (split_into_batches(each, plan.batch_size) for each in (order, occurrence_index(order)))
         steps, smallest = len(batches), min(map(len, batches))
         if smallest < self.ranks.world_size:
@@ -156,7 +157,7 @@ class Trainer:
                             last=f"epoch {plan.epochs}") as progress):
             for samples, batch, params in zip(own, timer.timed(loaded), drawn, strict=True):
                 for group in self.step.optimizer.param_groups:
-                    group["lr"] = learning_rate(plan, epoch, at.step, steps)
+                    group["lr"] = self.schedule.learning_rate(plan, epoch, at.step)
                 outputs = self.dynamics.step(self.train.groups[samples][self.train.present[samples]])
                 loss = self._step(epoch, batch, params, outputs, drop=drop, logger=logger)
                 at.step += 1
@@ -172,7 +173,7 @@ class Trainer:
             raise CheckFailed(f"epoch {epoch}: no step had a finite loss; a lower --lr or --precision fp32 may help")
         self.dynamics.end_epoch(epoch, self.run, self.train.ears, self.ranks)
         seconds, (ears, waited) = time.monotonic() - began, np.sum(self.ranks.gather((ears, timer.seconds)), axis=0)
-        return {"lr": learning_rate(plan, epoch, steps - 1, steps), "train_loss": at.loss / at.taken,
+        return {"lr": self.schedule.learning_rate(plan, epoch, steps - 1), "train_loss": at.loss / at.taken,
                 "ears_per_s": round(ears / seconds, 2), "waited": round(waited / self.ranks.world_size / seconds, 4),
                 "memory_gb": round(max(self.ranks.gather(peak_memory_gb(self.device))), 3)}
 

@@ -121,13 +121,13 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
     train = _require_two_classes(train, tasks, config)
     if ranks.is_first:
         _warn_of_small_sets({"train": train, "tune": tune}, tasks)
-    if not resume:
-        if plan.auto_batch:
-            config = _with_largest_batch(config, model, train, compute, ranks)
-        if ranks.is_first:
-            run.write_config(settings.to_json(config), {"data": sources.hashes, "versions": versions()})
+    if plan.auto_batch and not resume:
+        config = _with_largest_batch(config, model, train, compute, ranks)
 
     trainer = Trainer(config, run, model, compute, train, tune, ranks)
+    if not resume and ranks.is_first:
+        run.write_config(settings.to_json(config), {"data": sources.hashes, "versions": versions(),
+                                                    "schedule": vars(trainer.schedule)})
     if resume:
         if ranks.is_first:
             _warn_of_changes(run, sources.hashes)

@@ -1,12 +1,48 @@
 """What changes in the course of training: the learning rate of each step, and the share of ears that an epoch drops."""
 import math
+from dataclasses import dataclass
 
-from medical_fenlei.config import TrainConfig
+from medical_fenlei.config import EPOCHS, TrainConfig
 
 
-def learning_rate(plan: TrainConfig, epoch: int, step: int, steps: int) -> float:
-    """Return the learning rate of a step. Epochs count from 1, steps of an epoch from 0; steps: their number per epoch."""
-    return warmup_cosine((epoch - 1) * steps + step, steps=plan.epochs * steps, warmup=plan.warmup_epochs * steps, peak=plan.lr)
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps a run takes at most, and with which learning rates."""
+
+    epochs: int
+    """Maximum number of epochs."""
+
+    passes: int
+    """How often an epoch passes through the training set."""
+
+    steps: int
+    """Steps of an epoch."""
+
+    stops_from: int = 0
+    """Epochs before which a tune set without improvement does not end training."""
+
+    @classmethod
+    def of(cls, plan: TrainConfig, samples: int) -> "Schedule":
+        """Return the schedule for a training set of so many samples.
+
+        With --epochs an epoch is one pass; without, as many as give --min-steps in all epochs together, and training does not
+        end before: a small tune set is as noisy as the training set is small.
+        """
+        if plan.epochs is not None:
+            return cls(plan.epochs, 1, steps=math.ceil(samples / plan.batch_size))
+        least = math.ceil(plan.min_steps / EPOCHS)               # steps of an epoch
+        passes = max(1, math.ceil(((least - 1) * plan.batch_size + 1) / samples))
+        steps = math.ceil(samples * passes / plan.batch_size)
+        return cls(EPOCHS, passes, steps, stops_from=math.ceil(plan.min_steps / steps))
+
+    def out_of_patience(self, plan: TrainConfig, *, epoch: int, best: int) -> bool:
+        """Return whether training ends after this epoch, because the best one was too long ago."""
+        return 0 < plan.patience <= epoch - best and epoch >= self.stops_from
+
+    def learning_rate(self, plan: TrainConfig, epoch: int, step: int) -> float:
+        """Return the learning rate of a step. Epochs count from 1, steps of an epoch from 0."""
+        return warmup_cosine((epoch - 1) * self.steps + step, steps=self.epochs * self.steps,
+                             warmup=plan.warmup_epochs * self.steps, peak=plan.lr)
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: float, peak: float) -> float:
