@@ -262,7 +262,7 @@ def test_metrics_that_are_older_than_the_predictions_beside_them_stand_alone(her
     before = json.loads((folder / "reports/report.json").read_text())["evaluations"]["val"]
     text, told = stale(folder, 60, "metrics_val.json")
     after = told["evaluations"]["val"]
-    assert after["metrics"] == before["metrics"] and len(after["left_out"]) == 4
+    assert after["metrics"] == before["metrics"] and len(after["left_out"]) == 5
     assert (after["cases"], after["subgroups"], after["plots"]) == ([], [], {}) and 'alt="curves of val"' not in text
 
 
