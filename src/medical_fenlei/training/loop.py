@@ -153,8 +153,8 @@ class Trainer:
         own, own_occurrences = ([self.ranks.share(part) for part in each[at.step:]] for each in (batches, occurrences))
         with (closing(self.train.batches(own, self.device)) as loaded,
               closing(prefetch(self._augment_params(epoch, own, own_occurrences))) as drawn,
-              BatchProgress(f"epoch {epoch}", steps, done=at.step, later=(plan.epochs - epoch) * steps,
-                            last=f"epoch {plan.epochs}") as progress):
+              BatchProgress(f"epoch {epoch}", steps, done=at.step, later=(self.schedule.epochs - epoch) * steps,
+                            last=f"epoch {self.schedule.epochs}") as progress):
             for samples, batch, params in zip(own, timer.timed(loaded), drawn, strict=True):
                 for group in self.step.optimizer.param_groups:
                     group["lr"] = self.schedule.learning_rate(plan, epoch, at.step)
