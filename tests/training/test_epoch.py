@@ -1,6 +1,7 @@
 """A repeated ear is augmented anew within an epoch, and the epoch with the best measure is kept."""
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,11 @@ class Net(Network):
 NOT = math.nan
 
 
-def kept_of(study, monkeypatch, measures, *, metric="auroc", patience=0, tune=4, enough=1):
+def kept_of(study, monkeypatch, measures, *, metric="auroc", patience=0, tune=4, enough=1, chosen_from=1):
     """A run in which the tune set gives (measure, loss) epoch after epoch: which were kept, its lines, its progress.
 
-    tune: ears in the tune set; enough: patients beside the most frequent class from which the measure chooses.
+    tune: ears in the tune set; chosen_from: the first epoch that may be the best; enough: patients beside the most frequent
+    class from which the measure chooses.
     """
     monkeypatch.setattr(epoch_choice, "TO_CHOOSE_EPOCH", enough)
     config = RunConfig(data=DataConfig(pct=100), ears=SPEC, model=ModelConfig(backbone="test_resnet"),
@@ -92,6 +94,7 @@ def kept_of(study, monkeypatch, measures, *, metric="auroc", patience=0, tune=4,
     ears = tables.MANIFEST.read(Path(MANIFEST))
     trainer = Trainer(config, Run.new(Path("outputs/run"), ""), Net(), ComputeSettings(torch.device("cpu"), torch.float32),
                       EarDataset(study, ears), EarDataset(study, ears[:tune]) if tune else None)
+    trainer.schedule = replace(trainer.schedule, chosen_from=chosen_from)
     said, saved = iter(measures), []
 
     def measure(epoch, logger):
@@ -132,6 +135,12 @@ def test_the_epoch_of_the_best_measure_is_kept(study, monkeypatch, measures, kep
     assert saved == kept
     np.testing.assert_equal(progress.best_value, measures[kept[-1] - 1][0])
     assert [line["best_epoch"] for line in lines] == [max(e for e in kept if e <= n) for n in range(1, len(measures) + 1)]
+
+
+def test_an_epoch_before_the_network_has_learnt_is_not_the_best_however_it_measures(study, monkeypatch):
+    saved, lines, progress = kept_of(study, monkeypatch, [(v, 1.0) for v in (1.0, 0.9, 0.5, 0.4, 0.6, 0.55)], chosen_from=3)
+    assert saved == [1, 2, 3, 5] and progress.best_value == 0.6
+    assert [line["best_epoch"] for line in lines] == [1, 2, 3, 3, 5, 5]
 
 
 @pytest.mark.parametrize("metric", ["loss", "val_loss"])

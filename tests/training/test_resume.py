@@ -84,7 +84,7 @@ def test_a_small_training_set_is_passed_several_times_in_an_epoch_and_a_stopped_
     same(study / "outputs/whole", study / "outputs/stopped")
     for folder in (study / "outputs/whole", study / "outputs/stopped"):
         plan = json.loads((folder / "config.json").read_text())
-        assert plan["schedule"] == {"epochs": 3, "passes": 4, "steps": 10, "stops_from": 3}
+        assert plan["schedule"] == {"epochs": 3, "passes": 4, "steps": 10, "stops_from": 3, "chosen_from": 2}
         assert plan["settings"]["training"]["epochs"] is None
         assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
         (state,) = {int(each["step"]) for each in checkpoint(folder)["state"]["step"]["optimizer"]["state"].values()}

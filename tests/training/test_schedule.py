@@ -64,6 +64,7 @@ def test_a_run_without_a_number_of_epochs_takes_the_least_number_of_steps_in_as_
     assert found.epochs == EPOCHS == 30 and found.steps == -(-samples * found.passes // batch_size) >= 20
     assert found.passes == 1 or -(-samples * (found.passes - 1) // batch_size) < 20
     assert (found.stops_from - 1) * found.steps < 600 <= found.stops_from * found.steps and found.stops_from <= found.epochs
+    assert found.chosen_from == 1 or (found.chosen_from - 1) * found.steps < 300 <= found.chosen_from * found.steps
 
 
 def test_patience_does_not_end_a_run_before_its_least_number_of_steps():

@@ -20,8 +20,9 @@ class TrainConfig:
     --min-steps)."""
 
     min_steps: int = 300
-    """Without --epochs: least number of steps; training does not stop before. If the training set is too small for it, an epoch
-    passes through it several times, so that --patience and --warmup-epochs stand for no fewer steps; 0 for one pass."""
+    """Without --epochs: least number of steps. Training does not stop before, and best.pt is none of the first half. If the
+    training set is too small for it, an epoch passes through it several times, so that --patience and --warmup-epochs stand for
+    no fewer steps; 0 for one pass."""
 
     batch_size: int = 16
     """Samples per step, over all processes: ears; on the dual route, exams."""

@@ -232,7 +232,7 @@ class Trainer:
             at.losses = [*at.losses, line["tune_loss"]][-EPOCHS_AVERAGED:]
             value = self.choice.value(line, at.losses)
             rank = self.choice.rank(value, line["tune_loss"])
-            improved = rank > at.best or not at.best_epoch
+            improved = rank > at.best or at.best_epoch < self.schedule.chosen_from
             at.best = rank if improved else at.best
         if improved:
             at.best_epoch, at.best_value = epoch, value

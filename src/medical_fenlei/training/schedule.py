@@ -21,19 +21,24 @@ class Schedule:
     stops_from: int = 0
     """Epochs before which a tune set without improvement does not end training."""
 
+    chosen_from: int = 1
+    """The first epoch that may be the best one; before it, the latest is kept."""
+
     @classmethod
     def of(cls, plan: TrainConfig, samples: int) -> "Schedule":
         """Return the schedule for a training set of so many samples.
 
-        With --epochs an epoch is one pass; without, as many as give --min-steps in all epochs together, and training does not
-        end before: a small tune set is as noisy as the training set is small.
+        With --epochs an epoch is one pass; without, as many as give --min-steps in all epochs together. Training does not end
+        before, and no epoch of the first half of these steps is the best one: where the training set is small, so is the tune
+        set, on which a network that has learnt nothing may be the best of many by luck.
         """
         if plan.epochs is not None:
             return cls(plan.epochs, 1, steps=math.ceil(samples / plan.batch_size))
         least = math.ceil(plan.min_steps / EPOCHS)               # steps of an epoch
         passes = max(1, math.ceil(((least - 1) * plan.batch_size + 1) / samples))
         steps = math.ceil(samples * passes / plan.batch_size)
-        return cls(EPOCHS, passes, steps, stops_from=math.ceil(plan.min_steps / steps))
+        return cls(EPOCHS, passes, steps, stops_from=math.ceil(plan.min_steps / steps),
+                   chosen_from=max(1, math.ceil(plan.min_steps / 2 / steps)))
 
     def out_of_patience(self, plan: TrainConfig, *, epoch: int, best: int) -> bool:
         """Return whether training ends after this epoch, because the best one was too long ago."""
