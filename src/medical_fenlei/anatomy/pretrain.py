@@ -1,0 +1,155 @@
+"""Teach the anatomy network from drawn ears, and measure it on drawn ears that it never saw."""
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from medical_fenlei import settings
+from medical_fenlei.anatomy.drawn_ears import draw_ear
+from medical_fenlei.anatomy.spec import PretrainSpec
+from medical_fenlei.errors import Stopped, UserError
+from medical_fenlei.files import atomic
+from medical_fenlei.log import LOG
+from medical_fenlei.models.anatomy_net import AnatomyNet
+from medical_fenlei.signals import StopRequest
+from medical_fenlei.training.batch_progress import BatchProgress
+from medical_fenlei.training.schedule import warmup_cosine
+from medical_fenlei.vocabulary import Structure
+
+HELD_OUT_SEED = 1 << 31
+"""Seed of the ears on which the network is measured; no seed of training is as large."""
+SAVE_SECONDS = 120.0
+
+
+class _DrawnEars(Dataset[tuple[np.ndarray, np.ndarray]]):
+    """The drawn ears of a seed, by number."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.seed, self.count = seed, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        ear = draw_ear(self.seed, number)
+        return ear.hu.astype(np.float32), ear.structures.astype(np.int64)
+
+
+def pretrain(spec: PretrainSpec, out: Path, *, workers: int) -> AnatomyNet:
+    """Train the network and write its weights to `out` (.safetensors, float16).
+
+    workers: processes that draw ears. Beside `out` stands what a repeated call goes on from, until the weights are written.
+    Raises UserError if that was begun with other settings; Stopped, after saving, on a signal.
+    """
+    torch.manual_seed(spec.seed)
+    training = _Training(spec, out.with_suffix(".resume.pt"))
+    training.resume()
+    with StopRequest().on_signals() as stop, BatchProgress("anatomy", spec.steps, done=training.done) as progress:
+        for hu, structures in _batches(spec, training.done, workers):
+            training.step(hu, structures)
+            progress.update()
+            if stop.received:
+                training.save()
+                raise Stopped(f"saved after {training.done} of {spec.steps} steps; the same command continues")
+            if time.monotonic() - training.saved > SAVE_SECONDS:
+                training.save()
+    write_weights(training.model, out)
+    training.path.unlink(missing_ok=True)
+    return training.model
+
+
+class _Training:
+    """A network on its way."""
+
+    def __init__(self, spec: PretrainSpec, path: Path) -> None:
+        self.spec, self.path, self.done, self.saved = spec, path, 0, time.monotonic()
+        self.model, self.losses = AnatomyNet(), list[float]()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=spec.lr, weight_decay=1e-4)
+
+    def step(self, hu: torch.Tensor, structures: torch.Tensor) -> None:
+        """Take a step on a batch: HU float32, structures int64, both (N, K, H, W)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = warmup_cosine(self.done, steps=self.spec.steps, warmup=self.spec.steps / 20, peak=self.spec.lr)
+        loss = anatomy_loss(self.model(hu), structures)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.losses.append(loss.item())
+        self.done += 1
+
+    def save(self) -> None:
+        """Write everything that the next step depends on."""
+        with atomic(self.path) as file:
+            torch.save({"spec": settings.to_json(self.spec), "done": self.done, "model": self.model.state_dict(),
+                        "optimizer": self.optimizer.state_dict()}, file)
+        LOG.info("anatomy: step %d of %d, mean loss since the last line %.3f", self.done, self.spec.steps, np.mean(self.losses))
+        self.saved, self.losses = time.monotonic(), []
+
+    def resume(self) -> None:
+        """Take up where an interrupted call stopped, if one did. Raises UserError if it had other settings."""
+        if not self.path.is_file():
+            return
+        kept: dict[str, Any] = torch.load(self.path, weights_only=True)
+        if kept["spec"] != settings.to_json(self.spec):
+            raise UserError(f"{self.path}: got the beginning of a training with other settings ({kept['spec']}), expected "
+                            f"{settings.to_json(self.spec)}; finish it with those, or remove the file")
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.done = kept["done"]
+
+
+def anatomy_loss(logits: torch.Tensor, structures: torch.Tensor) -> torch.Tensor:
+    """Return cross entropy plus one minus the mean soft Dice of the structures that a batch holds.
+
+    logits (N, 8, K, H, W); structures int64 (N, K, H, W).
+    """
+    probability = logits.softmax(1)
+    truth = functional.one_hot(structures, len(Structure)).movedim(-1, 1).to(probability.dtype)
+    space = (0, 2, 3, 4)
+    there = truth.sum(space)
+    dice = (2 * (probability * truth).sum(space) + 1) / (probability.sum(space) + there + 1)
+    known = there > 0
+    return functional.cross_entropy(logits, structures) + 1 - dice[known][1:].mean()
+
+
+@torch.no_grad()
+def measure(model: AnatomyNet, ears: int) -> dict[str, float]:
+    """Return the Dice of each structure over drawn ears that no training saw, over the voxels of all of them together.
+
+    NaN for a structure that is neither there nor found.
+    """
+    model.eval()
+    both, sizes = np.zeros(len(Structure)), np.zeros(len(Structure))
+    for number in range(ears):
+        ear = draw_ear(HELD_OUT_SEED, number)
+        found = model(torch.from_numpy(ear.hu.astype(np.float32))[None])[0].argmax(0).numpy()
+        for structure in Structure:
+            mine, true = found == structure, ear.structures == structure
+            both[structure] += (mine & true).sum()
+            sizes[structure] += mine.sum() + true.sum()
+    model.train()
+    return {structure.name.lower(): float(2 * both[structure] / sizes[structure]) if sizes[structure] else math.nan
+            for structure in Structure if structure}
+
+
+def write_weights(model: AnatomyNet, out: Path) -> None:
+    """Write the weights as float16."""
+    with atomic(out) as file:
+        file.write(save({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}))
+
+
+def _batches(spec: PretrainSpec, done: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the batches of the remaining steps."""
+    ears = _DrawnEars(spec.seed, spec.steps * spec.batch_size)
+    numbers = range(done * spec.batch_size, len(ears))
+    batches = [list(numbers[at:at + spec.batch_size]) for at in range(0, len(numbers), spec.batch_size)]
+    yield from DataLoader(ears, batch_sampler=batches, num_workers=workers,
+                          multiprocessing_context="spawn" if workers else None, prefetch_factor=4 if workers else None)

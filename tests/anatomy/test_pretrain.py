@@ -1,0 +1,99 @@
+"""The anatomy network learns from drawn ears, and an interrupted training ends with the same weights."""
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from medical_fenlei.anatomy import pretrain
+from medical_fenlei.anatomy.drawn_ears import DrawnEar
+from medical_fenlei.anatomy.pretrain import anatomy_loss, measure
+from medical_fenlei.anatomy.spec import PretrainSpec
+from medical_fenlei.errors import Stopped, UserError
+from medical_fenlei.models.anatomy_net import AnatomyNet
+from medical_fenlei.vocabulary import Structure
+
+SHAPE = (16, 24, 24)
+
+
+class StopAt:
+    """A request to stop that comes after a number of steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def __call__(self):
+        return contextlib.nullcontext(self)
+
+    on_signals = __call__
+
+    @property
+    def received(self):
+        self.left -= 1
+        return self.left == 0
+
+
+def blocks(seed, number):
+    """A dense block in a soft volume instead of an ear: learnt in a few steps."""
+    rng = np.random.default_rng([seed % 2**32, number])
+    hu, structures = rng.normal(0, 30, SHAPE), np.zeros(SHAPE, np.uint8)
+    row = int(rng.integers(0, 8))
+    hu[4:12, row:row + 12, 6:18] += 1500
+    structures[4:12, row:row + 12, 6:18] = Structure.OTIC_CAPSULE
+    return DrawnEar(hu.astype(np.int16), structures)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(pretrain, "draw_ear", blocks)
+
+
+def test_it_learns_what_it_is_shown(small, tmp_path):
+    model = pretrain.pretrain(PretrainSpec(steps=60), tmp_path / "w.safetensors", workers=0)
+    assert measure(model, 4)["otic_capsule"] > 0.9
+    assert not [*tmp_path.glob("*.resume.pt")]
+
+
+def test_the_weights_on_disk_are_those_of_the_network_to_the_precision_of_float16(small, tmp_path):
+    model = pretrain.pretrain(PretrainSpec(steps=2), tmp_path / "w.safetensors", workers=0)
+    for name, tensor in load_file(tmp_path / "w.safetensors").items():
+        assert torch.equal(tensor, model.state_dict()[name].half())
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(small, tmp_path, monkeypatch):
+    spec, whole, parts = PretrainSpec(steps=6), tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    pretrain.pretrain(spec, whole, workers=0)
+    for after, done in ((2, 2), (3, 5)):
+        with monkeypatch.context() as patch, pytest.raises(Stopped, match=f"saved after {done} of 6 steps"):
+            patch.setattr(pretrain, "StopRequest", lambda after=after: StopAt(after))
+            pretrain.pretrain(spec, parts, workers=0)
+    assert not parts.exists()
+    pretrain.pretrain(spec, parts, workers=0)
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_training_begun_with_other_settings_is_refused(small, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(pretrain, "StopRequest", lambda: StopAt(1))
+        pretrain.pretrain(PretrainSpec(steps=3), tmp_path / "w.safetensors", workers=0)
+    with pytest.raises(UserError, match=r"w\.resume\.pt: got the beginning of a training with other settings"):
+        pretrain.pretrain(PretrainSpec(steps=4), tmp_path / "w.safetensors", workers=0)
+
+
+def test_the_loss_is_cross_entropy_and_what_the_mean_dice_lacks_to_one():
+    """Against the formula, structure by structure (Milletari 2016, arXiv:1606.04797, with sums instead of squares)."""
+    rng = torch.Generator().manual_seed(0)
+    logits, truth = torch.randn(2, 8, *SHAPE, generator=rng), torch.randint(0, 3, (2, *SHAPE), generator=rng)
+    p, dice = logits.softmax(1), []
+    for structure in (1, 2):                                     # the others are not in the batch
+        t = (truth == structure).float()
+        dice.append((2 * (p[:, structure] * t).sum() + 1) / (p[:, structure].sum() + t.sum() + 1))
+    expected = functional.cross_entropy(logits, truth) + 1 - torch.stack(dice).mean()
+    assert anatomy_loss(logits, truth).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_network_gives_a_logit_for_each_structure_of_each_voxel():
+    logits = AnatomyNet()(torch.zeros(1, 16, 24, 32))
+    assert logits.shape == (1, len(Structure), 16, 24, 32)
