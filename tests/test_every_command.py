@@ -70,7 +70,7 @@ def ran(tmp_path_factory):
 
 
 def test_every_script_and_only_scripts_stand_in_both_readmes():
-    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"make_demo_dataset", "pretrain_anatomy"}    # of drawn data alone
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"make_demo_dataset", "pretrain_anatomy"}
     assert {re.match(r"python scripts/(\w+)\.py", line)[1] for line in readme_commands()} == scripts
     assert readme_commands("README.zh-CN.md") == readme_commands()
 
