@@ -94,6 +94,14 @@ def test_a_threshold_lies_between_scores_so_that_rounding_moves_no_ear():
     assert found["youden"] == pytest.approx(0.45) and found["sensitivity_100"] == pytest.approx(0.45)
 
 
+def test_a_threshold_that_calls_all_or_none_positive_stays_beside_the_scores():
+    found = operating_points(np.array([0.51, 0.512, 0.516, 0.52]), np.array([1, 1, 0, 0]), sensitivity=1)
+    assert found["sensitivity_100"] == pytest.approx(0.509) and found["specificity_95"] == pytest.approx(0.522)
+    assert found["youden"] == found["sensitivity_100"]           # all and none are equally good: the nearer one to 0.5
+    alike = operating_points(np.ones(2), np.array([0, 1]), sensitivity=1)
+    assert alike["sensitivity_100"] < alike["specificity_95"] == 1
+
+
 @pytest.mark.parametrize("y", [[1, 1], [0, 0], []])
 def test_one_class_has_no_operating_points(y):
     with pytest.raises(ValueError, match="both classes"):

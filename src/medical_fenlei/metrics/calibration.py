@@ -61,7 +61,8 @@ def operating_points(score: np.ndarray, y_true: np.ndarray, *, sensitivity: floa
 
     `half`: 0.5. `youden`: the threshold with the greatest sensitivity + specificity (Youden 1950), the nearest to 0.5 of
     several. `specificity_95`: the lowest with a specificity of at least 0.95. `sensitivity_<percent>`: the highest with at
-    least the given sensitivity. All but `half` lie midway between two scores of these ears, or beyond the highest or lowest.
+    least the given sensitivity. All but `half` lie midway between two scores of these ears, or as far beyond the lowest or the
+    highest as midway to the next one: a threshold never leaves the range of scores that the ears have.
     score (N,) in 0 to 1; y_true (N,) in {0, 1}. Raises ValueError if a class is missing or an argument is out of range.
     """
     score, positive = np.asarray(score, np.float64), np.asarray(y_true) == 1
@@ -69,8 +70,11 @@ def operating_points(score: np.ndarray, y_true: np.ndarray, *, sensitivity: floa
         raise ValueError(f"got {positive.sum()} positive ears among {len(positive)}, expected ears of both classes")
     if not 0 < sensitivity <= 1:
         raise ValueError(f"got a sensitivity of {sensitivity}, expected above 0 and at most 1")
+    score = np.minimum(score, np.nextafter(1, 0))                # so that there is a threshold above it
     distinct = np.unique(score)
-    threshold = np.concatenate([[0.0], (distinct[1:] + distinct[:-1]) / 2, [(distinct[-1] + 1) / 2]])
+    half = np.diff(distinct) / 2 if len(distinct) > 1 else np.zeros(1)
+    threshold = np.clip([distinct[0] - half[0], *(distinct[1:] + distinct[:-1]) / 2, distinct[-1] + half[-1]], 0, 1)
+    threshold[-1] = max(threshold[-1], np.nextafter(distinct[-1], 1))    # above it, also where all scores are alike
     sensitivities = (score[positive] >= threshold[:, None]).mean(1)
     specificities = (score[~positive] < threshold[:, None]).mean(1)
     index = sensitivities + specificities
