@@ -13,13 +13,22 @@ from pathlib import Path
 from medical_fenlei import cli
 
 
+def folder_for(predictions: list[Path]) -> Path:
+    """The default output folder: another pair of runs, or another set, has another one."""
+    runs = [path.absolute().parent.parent for path in predictions]
+    names = [run.name for run in runs] if runs[0].name != runs[1].name else [f"{run.parent.name}_{run.name}" for run in runs]
+    return Path("artifacts/comparison") / f"{'_vs_'.join(names)}_{predictions[0].stem.removeprefix('predictions_')}"
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--predictions", type=Path, nargs=2, required=True, metavar="CSV",
                         help="predictions_<set>.csv of two runs")
     parser.add_argument("--label-task", default="normal_vs_abnormal",
                         help="their task, by name or Chinese alias (default: %(default)s)")
-    cli.add_shared_flags(parser, "resamples", out_dir=Path("artifacts/comparison"))
+    cli.add_shared_flags(parser, "resamples")
+    parser.add_argument("--out-dir", type=Path, metavar="DIR",
+                        help="output folder (default: artifacts/comparison/<run>_vs_<run>_<set>)")
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
@@ -33,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     evaluated = [read_evaluated(path, own) for path, own in zip(args.predictions, (one, other), strict=True)]
     refuse_unlike([own for own in evaluated if own is not None], "compare again")
     found = compare(one, other, task, n_resamples=args.resamples)
-    csv, png = args.out_dir / "comparison.csv", args.out_dir / "comparison.png"
+    out_dir = args.out_dir or folder_for(args.predictions)
+    csv, png = out_dir / "comparison.csv", out_dir / "comparison.png"
     tables.COMPARISON.write(csv, found.table)
     first, second = (f"{path.parent.parent} ({path.stem})" for path in args.predictions)
     plot_differences(png, found.table, title=f"first: {first}\nsecond: {second}\n{task.name}, {found.ears} ears of "

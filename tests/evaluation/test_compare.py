@@ -1,4 +1,6 @@
 """Two networks on the same ears: differences equal those of the measures, with intervals that have their stated level."""
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,7 +98,8 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     for name, frame in (("one.csv", predictions(0.6, 1)), ("other.csv", predictions(1.4, 2))):
         tables.PREDICTIONS.write(tmp_path / name, frame)
-    assert run("compare_predictions", "--predictions", "one.csv", "other.csv", "--resamples", 50) == 0
+    assert run("compare_predictions", "--predictions", "one.csv", "other.csv", "--resamples", 50,
+               "--out-dir", "artifacts/comparison") == 0
     assert "300 ears of 150 patients" in capsys.readouterr().out
     table = tables.COMPARISON.read(tmp_path / "artifacts/comparison/comparison.csv").set_index("metric")
     assert table.difference["auroc"] > 0 and (tmp_path / "artifacts/comparison/comparison.png").stat().st_size > 5000
@@ -228,3 +231,15 @@ def test_a_slope_without_bounds_does_not_set_the_axis_of_the_other_measures(tmp_
     first, *others = figures[0].axes
     assert max(map(abs, first.get_xlim())) <= 1 and len(others) == 2
     assert [axes.get_yticklabels()[0].get_text() for axes in others] == ["calibration slope", "calibration intercept"]
+
+
+def test_each_pair_of_runs_and_each_set_is_compared_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b", "study/a"):
+        for name in ("val", "far"):
+            tables.PREDICTIONS.write(Path(f"outputs/{folder}/reports/predictions_{name}.csv"), predictions(0.6, len(folder)))
+    for one, other, name in (("a", "b", "val"), ("a", "b", "far"), ("a", "study/a", "val")):
+        files = [f"outputs/{folder}/reports/predictions_{name}.csv" for folder in (one, other)]
+        assert run("compare_predictions", "--predictions", *files, "--resamples", 10) == 0
+    assert {path.parent.name for path in Path("artifacts/comparison").rglob("*.csv")} == {
+        "a_vs_b_val", "a_vs_b_far", "outputs_a_vs_study_a_val"}

@@ -58,7 +58,7 @@ def study(request, tmp_path_factory):
         folder, = (here / "outputs/ear2d_seeds").glob("*")
         assert run("eval_ear2d", "--checkpoint", folder / "seed_3/checkpoints/best.pt", "--pictures", 0) == 0
         assert run("compare_predictions", "--label-task", request.param, "--predictions",
-                   *[folder / "seed_3/reports/predictions_val.csv"] * 2) == 0
+                   *[folder / "seed_3/reports/predictions_val.csv"] * 2, "--out-dir", "artifacts/comparison") == 0
     return here, folder, find_task(request.param)
 
 

@@ -39,9 +39,14 @@ def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
         written = write_evaluation(result, network.run.reports)
         _show(result)
         cli.say("wrote " + ", ".join(map(str, written)))
-        if kind == EAR2D and args.pictures:
+    page = write_page(network.run)
+    cli.say(f"look at {page}")
+    if kind == EAR2D and args.pictures:
+        cli.say(f"the page lacks the pictures of the {args.pictures} hardest cases, which follow (some seconds each; "
+                "--pictures 0 makes none)")
+        for result in results:
             _draw_hardest(network, data, result, args.pictures)
-    cli.say(f"look at {write_page(network.run)}")
+        write_page(network.run)
     return cli.report_rejects(results[0].rejects, network.run.reports / f"eval_{results[0].set_name}.csv")
 
 
