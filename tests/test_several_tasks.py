@@ -61,7 +61,7 @@ def written(folder, pattern="*"):
 
 
 FILES = (("predictions", "csv"), ("metrics", "json"), ("hard_cases", "csv"), ("subgroups", "csv"), ("subgroups", "png"),
-         ("curves", "png"))
+         ("curves", "png"), ("results", "csv"), ("results", "md"))
 """Stem and ending of the files of an evaluation."""
 PAGE = {"report.html", "report.json"}
 

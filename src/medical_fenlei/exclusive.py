@@ -29,8 +29,11 @@ def exclusive(lock: Path, *, busy: str, remedy: str) -> Iterator[None]:
     except filelock.Timeout:
         raise UserError(f"{busy}{_holder(lock)}; {remedy}") from None
     with held:
-        _sign(lock)
-        yield
+        _sign(lock, f"{SIGNED}{os.getpid()} on {platform.node()}, since {datetime.datetime.now():%Y-%m-%d %H:%M}\n")
+        try:
+            yield
+        finally:
+            _sign(lock, "")
 
 
 @contextlib.contextmanager
@@ -58,12 +61,11 @@ def only_writer_in(flag: str, folder: Path) -> contextlib.AbstractContextManager
                      remedy="wait for it, or name another folder")
 
 
-def _sign(lock: Path) -> None:
+def _sign(lock: Path, holder: str) -> None:
     """Write into the lock's file whose it is; where a file system has no locks, filelock keeps its own text there."""
     with contextlib.suppress(OSError, ValueError):
         if (text := lock.read_text(encoding="utf-8")) == "" or text.startswith(SIGNED):
-            now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
-            lock.write_text(f"{SIGNED}{os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+            lock.write_text(holder, encoding="utf-8")
 
 
 def _holder(lock: Path) -> str:

@@ -30,7 +30,7 @@ def write_page(run: Run) -> Path:
     Commands that end at once read and write in turn, so that the page that stays has the files of all of them.
     """
     run.read_settings()                                          # refused here if it is no run, before a lock is left there
-    with in_turn(run.reports / PAGE_LOCK):
+    with in_turn(run.folder / PAGE_LOCK):
         return _write_page(run)
 
 

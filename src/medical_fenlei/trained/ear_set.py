@@ -85,7 +85,7 @@ class EarSet:
         if unknown:
             LOG.warning("%s: is of an earlier version and does not hold the numbers of the images; remove it and build it "
                         "again to see them beside the slices", self.store.folder)
-        return predictions.assign(top_images=texts)
+        return predictions.assign(top_images=pd.Series(texts, predictions.index, dtype=str))
 
     def without(self, shared: SharedPatients) -> "EarSet":
         """Return the set without the ears of patients that the network was fitted on, and with notes on who they are."""
