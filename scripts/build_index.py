@@ -32,9 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         return cli.OK
 
     from medical_fenlei import tables
-    from medical_fenlei.errors import UserError
     from medical_fenlei.exclusive import only_writer
-    from medical_fenlei.ingest.index import build_index
+    from medical_fenlei.ingest.index import build_index, check_sheet_and_tree
     from medical_fenlei.ingest.label_sheet import only_sheet, read_label_sheet
     from medical_fenlei.ingest.series_rules import read_rules
     from medical_fenlei.ingest.tree import find_exams
@@ -43,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     path = args.xlsx_path or only_sheet()
     sheet, rules = read_label_sheet(path), read_rules(args.series_rules)
     tree = find_exams(args.dicom_base).first(args.limit)
+    check_sheet_and_tree(sheet, tree, xlsx_path=path, dicom_base=args.dicom_base)
     with only_writer("--out-csv", args.out_csv):
         index = build_index(sheet, tree, base=args.dicom_base, scan_file=tables.scan_path(args.out_csv),
                             workers=cli.workers(args), rules=rules, rescan=args.rescan)
@@ -50,11 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         for line in index.lines():
             cli.say(line)
         cli.say(f"wrote {args.out_csv}, and {report} with every series and its verdict")
-        status = cli.report_rejects(index.rejects, args.out_csv, faults=index.faults, harmless=HARMLESS)
-    if index.table.empty:
-        raise UserError(f"--dicom-base {args.dicom_base}, --xlsx-path {path}: the label sheet names no exam folder; its first "
-                        f"exam is {sheet.labels.exam_id.iloc[0]!r}, the first folder {tree.exams[0].relpath!r}")
-    return status
+        return cli.report_rejects(index.rejects, args.out_csv, faults=index.faults, harmless=HARMLESS)
 
 
 if __name__ == "__main__":

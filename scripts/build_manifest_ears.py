@@ -25,12 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.files import write_json
     from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, count_manifest, doubtful_patients
     from medical_fenlei.ingest.patients import default_key_file, read_or_make_key
+    from medical_fenlei.near_names import check_folder
 
     index = tables.INDEX.read(args.index_csv)[: args.limit]
     if index.empty:
         raise UserError(f"--index-csv {args.index_csv}: holds no exam; the last lines of build_index say why")
-    if not args.dicom_base.is_dir():
-        raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
+    check_folder("--dicom-base", args.dicom_base)
     key_file = args.patient_key_file or default_key_file()
     key, made = read_or_make_key(key_file)
     if made:

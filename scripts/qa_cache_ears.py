@@ -28,13 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.cache_qa.page import write_ear_qa
     from medical_fenlei.ears.store import choose_store
     from medical_fenlei.errors import UserError
+    from medical_fenlei.near_names import near_paths
 
     spec = settings.from_flags(EarSpec, args) if settings.given(args, EarSpec) else None
     store = choose_store(args.cache_dir, spec)
     manifest = tables.MANIFEST.read(args.manifest_csv)
     wanted = tables.first_exams(manifest, args.limit)
     if not args.dicom_base.is_dir():
-        cli.warn(f"--dicom-base {args.dicom_base}: no such folder; pictures show the cached volumes only")
+        cli.warn(f"--dicom-base {args.dicom_base}: no such folder{near_paths('folder', args.dicom_base)}; pictures show the "
+                 "cached volumes only")
     ears, rejects = read_ears(store, wanted, workers=args.num_workers)
     if not ears:
         stale, damaged = (rejects.reason == STALE).sum(), (~rejects.reason.isin([NOT_CACHED, STALE])).sum()

@@ -117,6 +117,9 @@ def test_exams_match_by_id_alone_and_the_best_series_is_chosen(here, capsys):
     reasons = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").reason.value_counts()
     assert reasons["localizer"] == NUMBER_OF_EXAMS + 1 and reasons["not_chosen"] == NUMBER_OF_EXAMS + 2   # one lies there twice
     assert reasons["missing_on_disk"] == reasons["not_in_sheet"] == 1
+    other, = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").query("reason == 'several_folders'").itertuples()
+    assert other.exam_id == "000001" and other.file != index.exam_relpath["000001"]
+    assert f"{index.exam_relpath['000001']} is used: it has the date of the label sheet" in other.detail
 
 
 def test_each_step_from_dicom_to_the_cache_writes_its_tables(here, capsys):
@@ -264,16 +267,22 @@ def test_one_damaged_exam_costs_only_that_exam_and_is_accounted_for(here, hospit
     assert "2 could not be used" in capsys.readouterr().err
 
 
-def test_a_sheet_that_matches_no_folder_is_refused_with_an_id_of_either(here, capsys):
+def test_a_sheet_that_matches_no_folder_is_refused_with_an_id_of_either_and_the_earlier_index_stays(here, capsys):
+    assert run("build_index", "--num-workers", 1) == 0
+    before = contents(here / "artifacts")
     (here / "ids.csv").write_text("检查号,左侧诊断-训练,右侧诊断-训练\n9000001,5,1\n", encoding="utf-8")
+    capsys.readouterr()
     assert run("build_index", "--xlsx-path", "ids.csv", "--num-workers", 1) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "ids.csv: the label sheet names no exam folder" in said and "'9000001'" in said and "000000" in said
-    reasons = tables.REJECTS.read(here / "artifacts/dataset_index_rejects.csv").reason.value_counts()
-    assert reasons["missing_on_disk"] == 1 and reasons["not_in_sheet"] >= NUMBER_OF_EXAMS
     (here / "ids.csv").write_text("检查号,左侧诊断-训练,右侧诊断-训练\n", encoding="utf-8")
     assert run("build_index", "--xlsx-path", "ids.csv") == 2
     assert "no row below its header names an exam" in capsys.readouterr().err
+    assert contents(here / "artifacts") == before
+
+
+def test_an_index_without_an_exam_makes_no_manifest(here, capsys):
+    tables.INDEX.write(here / "artifacts/dataset_index.csv", tables.INDEX.empty())
     assert run("build_manifest_ears", "--num-workers", 1) == 2
     assert "artifacts/dataset_index.csv: holds no exam" in capsys.readouterr().err
 
@@ -362,7 +371,10 @@ def test_an_exam_that_is_exported_again_or_moved_is_cut_anew_also_outside_the_sp
 @pytest.mark.parametrize(("words", "says"), [
     (("build_index", "--xlsx-path", "metadata"), "metadata: is a folder: name the file in it"),
     (("build_index", "--xlsx-path", "none.xlsx"), "none.xlsx: no such file"),
+    (("build_index", "--xlsx-path", "metadata/Label.xlsx"), "no such file; near names: metadata/labels.xlsx"),
     (("build_index", "--dicom-base", "nowhere"), "--dicom-base nowhere"),
+    (("build_index", "--dicom-base", "data/medical_data"), "no such folder; near names: data/medical_data_2"),
+    (("build_index", "--dicom-base", "metadata/labels.xlsx"), "is a file, expected a folder"),
     (("build_index", "--dicom-base", "metadata"), "holds no <YYYY-MM-DD>/<exam_id>/"),
     (("build_manifest_ears", "--index-csv", "none.csv"), "none.csv: no such file"),
     (("check_patient_leakage",), "artifacts/manifest_ears.csv: no such file"),

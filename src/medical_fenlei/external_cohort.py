@@ -9,6 +9,7 @@ from typing import Any
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import write_json
 from medical_fenlei.json_files import JsonFile
+from medical_fenlei.near_names import near_names
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
 _NAME = re.compile(r"[^\W_][\w-]{0,39}")
@@ -82,10 +83,13 @@ COHORT = JsonFile[ExternalCohort](
 """The file that `ExternalCohort.write` writes."""
 
 
+def _recorded(reports: Path) -> list[str]:
+    return sorted(path.stem.removeprefix("cohort_") for path in reports.glob("cohort_*.json"))
+
+
 def cohorts_of(reports: Path) -> list[ExternalCohort]:
     """Return the cohorts that were evaluated in a run, by name. Raises UserError if a file of theirs is damaged."""
-    names = sorted(path.stem.removeprefix("cohort_") for path in reports.glob("cohort_*.json"))
-    return [own for name in names if (own := ExternalCohort.read(reports, name))]
+    return [own for name in _recorded(reports) if (own := ExternalCohort.read(reports, name))]
 
 
 def find_cohort(name: str, reports: Path, *, given: Mapping[str, Any], own_manifest: Path, own_cache: Path) -> ExternalCohort:
@@ -99,8 +103,11 @@ def find_cohort(name: str, reports: Path, *, given: Mapping[str, Any], own_manif
     flag = f"--cohort {name}"
     if missing := [own for own in OWN_PATHS[:2] if own not in paths]:
         flags = " and ".join(f"--{own.replace('_', '-')}" for own in missing)
-        raise UserError(f"{flag}: has no {flags} yet; build_manifest_ears makes the manifest of a cohort, --dicom-base is the "
-                        "folder of its images; the first evaluation keeps both")
+        near = near_names(name, recorded := _recorded(reports))
+        listed = ", ".join([*near, *(other for other in recorded if other not in near)])
+        there = f"; cohorts of this run: {listed}" if listed and not known else ""
+        raise UserError(f"{flag}: has no {flags} yet{there}; build_manifest_ears makes the manifest of a cohort, --dicom-base "
+                        "is the folder of its images; the first evaluation keeps both")
     cohort = ExternalCohort(name=name, **{"cache_dir": own_cache.with_name(f"{own_cache.name}_{name}"), **paths})
     if cohort.manifest_csv.resolve() == own_manifest.resolve():
         raise UserError(f"{flag}: --manifest-csv {cohort.manifest_csv} is the manifest of the run itself, expected that of "

@@ -67,6 +67,8 @@ REASONS: dict[str, Reason] = {
     }, is_fault=False),
     **_group("folder", {
         "not_in_sheet": ("an exam folder that the label sheet does not list", "add the exam to the sheet if it has labels"),
+        "several_folders": ("the exam has another folder, which is used; the detail says which and why, and the count "
+                            "`ambiguous` counts such exams", "remove the folder that is not of the labelled exam"),
         "hidden_folder": ("a folder whose name begins with a dot; it is not searched", "rename it if it holds images"),
         "special_file": ("a pipe, a socket or a device; it is not opened", "remove it"),
     }, is_fault=False),

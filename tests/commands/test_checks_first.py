@@ -19,6 +19,10 @@ ONE_EAR = ("--exam-id", FIRST, "--side", "left")
 REFUSED = [
     ("train_ear2d", ("--splits-root", "none"), "--splits-root none --pct 20: no none/20pct/train.csv; there are: no splits; "
      "make_splits_dual makes them"),
+    ("train_ear2d", ("--splits-root", "artifacts/splits"), "; there are: no splits in it, but in --splits-root "
+     "artifacts/splits_dual\n"),
+    ("train_ear2d", ("--pct", "100", "--manifest-csv", "artifacts/Manifest_ear.csv"), "build_manifest_ears writes it; near "
+     "names: artifacts/manifest_ears.csv\n"),
     ("train_ear2d", ("--pct", "7"), "there are: 100pct"),
     ("train_dual", ("--pct", "100", "--manifest-csv", "none.csv"), "none.csv: no such file (manifest, one row per ear); "
      "build_manifest_ears writes it"),
@@ -35,14 +39,16 @@ REFUSED = [
         "retrieve_neighbors_ear2d": ("--split", "val"), "predict_ear2d": ("--dicom", ".", "--out-dir", "../answers"),
     }.items()),
     ("eval_ear2d", ("--checkpoint", "outputs/a"), f"--checkpoint outputs/a: is a folder; name {BEST}"),
-    ("eval_ear2d", (*STARTED, "--split", "test"), "--split test: this set of artifacts/splits_dual --pct 100 has no ears of "
-     "normal_vs_abnormal"),
+    ("eval_ear2d", (*STARTED, "--split", "test"), "--split test: artifacts/splits_dual --pct 100 has no test set; "
+     "make_splits_dual --test-ratio makes one"),
     ("eval_ear2d", (*STARTED, "--label-task", "six_class"), "expected one of normal_vs_abnormal"),
     ("calibrate_ear2d", (*STARTED, "--splits-root", "none"), "make_splits_dual makes them"),
     ("gradcam_ear2d", (*STARTED, "--exam-id", "exam_A", "--side", "left"), "near ids: exam_"),
     ("gradcam_ear2d", (*STARTED, *ONE_EAR, "--method", "gradcm"), "--method: got 'gradcm', expected some of integrated, "),
     ("retrieve_neighbors_ear2d", (*STARTED, "--exam-id", "none", "--side", "left"), "has no left ear of that exam"),
     ("predict_ear2d", (*STARTED, "--dicom", "none", "--out-dir", "answers"), "--dicom none: no such folder"),
+    ("predict_ear2d", (*STARTED, "--dicom", "artifact/splits_dual", "--out-dir", "answers"), "--dicom artifact/splits_dual: no "
+     "such folder; near names: artifacts/splits_dual\n"),
     ("predict_ear2d", (*STARTED, "--dicom", "artifacts", "--out-dir", "answers"), "holds no readable CT image"),
     ("predict_dual", STARTED, "dataset_index.csv: no such file (exams to predict, one row per exam); build_index writes it"),
     ("predict_dual", (*STARTED, "--index-csv", "index.csv"), "holds a network of kind ear2d, expected dual; predict_ear2d"),

@@ -161,6 +161,18 @@ def test_what_a_cohort_lacks_is_one_line_and_nothing_is_written(here, capfd, wor
     assert len(said) == 1 and says in said[0] and contents(REPORTS) == before
 
 
+def test_a_cohort_that_is_not_recorded_is_refused_with_those_that_are(with_cohort, capfd):
+    assert evaluate("--cohort", "Hospitalb") == 2
+    assert "has no --manifest-csv and --dicom-base yet; cohorts of this run: hospital_b; build_" in capfd.readouterr().err
+
+
+def test_an_exam_that_only_a_cohort_has_is_refused_with_the_flag_of_that_cohort(with_cohort, capfd):
+    manifest = tables.MANIFEST.read(Path("b/manifest.csv"))
+    tables.MANIFEST.write(Path("b/manifest.csv"), manifest.assign(exam_id=manifest.exam_id.replace("exam_y", "only_there")))
+    assert run("gradcam_ear2d", "--checkpoint", BEST, "--exam-id", "only_there", "--side", "left") == 2
+    assert "has no left ear of that exam; it is one of --cohort hospital_b\n" in capfd.readouterr().err
+
+
 def test_a_name_stands_for_one_cohort(with_cohort, capfd):
     shutil.copy("b/manifest.csv", "c.csv")
     before = contents(REPORTS)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from helpers.dicom_files import SeriesFormat, axial, head, write_volume
 
+from medical_fenlei import tables
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.index import build_index
 from medical_fenlei.ingest.index_counts import FILES
@@ -133,8 +134,10 @@ def test_of_an_exam_in_two_folders_one_is_chosen_and_the_other_has_a_reason(tmp_
     index = index_of(base, ["001"])
     assert index.series.set_index("series_relpath").verdict.to_dict() == {
         "2024-02-01/001/SE1": "chosen", "2024-02-03/001/SE1": "not_chosen"}
-    lost, = index.rejects.to_dict("records")
-    assert (lost["file"], lost["detail"]) == ("2024-02-03/001/SE1", "of the exam's folders 2024-02-01/001 is used")
+    series, folder = index.rejects.to_dict("records")
+    assert (series["file"], series["detail"]) == ("2024-02-03/001/SE1", "of the exam's folders 2024-02-01/001 is used")
+    assert (folder["exam_id"], folder["file"], folder["reason"]) == ("001", "2024-02-03/001", "several_folders")
+    assert folder["detail"] == "of the exam's folders 2024-02-01/001 is used: it has the date of the label sheet"
     assert index.faults == 0 and index.counts["files of chosen series"] == index.counts["files of other series"] == 40
 
 
@@ -201,6 +204,9 @@ def test_an_exam_named_like_its_patient_is_refused_and_its_name_is_told_nowhere(
         assert exam not in told and not re.search("zhang|张", told, re.IGNORECASE)
         assert index.counts["exams in the label sheet"] == 3 == 1 + index.counts["missing on disk"] + (
             index.counts["matched to a folder"])
+    with pytest.raises(UserError, match="would hold no exam"):
+        index_of(base, [exam]).write(tmp_path / "index.csv")
+    assert tables.INDEX.read(tmp_path / "index.csv").exam_id.tolist() == ["124"]
 
 
 @pytest.mark.parametrize(("name", "exam"), [("Ma^Chao", "MA0001"), ("He^Xin", "HE-12"), ("Chen^Li", "LI_77"),

@@ -5,6 +5,7 @@ from medical_fenlei import cli, settings
 from medical_fenlei.commands.train import FIXED
 from medical_fenlei.config import EarSpec, RunConfig
 from medical_fenlei.errors import UserError
+from medical_fenlei.near_names import check_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +31,7 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
 
     split = tables.read_split(args.splits_root, args.pct)
     manifest = tables.MANIFEST.read(args.manifest_csv)
-    if not args.dicom_base.is_dir():
-        raise UserError(f"--dicom-base {args.dicom_base}: no such folder")
+    check_folder("--dicom-base", args.dicom_base)
     exams = {exam for frame in split.sets.values() for exam in frame.exam_id}
     if unknown := sorted(exams - set(manifest.exam_id)):
         lacks = f"--manifest-csv {args.manifest_csv}: lacks {len(unknown)} of the {len(exams)} exams of {split.folder}"

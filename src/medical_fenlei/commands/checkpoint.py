@@ -111,10 +111,11 @@ def _check_data(args: argparse.Namespace, config: RunConfig, sets: Sequence[str]
     from medical_fenlei.ears.store import EarStore
     from medical_fenlei.tasks import find_tasks
 
-    data = _data_settings(args, config, Run.of_checkpoint(args.checkpoint))
+    run = Run.of_checkpoint(args.checkpoint)
+    data = _data_settings(args, config, run)
     tasks = None if every_label else find_tasks(data.label_task, among=find_tasks(config.data.label_task))
     if ear is not None:
-        find_ear(data, *ear)
+        find_ear(data, *ear, reports=run.reports)
     if sets:
         found = select_ears(data, tasks, sets)
         for name in sets:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from medical_fenlei import cli, settings
 from medical_fenlei.config import EarSpec, RunConfig, decisive_settings
 from medical_fenlei.errors import BAD_INPUT, UserError
+from medical_fenlei.near_names import near_paths
 from medical_fenlei.runs import Run
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _describe_ears(config: RunConfig) -> str:
 
     for flag, path in (("--weights", config.model.weights), ("--backbone-weights", config.model.backbone_weights)):
         if path is not None and not path.is_file():
-            raise UserError(f"{flag} {path}: no such file")
+            raise UserError(f"{flag} {path}: no such file{near_paths('file', path)}")
     found = select_ears(config.data, find_tasks(config.data.label_task), ("train", "tune"))
     return found.describe(EarStore(config.data.cache_dir, config.ears), config.data)
 

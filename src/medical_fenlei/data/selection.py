@@ -1,7 +1,7 @@
 """The ears of a split and a task, selected from tables alone: without torch, so that a wrong path ends a command at once."""
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,8 @@ from medical_fenlei.config import DataConfig
 from medical_fenlei.ears.source import missing_ears, refuse_near_miss, refuse_without_dicom
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import UserError
-from medical_fenlei.external_cohort import flag_of_set, is_cohort
+from medical_fenlei.external_cohort import cohorts_of, flag_of_set, is_cohort
+from medical_fenlei.near_names import near_names
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.vocabulary import UNLABELLED
 
@@ -65,16 +66,28 @@ def select_ears(data: DataConfig, tasks: Sequence[Task] | None, sets: Sequence[s
     return Selection(ears, split)
 
 
-def find_ear(data: DataConfig, exam_id: str, side: str) -> pd.DataFrame:
-    """Return the row of one ear in the manifest, labelled or not. Raises UserError if it has none."""
+def find_ear(data: DataConfig, exam_id: str, side: str, *, reports: Path | None = None) -> pd.DataFrame:
+    """Return the row of one ear in the manifest, labelled or not. Raises UserError if it has none.
+
+    reports: those of a run, among whose cohorts the ear may be, which the error says.
+    """
     manifest = tables.MANIFEST.read(data.manifest_csv)
     of_exam = manifest[manifest.exam_id == exam_id]
     ear = of_exam[of_exam.side == side]
     if ear.empty:
-        near = difflib.get_close_matches(exam_id, manifest.exam_id.unique(), n=3) if of_exam.empty else []
+        near = near_names(exam_id, manifest.exam_id.unique()) if of_exam.empty else []
         hint = f"; near ids: {', '.join(near)}" if near else ""
+        if having := [own.name for own in (cohorts_of(reports) if reports else ()) if _has_ear(own.manifest_csv, exam_id, side)]:
+            hint = f"; it is one of --cohort {' and of --cohort '.join(having)}"
         raise UserError(f"--exam-id {exam_id}: {data.manifest_csv} has no {side} ear of that exam{hint}")
     return ear
+
+
+def _has_ear(manifest_csv: Path, exam_id: str, side: str) -> bool:
+    if not manifest_csv.is_file():
+        return False
+    manifest = tables.MANIFEST.read(manifest_csv)
+    return bool(((manifest.exam_id == exam_id) & (manifest.side == side)).any())
 
 
 def empty_set(data: DataConfig, name: str, tasks: Sequence[Task] | None) -> UserError:
@@ -82,6 +95,9 @@ def empty_set(data: DataConfig, name: str, tasks: Sequence[Task] | None) -> User
     if name == "tune":
         return UserError(f"--splits-root {data.splits_root}: --pct {data.pct} has no tune set to fit on; make_splits_dual "
                          "--tune-ratio makes one")
+    if name == "test" and name not in tables.read_split(data.splits_root, data.pct).sets:
+        return UserError(f"--split test: {data.splits_root} --pct {data.pct} has no test set; make_splits_dual --test-ratio "
+                         "makes one")
     what = "labelled ears" if tasks is None else "ears of " + ", ".join(task.name for task in tasks)
     if is_cohort(name):
         return UserError(f"{flag_of_set(name)}: {data.manifest_csv} has no {what}, or only of patients that the network was "

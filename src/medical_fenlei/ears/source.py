@@ -20,6 +20,7 @@ from medical_fenlei.config import DUAL_ROUTE, EAR_ROUTE, DataConfig, EarSpec, Ru
 from medical_fenlei.ears.store import SPEC_JSON, EarStore, read_spec
 from medical_fenlei.errors import UserError
 from medical_fenlei.log import LOG
+from medical_fenlei.near_names import near_paths
 from medical_fenlei.vocabulary import Side
 
 EntryState = Literal["missing", "current", "unproven", "stale", "damaged"]
@@ -134,7 +135,8 @@ def refuse_without_dicom(store: EarStore, missing: pd.DataFrame, data: DataConfi
         whose, remedy = ("of the split", f"where it is, {build_command(store.spec, data)} makes them") if of_split else (
             f"of {data.manifest_csv}", "name the folder of their images")
         raise UserError(f"--cache-dir {data.cache_dir}: {store.folder.name} lacks {len(missing)} ears {whose}, and there "
-                        f"is no --dicom-base {data.dicom_base} to prepare them from; {remedy}")
+                        f"is no --dicom-base {data.dicom_base} to prepare them from; {remedy}"
+                        f"{near_paths('folder', data.dicom_base)}")
 
 
 def refuse_near_miss(store: EarStore, data: DataConfig) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic
+from medical_fenlei.near_names import near_paths
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
 
 TEXTS = ("exam_id", "side", "patient_key")
@@ -53,7 +54,7 @@ class Embeddings:
         """Read an NPZ file. Raises UserError if it is missing, is no such file, or holds what it must not."""
         names = [f.name for f in fields(cls)]
         if not path.exists():
-            raise UserError(f"{path}: no such file; extract_embeddings_ear2d writes it")
+            raise UserError(f"{path}: no such file{near_paths('file', path)}; extract_embeddings_ear2d writes it")
         try:
             if not zipfile.is_zipfile(path):
                 raise ValueError("an array by itself, or no array")

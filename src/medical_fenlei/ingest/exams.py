@@ -25,6 +25,7 @@ from medical_fenlei.ingest.scan import SPLIT_SERIES, SeriesScan, scan_exam
 from medical_fenlei.ingest.series_choice import Choice, choose_series
 from medical_fenlei.ingest.series_rules import SeriesRules
 from medical_fenlei.ingest.tree import date_of
+from medical_fenlei.near_names import check_folder
 from medical_fenlei.parallel import Workers, map_items
 
 MAX_NAME = 80
@@ -74,8 +75,7 @@ def find_loose_exams(base: Path, *, rules: SeriesRules, workers: Workers, reserv
     reserved: names that no exam gets. Returns the exams by name, and the redacted problems that belong to none of them. Raises
     UserError if the folder holds no readable CT image.
     """
-    if not base.is_dir():
-        raise UserError(f"--dicom {base}: no such folder")
+    check_folder("--dicom", base)
     folders, problems = _read_folders(base, workers)
     series = [one for folder in folders.values() for one in folder.series]
     if not series:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from medical_fenlei import tables
 from medical_fenlei.dicom.volume import PART
+from medical_fenlei.errors import UserError
 from medical_fenlei.files import write_json
 from medical_fenlei.ingest.exam_files import Problem
 from medical_fenlei.ingest.index_counts import count_files, count_index, indented
@@ -57,7 +58,13 @@ class Index:
         return indented(self.counts)
 
     def write(self, index_csv: Path) -> Path:
-        """Write the table, and beside it the counts and the report of all series, whose path is returned."""
+        """Write the table, and beside it the counts and the report of all series, whose path is returned.
+
+        Raises UserError, and leaves an earlier index as it is, if there is no exam.
+        """
+        if self.table.empty:                                     # `check_sheet_and_tree` has found folders of the sheet
+            raise UserError(f"--out-csv {index_csv}: not written, since it would hold no exam: each folder that the label "
+                            "sheet names is named like its patient; name folders, and exams in the sheet, by numbers")
         report = tables.series_report_path(index_csv)
         tables.SERIES.write(report, self.series)
         tables.INDEX.write(index_csv, self.table)
@@ -93,6 +100,16 @@ class _ScannedFolder:
                 self.exam.relpath)
 
 
+def check_sheet_and_tree(sheet: LabelSheet, tree: Tree, *, xlsx_path: Path, dicom_base: Path) -> None:
+    """Raise UserError, with an exam of either, if the sheet names none of the exam folders: one of both is another hospital's.
+
+    To be called before anything is written, so that an earlier index stays.
+    """
+    if {exam.exam_id for exam in tree.exams}.isdisjoint(sheet.labels.exam_id):
+        raise UserError(f"--dicom-base {dicom_base}, --xlsx-path {xlsx_path}: the label sheet names no exam folder; its first "
+                        f"exam is {sheet.labels.exam_id.iloc[0]!r}, the first folder {tree.exams[0].relpath!r}")
+
+
 def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, workers: Workers, rules: SeriesRules,
                 rescan: bool = False) -> Index:
     """Match exams by `exam_id` alone and choose a series for each.
@@ -126,6 +143,8 @@ def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, w
         rejects += _reject_rows(exam.exam_id, [*folder.scan.problems, *_lost(verdicts), *_doubtful(verdicts, rules),
                                                *doubts.get(exam.relpath, ())])
         files += count_files(folder.scan, verdicts)
+        if folder is not used:
+            rejects += _reject_rows(exam.exam_id, [_other_folder(folder, used, labels[exam.exam_id]["label_date"])])
     rejects += [{"exam_id": row.exam_id, "file": row.exam_relpath, "reason": "no_series", "detail": row.series_reason}
                 for row in table[table.series_relpath == ""].itertuples()]
     inner = [(folder.exam.relpath, below.removeprefix(folder.exam.relpath).lstrip("/"))
@@ -204,6 +223,15 @@ def _not_chosen(choice: Choice, used: ExamFolder) -> tuple[SeriesVerdict, ...]:
     """Return the verdicts of a folder that is not used, since the exam has a better one."""
     return tuple((facts, "not_chosen", f"of the exam's folders {used.relpath} is used") if reason == "chosen" else
                  (facts, reason, detail) for facts, reason, detail in choice.verdicts)
+
+
+def _other_folder(folder: _ScannedFolder, used: _ScannedFolder, label_date: str) -> Problem:
+    """Return the reject of a folder that is not used: which one is, and by what of `_ScannedFolder.rank`."""
+    criteria = ("only it has a usable series", "it has the date of the label sheet", "its series is better",
+                "its date is later", "its path comes last")
+    why = next(why for why, own, other in zip(criteria, used.rank(label_date), folder.rank(label_date), strict=True)
+               if own != other)
+    return folder.exam.relpath, "several_folders", f"of the exam's folders {used.exam.relpath} is used: {why}"
 
 
 def _why_none(folder: _ScannedFolder) -> str:

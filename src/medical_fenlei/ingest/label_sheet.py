@@ -56,7 +56,8 @@ def only_sheet(folder: Path = Path("metadata")) -> Path:
         found = [path for path in found if path.name != TEMPLATE.name]
     if len(found) != 1:
         listed = ", ".join(p.name for p in found or sheets) or "none"
-        remedy = "name the label sheet" if sheets else f"build_index --template writes an empty one, {TEMPLATE}"
+        remedy = "name the label sheet" if sheets else (
+            f"move the sheet there, or name it with --xlsx-path FILE; build_index --template writes an empty one, {TEMPLATE}")
         raise UserError(f"--xlsx-path: expected one .xlsx in {folder}/, found {listed}; {remedy}")
     return found[0]
 

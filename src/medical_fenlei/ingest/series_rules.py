@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.kernels import KERNELS, first_kernel, is_smooth, matches_kernel
 from medical_fenlei.ingest.scan import SeriesScan
+from medical_fenlei.near_names import near_paths
 from medical_fenlei.vocabulary import vendor
 
 Criterion = Literal["bone_kernel", "both_ears", "z_coverage", "original", "slice_spacing", "slice_count"]
@@ -125,6 +126,8 @@ def read_rules(path: Path | None) -> SeriesRules:
         return SeriesRules()
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--series-rules {path}: no such file{near_paths('file', path)}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--series-rules {path}: cannot be read as TOML ({error})") from None
     try:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.workbook import MergedRange, UnreadableCell, Workbook
+from medical_fenlei.near_names import near_paths
 
 HEADER_WITHIN = 20
 """Number of rows that are searched for the header; titles and merged cells may be above it."""
@@ -87,7 +88,8 @@ def read_rows(path: Path, wanted: WantedColumns, *, worksheet: str) -> Rows:
     each of its rows. Raises UserError, with one line, if the file cannot be read, or if a column is missing or occurs twice.
     """
     if not path.is_file():
-        raise UserError(f"--xlsx-path {path}: {'is a folder: name the file in it' if path.is_dir() else 'no such file'}")
+        what = "is a folder: name the file in it" if path.is_dir() else f"no such file{near_paths('file', path)}"
+        raise UserError(f"--xlsx-path {path}: {what}")
     try:
         with path.open("rb") as file:
             start = file.read(len(_OLD_OR_ENCRYPTED))

@@ -11,6 +11,7 @@ from medical_fenlei.errors import UserError
 from medical_fenlei.ingest.exam_files import Problem, is_file, no_file
 from medical_fenlei.ingest.label_cells import YEARS, parse_exam_id
 from medical_fenlei.log import LOG
+from medical_fenlei.near_names import check_folder
 
 _DATE_FOLDER = re.compile(r"\d{4}-\d{2}-\d{2}")
 _SPELT_DATE = re.compile(r"(\d{4})(?:([-._ ])(\d{1,2})\2(\d{1,2})|(\d{2})(\d{2})|年(\d{1,2})月(\d{1,2})日?)")
@@ -52,8 +53,7 @@ class Tree:
 
 def find_exams(base: Path) -> Tree:
     """Find every exam folder below `base`, without following links to folders. Raises UserError if there is none."""
-    if not base.is_dir():
-        raise UserError(f"--dicom-base {base}: no such folder")
+    check_folder("--dicom-base", base)
     tree, todo = Tree([]), [""]
     while todo:                                                  # not by recursion, since folders may be nested deeply
         todo += _list_folder(base, todo.pop(), tree)

@@ -11,6 +11,7 @@ from medical_fenlei.leakage.report import LeakageReport
 from medical_fenlei.leakage.same_pixels import cached_marks, decoded_marks
 from medical_fenlei.leakage.shared import exams_per_patient, study_marks
 from medical_fenlei.log import LOG
+from medical_fenlei.near_names import near_paths
 from medical_fenlei.tables import Split
 
 
@@ -21,7 +22,8 @@ def check_leakage(inputs: LeakageInputs, *, dicom_base: Path | None, workers: in
     and splits are of different indices.
     """
     if dicom_base is not None and not dicom_base.is_dir():
-        raise UserError(f"--dicom-base {dicom_base}: no such folder; --pixels decodes the series in it")
+        raise UserError(f"--dicom-base {dicom_base}: no such folder{near_paths('folder', dicom_base)}; --pixels decodes the "
+                        "series in it")
     manifest = tables.MANIFEST.read(inputs.manifest_csv)
     several = exams_per_patient(manifest)
     LOG.info("%d patients, %d with several exams", manifest.patient_key.nunique(), len(several))

@@ -1,5 +1,4 @@
 """Any 2D network of timm as the encoder of slices."""
-import difflib
 import os
 import urllib.error
 import urllib.request
@@ -10,6 +9,7 @@ from torch import nn
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.late_dynamo import late_dynamo
+from medical_fenlei.near_names import near_names
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -28,7 +28,7 @@ def build_backbone(name: str, *, channels: int = 1, image_size: int, pretrained:
         import timm  # slow to import
 
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4)
+        near = near_names(name, timm.list_models())
         raise UserError(f"--backbone: timm has no {name!r}" + (f"; near names: {', '.join(near)}" if near else ""))
     options: dict[str, Any] = {"pretrained": pretrained, "in_chans": channels, "num_classes": 0}
     facts = timm.get_pretrained_cfg(name, allow_unregistered=True)

@@ -8,6 +8,7 @@ from torch import nn
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.log import LOG
+from medical_fenlei.near_names import near_paths
 
 CONTAINERS = ("model", "state_dict", "weights")
 """Keys under which weight files hold their tensors."""
@@ -81,7 +82,7 @@ def _read_weights(path: Path, flag: str) -> dict[str, torch.Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{flag} {path}: no such file") from None
+        raise UserError(f"{flag} {path}: no such file{near_paths('file', path)}") from None
     except Exception as error:  # the type depends on the format and on the damage
         raise UserError(f"{flag} {path}: cannot be read as weights ({type(error).__name__})") from None
     for name in CONTAINERS:

@@ -15,6 +15,7 @@ import pandas as pd
 from medical_fenlei.errors import UserError
 from medical_fenlei.files import atomic, csv_quoting, is_inside
 from medical_fenlei.json_files import LARGEST
+from medical_fenlei.near_names import near_paths
 from medical_fenlei.vocabulary import DIAGNOSES, SIDES, UNLABELLED
 
 Kind = Literal["text", "key", "relpath", "side", "code", "flag", "int", "count", "age", "float", "mm", "share"]
@@ -84,7 +85,7 @@ class Table:
                               encoding_errors="surrogateescape")
         except FileNotFoundError:
             remedy = f"; {self.made_by} writes it" if self.made_by else ""
-            raise UserError(f"{path}: no such file ({self.name}){remedy}") from None
+            raise UserError(f"{path}: no such file ({self.name}){remedy}{near_paths('file', path)}") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{path}: cannot be read as CSV ({self.name}): {str(error).splitlines()[0]}") from None
         missing = [c for c in self.columns if c not in raw.columns]

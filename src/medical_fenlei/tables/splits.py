@@ -24,14 +24,23 @@ class Split:
 
 
 def read_split(root: Path, pct: int) -> Split:
-    """Read one amount of training data. Raises UserError, naming the amounts that exist, if it is missing."""
+    """Read one amount of training data.
+
+    Raises UserError if it is missing, with the amounts that exist, or the folders nearby that hold splits.
+    """
     folder = root / f"{pct}pct"
     if not (folder / "train.csv").is_file():
         there = sorted(f.name for pattern in ("*pct", "fold_*") for f in root.glob(pattern)) if root.is_dir() else []
-        listed = ", ".join(there) or "no splits; make_splits_dual makes them"
+        listed = ", ".join(there) or _elsewhere(root) or "no splits; make_splits_dual makes them"
         raise UserError(f"--splits-root {root} --pct {pct}: no {folder}/train.csv; there are: {listed}")
     sets = {name: SPLIT.read(folder / f"{name}.csv") for name in SETS if (folder / f"{name}.csv").is_file()}
     return Split(folder, sets, by_patient=all((s.patient_key != "").all() for s in sets.values()))
+
+
+def _elsewhere(root: Path) -> str:
+    """Return which folders beside or in one without splits have some, as flags; "" if none has."""
+    found = sorted({train.parents[1] for near in (root.parent, root) for train in near.glob("*/*pct/train.csv")})
+    return f"no splits in it, but in {', '.join(f'--splits-root {folder}' for folder in found)}" if found else ""
 
 
 def read_splits(root: Path) -> list[Split]:
