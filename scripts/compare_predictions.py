@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from medical_fenlei import tables
-    from medical_fenlei.evaluation.compare import compare
+    from medical_fenlei.evaluation.compare import compare, p_value
     from medical_fenlei.evaluation.comparison_plot import plot_differences
     from medical_fenlei.evaluation.like_with_like import read_evaluated, refuse_unlike
     from medical_fenlei.tasks import find_task
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
                                              f"{found.patients} patients")
     cli.say(f"{task.name}: {found.ears} ears of {found.patients} patients in both files"
             + (f", {found.left_out} left out that are in one only" if found.left_out else ""))
-    cli.show(found.table[list(tables.COMPARISON.columns)].round(4))
+    cli.show(found.table[list(tables.COMPARISON.columns)].assign(p=found.table.p.map(p_value)).round(4))
     unknown = [str(path) for path, own in zip(args.predictions, evaluated, strict=True) if own is None]
     if unknown:
         cli.warn(f"no evaluation id in {' and '.join(unknown)}: calibration and operating point may differ")

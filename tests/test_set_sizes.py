@@ -49,7 +49,7 @@ def test_a_set_that_is_large_enough_is_silent_and_one_patient_less_is_not(name):
     assert SetSize.of(patients(least, least), TASK).warning(name) == ""
     warning = SetSize.of(patients(least - 1, least), TASK).warning(name)
     assert warning.startswith(f"{name} set, normal_vs_abnormal: {4 * least - 2} ears of {2 * least - 1} patients")
-    assert REMEDIES.get(name, "more data") in warning
+    assert REMEDIES.get(name, "more patients in its manifest") in warning
     assert "4 ears of 2 exams" in SetSize.of(patients(1, 1), TASK).warning(name, "exam")
 
 

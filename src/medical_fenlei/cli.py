@@ -16,6 +16,7 @@ from medical_fenlei.own_files import keep_apart
 from medical_fenlei.parallel import Workers
 from medical_fenlei.reasons import USED, remedy
 from medical_fenlei.signals import raise_if_stopped, stop_is_handled, stop_on_signals
+from medical_fenlei.vocabulary import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,11 +178,6 @@ def report_rejects(rejects: "pd.DataFrame", output: Path, *, faults: int | None 
     elif len(rejects):
         say(f"{path} says which and why")
     return PARTLY if faults else OK
-
-
-def plural(number: int, noun: str) -> str:
-    """Return `1 exam` or `2 exams`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

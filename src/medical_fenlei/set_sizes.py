@@ -112,5 +112,5 @@ class _Need(NamedTuple):
 
 
 def larger_set(name: str) -> str:
-    """Return what makes a set of this name larger."""
-    return f"{REMEDIES[name]}; or more data" if name in REMEDIES else "more data"
+    """Return what makes a set of this name larger; a name that is none of SETS is that of a cohort."""
+    return f"{REMEDIES[name]}; or more data" if name in REMEDIES else "more patients in its manifest"

@@ -131,3 +131,8 @@ def vendor(manufacturer: str) -> str:
         return word in words if len(word) >= _DISTINCT or not word.isascii() else f" {word} " in words
 
     return next((name for name, known in VENDORS.items() if any(map(has, known))), manufacturer.strip())
+
+
+def plural(number: int, noun: str) -> str:
+    """Return `1 exam` or `2 exams`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

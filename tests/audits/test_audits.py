@@ -1,4 +1,6 @@
 """Audits detect planted faults in predictions, and report none where there is none."""
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from medical_fenlei.audits.doubtful_labels import (
 from medical_fenlei.audits.exchanged_sides import audit_sides
 from medical_fenlei.audits.robustness import PairedScores
 from medical_fenlei.audits.shortcuts import audit_metadata, audit_other_ear
+from medical_fenlei.audits.verdicts import THRESHOLDS
 from medical_fenlei.metrics.predictions import intervals_of
 from medical_fenlei.tasks import find_task
 
@@ -126,8 +129,15 @@ def test_a_score_that_follows_the_other_ear_needs_a_look_and_one_that_does_not_p
 
 
 def test_shuffled_labels_give_chance_and_a_network_no_better_than_that_is_reported():
-    found = audit_chance(drawn(), permutations=200)
-    assert found.verdict == "ok" and found.low < 0.5 < found.high and found.estimate == pytest.approx(0.5, abs=0.02)
+    ears = drawn()
+    found = audit_chance(ears, permutations=200)
+    assert found.verdict == "ok" and found.estimate == pytest.approx(roc_auc_score(ears.y, ears.score))
+    assert found.verdict == THRESHOLDS["chance"].verdict(found.low, found.high)
+    assert found.low < found.estimate < found.high <= 1
+    told = re.search(r"shuffled labels give (\S+) \((\S+) to (\S+)\)", found.explanation)
+    shuffled, low, high = map(float, told.groups())
+    assert low < 0.5 < high and shuffled == pytest.approx(0.5, abs=0.02)
+    assert high - low == pytest.approx(found.high - found.low, abs=0.002) or found.high == 1
     assert audit_chance(drawn(3, skill=0.0), permutations=200).verdict == "look"
 
 

@@ -83,6 +83,7 @@ def test_audits_without_enough_ears_of_a_class_give_no_figure():
     scores = PairedScores.from_ears(few, n_resamples=50)
     for found in (audit_chance(few, permutations=20), scores.compare("inverted", 1 - few.score.to_numpy())[0]):
         assert found.verdict == "undecided" and "ears of the rarer class: 4" in found.explanation and np.isnan(found.estimate)
+        assert found.summary == f"{found.figure} –; {found.explanation}"
 
 
 def test_an_audit_without_a_figure_says_how_many_patients_it_takes_if_that_can_be_told():

@@ -101,7 +101,7 @@ def test_a_class_with_few_ears_is_counted_in_every_set():
     for name, part in SETS.items():
         exams = manifest.exam_id.unique()[part]
         number = ((manifest.label_code == 4) & manifest.exam_id.isin(exams)).sum()
-        assert f"{number} of code 4 (cholesterol granuloma)" in counted[name]
+        assert f"{number or 'none'} of code 4 (cholesterol granuloma)" in counted[name]
 
 
 def test_shares_and_quantiles_equal_those_computed_by_hand():
@@ -193,3 +193,12 @@ def test_wrong_input_is_one_line(here, capsys, words, says):
     assert run("qa_manifest_ears", *words) == 2
     said = capsys.readouterr().err
     assert says in said and len(said.splitlines()) == 1
+
+
+def test_findings_count_one_exam_and_no_ear_in_plain_english():
+    manifest = manifest_of()
+    manifest.loc[manifest.exam_id == "00160", "manufacturer"] = "Once"
+    manifest.loc[manifest.label_code == 4, "label_code"] = 5
+    assert any("Once: 1 exam in val, none in train" in text for text in kinds(manifest, "missing in a set"))
+    few = kinds(manifest, "few ears")
+    assert few and all("none of code 4" in text and "only 0" not in text for text in few)

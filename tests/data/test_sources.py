@@ -73,5 +73,5 @@ def test_a_split_that_parts_patients_is_named_in_every_figure_made_from_it(study
     tables.MANIFEST.write(Path(MANIFEST), manifest.assign(patient_key=keys))
     note, = found_ears(study).notes
     assert "1 patients are in several sets" in note and "c; exam_y" in note and caplog.messages == [note]
-    told = data_section(DataConfig(pct=100))
+    told = data_section(DataConfig(pct=100), Path(), {})
     assert told["parted_patients"] == note and not told["tables_missing"]

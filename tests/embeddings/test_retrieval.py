@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.commands import run
 from helpers.small_run import BEST
+from PIL import Image
 
 from medical_fenlei import tables
 from medical_fenlei.config import EAR2D
@@ -27,6 +28,12 @@ def trained(here):
     return open_network(here / BEST, kind=EAR2D, device="cpu")
 
 
+def shows_green(picture):
+    """Whether a frame of that colour is in the picture beyond its legend, which is grey."""
+    red, green, blue = np.asarray(Image.open(picture).convert("RGB"), int).transpose(2, 0, 1)
+    return ((green > red + 60) & (green > blue + 60)).sum() > 100
+
+
 def test_neighbors_of_a_set_are_training_ears_of_other_patients_with_a_picture_each(here, capsys):
     words = ("retrieve_neighbors_ear2d", "--checkpoint", BEST, "--device", "cpu", "--top-k", 3, "--resamples", 50)
     assert run(*words, "--split", "train") == 0
@@ -35,6 +42,8 @@ def test_neighbors_of_a_set_are_training_ears_of_other_patients_with_a_picture_e
     assert len(found) == 16 * 3 and (found.exam_id != found.neighbor_exam_id).all()     # an exam a patient
     assert set(found.neighbor_exam_id) <= {f"exam_{name}" for name in "abcdefgh"}
     assert len(list(folder.glob("exam_*.png"))) == 16
+    for (exam_id, side), own in found.groupby(["exam_id", "side"]):
+        assert shows_green(folder / f"{exam_id}_{side}.png") == (own.label_code == own.neighbor_label_code).any()
     assert "share" in capsys.readouterr().out
     assert run(*words, "--exam-id", "exam_x", "--side", "right") == 0
     one = tables.NEIGHBORS.read(folder / "exam_x_right.csv")

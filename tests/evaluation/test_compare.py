@@ -10,7 +10,7 @@ from medical_fenlei import settings, tables
 from medical_fenlei.config import EAR_ROUTE
 from medical_fenlei.errors import UserError
 from medical_fenlei.evaluation import comparison_plot
-from medical_fenlei.evaluation.compare import compare
+from medical_fenlei.evaluation.compare import compare, p_value
 from medical_fenlei.files import write_json
 from medical_fenlei.metrics.predictions import differences_of, intervals_of
 from medical_fenlei.metrics.support import FEWEST
@@ -36,10 +36,10 @@ def test_the_differences_are_those_of_the_measures_whatever_the_order_of_the_row
     one, other = predictions(0.6, 1), predictions(1.4, 2)
     found = compare(one, other.sample(frac=1, random_state=0), TASK, n_resamples=300)
     table = found.table.set_index("metric")
-    for frame, column in ((one, "one"), (other, "other")):
+    for frame, column in ((one, "first"), (other, "second")):
         for name, i in intervals_of(frame, TASK, n_resamples=10).values.items():
             assert table[column][name] == pytest.approx(i.estimate), name
-    np.testing.assert_allclose(table.other - table.one, table.difference, atol=1e-12)
+    np.testing.assert_allclose(table.second - table.first, table.difference, atol=1e-12)
     assert (found.ears, found.patients, found.left_out) == (300, 150, 0)
     assert table.low["auroc"] > 0 and table.p["auroc"] < 0.01 and "variance" in table.note["auroc"]
 
@@ -207,7 +207,7 @@ def test_the_plot_tells_both_values_and_no_title_however_long_is_cut(tmp_path, m
     assert extent.x0 >= 0 and extent.x1 <= width and len(figure.get_suptitle().splitlines()) >= 4
     row = table[table.metric == "auroc"].iloc[0]
     words = [label for axes in figure.axes for label in axes.child_axes[0].get_yticklabels()]
-    assert words[0].get_text().startswith(f"{row.one:.3f} → {row.other:.3f}: {row.difference:+.3f} ")
+    assert words[0].get_text().startswith(f"{row['first']:.3f} → {row.second:.3f}: {row.difference:+.3f} ")
     assert all(label.get_window_extent().x1 <= width for label in words)
     boxes = [label.get_window_extent() for label in words]
     assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
@@ -243,3 +243,35 @@ def test_each_pair_of_runs_and_each_set_is_compared_in_a_folder_of_its_own(tmp_p
         assert run("compare_predictions", "--predictions", *files, "--resamples", 10) == 0
     assert {path.parent.name for path in Path("artifacts/comparison").rglob("*.csv")} == {
         "a_vs_b_val", "a_vs_b_far", "outputs_a_vs_study_a_val"}
+
+
+def test_a_difference_without_an_interval_or_on_few_patients_is_neither_blue_nor_significant(tmp_path, monkeypatch):
+    """Sensitivity and specificity turn round in every resample; AUROC and F1 rest on few patients, accuracy on all."""
+    one = few_positives(1, FEWEST + 5).assign(y_pred=1, y_prob=lambda ears: 0.7 * ears.y_prob + 0.3 * ears.y_true)
+    table = compare(one, one.assign(y_pred=0, y_prob=1 - one.y_prob), TASK, n_resamples=50).table
+    found = table.set_index("metric")
+    constant, doubted = ["sensitivity", "specificity"], ["auroc", "f1"]
+    assert found.loc[constant, ["low", "high", "p"]].isna().all(axis=None)
+    assert found.note[constant].str.contains("no interval").all() and found.note[doubted].str.contains("unreliable").all()
+    assert (found.p[[*doubted, "accuracy"]] < 0.001).all()
+    figure = drawn(monkeypatch, tmp_path, table, "t")
+    axes = figure.axes[0]
+    colours = {axes.get_yticklabels()[int(y)].get_text(): (line.get_color(), line.get_markerfacecolor())
+               for line in axes.lines if line.get_marker() == "s" for y in line.get_ydata()}
+    words = {label.get_text(): text.get_text()
+             for label, text in zip(axes.get_yticklabels(), axes.child_axes[0].get_yticklabels(), strict=True)}
+    for name in constant:
+        assert colours[name] == (comparison_plot.GREY, "white") and "(no interval)" in words[name]
+    for name in map(measure_name, doubted):
+        assert colours[name] == (comparison_plot.GREY,) * 2 and words[name].endswith("), unreliable")
+    assert colours["accuracy"] == (comparison_plot.BLUE,) * 2 and words["accuracy"].endswith("p < 0.001")
+
+
+def test_a_small_p_value_is_not_printed_as_0(tmp_path, monkeypatch, capsys):
+    assert [p_value(p) for p in (float("nan"), 1e-20, 0.0001, 0.04321)] == ["–", "< 0.0001", "0.0001", "0.0432"]
+    monkeypatch.chdir(tmp_path)
+    for name, skill, seed in (("a.csv", 0.3, 1), ("b.csv", 2.0, 2)):
+        tables.PREDICTIONS.write(tmp_path / name, predictions(skill, seed))
+    assert run("compare_predictions", "--predictions", "a.csv", "b.csv", "--resamples", 50) == 0
+    told = capsys.readouterr().out
+    assert "< 0.0001" in told and " 0.0000 " not in told and "nan" not in told.split("auprc")[0].lower()

@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
 from medical_fenlei.evaluation.subgroups import FEWEST, subgroups_of
+from medical_fenlei.pages import plots
 from medical_fenlei.tasks import find_task
 
 TASK = find_task("normal_vs_abnormal")
@@ -55,7 +56,8 @@ def test_every_grouping_has_each_ear_once_and_merges_small_groups(study):
     assert (counts == 160).all()
     assert set(counts.index) == {"all", "ear", "maker", "kernel", "slice thickness", "age", "sex", "dates"}
     kernels = found[(found.by == "kernel") & (found.metric == "auroc")].set_index("value").ears
-    assert kernels.to_dict() == {"A": 120, "B": 24, "other": 16} and (kernels >= FEWEST).all()
+    assert kernels.to_dict() == {"A": 120, "B": 24, "fewer than 10 ears: rare0, rare1, rare2 and 5 more": 16}
+    assert (kernels >= FEWEST).all()
     assert "unknown" in set(found[found.by == "age"].value)
 
 
@@ -73,3 +75,24 @@ def test_a_subgroup_of_one_class_has_no_auroc_and_a_reason(study):
     found = subgroups_of(predictions, tables.MANIFEST.frame(manifest.assign(sex=sex)), TASK, n_resamples=20)
     rows = found[(found.by == "sex") & (found.metric == "auroc")]
     assert rows.estimate.isna().all() and rows.note.str.contains("undefined").all()
+
+
+def test_a_small_group_is_named_and_never_called_other(study):
+    """Four men among women are the only ones merged; of eight frequent kernels the last two are not called few."""
+    predictions, manifest = study
+    kernel = np.array([f"K{n % 8}" for n in range(80)]).repeat(2)
+    ears = manifest.assign(sex=np.where(np.arange(160) < 4, "M", "F"), kernel=kernel)
+    found = subgroups_of(predictions, tables.MANIFEST.frame(ears), TASK, n_resamples=20)
+    values = found[found.metric == "auroc"].groupby("by", sort=False).value.apply(list)
+    assert values["sex"] == ["F", "fewer than 10 ears: M"]
+    assert values["kernel"] == [*(f"K{n}" for n in range(6)), "less frequent: K6, K7"]
+
+
+def test_a_panel_without_a_figure_has_the_whole_axis(study, tmp_path, monkeypatch):
+    found = subgroups_of(*study, TASK, n_resamples=20)
+    few = found.metric == "auroc"
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path, **more: figures.append(figure))
+    plots.plot_forest(tmp_path / "f.png", found.assign(support=found.support.where(~few, 1)))
+    low, high = zip(*(axes.get_xlim() for axes in figures[0].axes), strict=True)
+    assert low[0] <= 0 and min(high) > 1

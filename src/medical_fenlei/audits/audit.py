@@ -78,9 +78,10 @@ class Audit:
 
     @property
     def summary(self) -> str:
-        """The figure, its estimate with the interval, and the explanation, in one line."""
+        """The figure, its estimate with the interval, each where there is one, and the explanation, in one line."""
+        estimate = "–" if np.isnan(self.estimate) else f"{self.estimate:.3f}"
         interval = "" if np.isnan(self.low) else f" ({self.low:.3f} to {self.high:.3f})"
-        return f"{self.figure} {self.estimate:.3f}{interval}; {self.explanation}"
+        return f"{self.figure} {estimate}{interval}; {self.explanation}"
 
     def to_row(self) -> dict[str, object]:
         """Return the row of `tables.AUDITS`."""

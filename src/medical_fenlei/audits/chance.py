@@ -15,9 +15,10 @@ PERMUTATIONS = 1000
 def audit_chance(ears: pd.DataFrame, *, permutations: int = PERMUTATIONS) -> Audit:
     """Compare the AUROC with that of permuted labels. ears: `binary_view`.
 
-    The verdict is that on the AUROC of the true labels, with as much room on both sides as permuted labels have.
+    The figure is the AUROC of the true labels; its interval, which is judged, has as much room on both sides as permuted labels
+    have, and ends at 0 and 1. The explanation tells what permuted labels give.
     """
-    question, figure = "Is it better than chance?", "AUROC against shuffled labels"
+    question, figure = "Is it better than chance?", "AUROC"
     y, score, patients = ears.y.to_numpy(), ears.score.to_numpy(), ears.patient_key.nunique()
     observed, fewest = auroc(y, score), fewest_of_a_class(y)
     if fewest < ENOUGH:
@@ -28,12 +29,13 @@ def audit_chance(ears: pd.DataFrame, *, permutations: int = PERMUTATIONS) -> Aud
     mean, law = float(np.mean(permuted)), THRESHOLDS["chance"]
     ends = observed - (high - mean), observed + (mean - low)
     verdict, needed = law.verdict(*ends), None
-    explanation = f"the true labels give {observed:.3f}; p = {p:.3f} of {permutations} permutations"
+    explanation = f"shuffled labels give {mean:.3f} ({low:.3f} to {high:.3f}); p = {p:.3f} of {permutations} permutations"
     if verdict == "undecided":
         needed = law.patients_to_decide(patients, *ends)
         explanation += (f": neither chance nor {law.sound:g} is excluded; about {needed} patients like these {patients} would "
                         "decide")
-    return Audit(question=question, figure=figure, estimate=mean, low=float(low), high=float(high), verdict=verdict,
+    low, high = (float(min(1.0, max(0.0, end))) for end in ends)
+    return Audit(question=question, figure=figure, estimate=observed, low=low, high=high, verdict=verdict,
                  explanation=explanation, patients_to_decide=needed)
 
 

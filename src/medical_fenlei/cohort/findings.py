@@ -13,7 +13,7 @@ from scipy import stats
 from medical_fenlei import tables
 from medical_fenlei.cohort.groupings import Grouping, first_exam_per_patient
 from medical_fenlei.cohort.summaries import SCAN_NUMBERS, missing_values
-from medical_fenlei.vocabulary import DIAGNOSES
+from medical_fenlei.vocabulary import DIAGNOSES, plural
 
 USUAL = {
     "slice_thickness_mm": (0.3, 1.25), "slice_increment_mm": (0.2, 1.25), "pixel_spacing_mm": (0.15, 0.6),
@@ -93,20 +93,21 @@ def _missing_in_set(split: Grouping) -> Iterator[Finding]:
             held_out = split.groups[group].drop_duplicates("exam_id")[name].value_counts()
             for value, number in trained.items():
                 if number >= MIN_EXAMS_MISSED and value not in held_out:
-                    yield Finding("missing in a set", f"{split.name}: {name} {value or 'unknown'}: {number} exams in train "
-                                  f"({number / len(train):.0%}), none in {group}")
+                    yield Finding("missing in a set", f"{split.name}: {name} {value or 'unknown'}: {plural(number, 'exam')} in "
+                                  f"train ({number / len(train):.0%}), none in {group}")
             for value, number in held_out.items():
                 if value not in trained:
-                    yield Finding("missing in a set", f"{split.name}: {name} {value or 'unknown'}: {number} exams in {group}, "
-                                  "none in train")
+                    yield Finding("missing in a set", f"{split.name}: {name} {value or 'unknown'}: {plural(number, 'exam')} in "
+                                  f"{group}, none in train")
 
 
 def _few_ears(split: Grouping) -> Iterator[Finding]:
     for group, ears in {**split.nested, **split.groups}.items():
         counts = ears.label_code.value_counts().reindex(list(DIAGNOSES), fill_value=0)
-        few = [f"{number} of {_code_name(code)}" for code, number in counts.items() if number < FEW_EARS]
+        few = [f"{f'only {number}' if number else 'none'} of {_code_name(code)}" for code, number in counts.items()
+               if number < FEW_EARS]
         if few:
-            yield Finding("few ears", f"{split.name}: {group} has {len(ears)} labelled ears, only {', '.join(few)}")
+            yield Finding("few ears", f"{split.name}: {group} has {plural(len(ears), 'labelled ear')}, {', '.join(few)}")
 
 
 def _in_no_set(ears: pd.DataFrame, split: Grouping) -> Iterator[Finding]:
@@ -114,8 +115,8 @@ def _in_no_set(ears: pd.DataFrame, split: Grouping) -> Iterator[Finding]:
     inside = {exam for own in split.groups.values() for exam in own.exam_id}
     outside = ears[~ears.exam_id.isin(inside)]
     if len(outside):
-        yield Finding("in no set", f"{split.name}: {outside.exam_id.nunique()} exams with {len(outside)} labelled ears are "
-                      f"in no set, e.g. {_examples(outside.exam_id)}")
+        yield Finding("in no set", f"{split.name}: {plural(outside.exam_id.nunique(), 'exam')} with "
+                      f"{plural(len(outside), 'labelled ear')} in no set, e.g. {_examples(outside.exam_id)}")
 
 
 def _differences(grouping: Grouping, one: str, other: str) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ def draw_neighbors(path: Path, network: TrainedNetwork, store: EarStore, train_s
         _draw_ear(axes, network, train_store if number else store, tile, marked=number == 0)
     write(LEFT, height - 0.2, "the slice most attended to; cosine distance of the embeddings (0: alike, 1: unrelated); green: "
           "the same label", color=DIM, fontsize=7)
-    save(figure, path, palette=ear_palette())
+    save(figure, path, palette=ear_palette(SAME_LABEL))
 
 
 def _neighbor_tile(row: Mapping[Hashable, Any]) -> _Tile:

@@ -4,6 +4,7 @@ import re
 import textwrap
 from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from medical_fenlei.metrics.bootstrap import UNRELIABLE
 from medical_fenlei.metrics.support import fewest_patients
 from medical_fenlei.pages.html import measure_name, number
 from medical_fenlei.pages.plots import save
 
 BLUE, GREY = "#30638e", "0.55"
-"""Colours of an interval without 0, and of one that contains it."""
+"""Colours of a reliable interval without 0, and of every other difference; without an interval its square is hollow."""
 UNBOUNDED = ("calibration_slope", "calibration_intercept")
 """Measures that are not between 0 and 1."""
 PANEL, ROW, AROUND = 8.6, 0.26, 0.75
@@ -57,11 +59,12 @@ def _panel(name: str) -> str:
 
 
 def _draw_differences(axes: Axes, rows: pd.DataFrame) -> None:
-    row, beyond = np.arange(len(rows)), ((rows.low > 0) | (rows.high < 0)).to_numpy()
+    row, bounded = np.arange(len(rows)), rows.low.notna().to_numpy()
+    beyond = ((rows.low > 0) | (rows.high < 0)).to_numpy() & ~rows.note.str.contains(UNRELIABLE).to_numpy()
     axes.axvline(0, color="0.6", linewidth=1, zorder=0)
-    for chosen, colour in ((beyond, BLUE), (~beyond, GREY)):
+    for chosen, colour, filling in ((beyond, BLUE, BLUE), (bounded & ~beyond, GREY, GREY), (~bounded, GREY, "white")):
         axes.hlines(row[chosen], rows.low[chosen], rows.high[chosen], color=colour)
-        axes.plot(rows.difference[chosen], row[chosen], "s", color=colour, markersize=4)
+        axes.plot(rows.difference[chosen], row[chosen], "s", color=colour, markerfacecolor=filling, markersize=4)
     axes.set_yticks(row, [measure_name(name) for name in rows.metric], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     values = axes.secondary_yaxis("right")
@@ -70,12 +73,13 @@ def _draw_differences(axes: Axes, rows: pd.DataFrame) -> None:
     values.spines["right"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("difference, second minus first (95 %, patients resampled; blue: without 0)", fontsize=8)
+    axes.set_xlabel("difference, second minus first (95 %, patients resampled; blue: reliable and without 0)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _in_words(row: Mapping[Hashable, float]) -> str:
-    """The values of both networks, the difference with its interval, and p."""
-    p = "" if math.isnan(row["p"]) else ", p < 0.001" if row["p"] < 0.001 else f", p = {number(row['p'])}"
-    return (f"{number(row['one'])} → {number(row['other'])}: {row['difference']:+.3f} "
-            f"({row['low']:+.3f} to {row['high']:+.3f}){p}")
+def _in_words(row: Mapping[Hashable, Any]) -> str:
+    """The values of both networks, the difference with its interval, and p, which an unreliable difference has not."""
+    interval = "no interval" if math.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+    p = (f", {UNRELIABLE}" if UNRELIABLE in row["note"] else "" if math.isnan(row["p"]) else
+         ", p < 0.001" if row["p"] < 0.001 else f", p = {number(row['p'])}")
+    return f"{number(row['first'])} → {number(row['second'])}: {row['difference']:+.3f} ({interval}){p}"

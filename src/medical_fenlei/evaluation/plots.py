@@ -54,13 +54,16 @@ def plot_evaluation(path: Path, result: "Evaluation") -> None:
         axes.set_title(f"{measure.upper()} " + (f"left out:\n{lack}" if lack else
                                                 f"{found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"))
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    lack = lack_of_support("auroc", intervals.values["auroc"])
+    for axes, name in ((reliability, "reliability"), (decision, "decision curve")):
+        axes.set_title(name if axes.lines else f"{name} left out:\n{lack}")
     for axes in (roc, reliability):
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity")
     precision_recall.set(xlabel="sensitivity", ylabel="precision")
-    reliability.set(title="reliability", xlabel="mean predicted probability", ylabel="share of that class")
+    reliability.set(xlabel="mean predicted probability", ylabel="share of that class")
     decision.axhline(0, color="0.6", linewidth=1, label="treat none")
-    decision.set(title="decision curve", xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1))
+    decision.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, 1))
     decision.legend(frameon=False, fontsize=8)
     if task.binary:
         roc.legend(frameon=False, fontsize=8, labelspacing=0.9)
@@ -90,7 +93,7 @@ def _mark_points(roc: Axes, result: "Evaluation") -> None:
         if {"sensitivity", "specificity"} <= at.keys():
             roc.plot(1 - at["specificity"].estimate, at["sensitivity"].estimate, marker, color=RED, linestyle="none",
                      label=f"{name} ({result.calibration.points[name]:.2f})",
-                     markersize=5 + 4 * n, markerfacecolor=RED if name == decides else "none", zorder=5 - n)
+                     markersize=5 + 4 * n, markerfacecolor=RED if name == decides else "none", zorder=5 - n, clip_on=False)
 
 
 def _draw_reliability(axes: Axes, is_class: np.ndarray, probability: np.ndarray, colour: str) -> None:

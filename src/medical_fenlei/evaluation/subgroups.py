@@ -17,10 +17,14 @@ MULTICLASS_MEASURES = ("auroc", "macro_recall", "accuracy")
 AGES = (0, 18, 40, 60, np.inf)
 """Bounds between age bands, years."""
 FEWEST = 10
-"""Fewest ears of a subgroup; smaller ones are put together as OTHER."""
+"""Fewest ears of a subgroup; smaller ones are put together, and named."""
 MOST = 6
-"""Most values of a criterion with a subgroup of their own; the others are put together as OTHER."""
-ALL, OTHER, UNKNOWN = "all", "other", "unknown"
+"""Most values of a criterion with a subgroup of their own; the others are put together, and named."""
+NAMED = 3
+"""Most values that a subgroup of several names."""
+RARE = f"fewer than {FEWEST} ears", "less frequent"
+"""What the name of a subgroup of several rare values begins with: all of them rare, or some only beyond MOST."""
+ALL, UNKNOWN = "all", "unknown"
 CRITERIA = ("ear", "maker", "kernel", "slice thickness", "age", "sex", "dates")
 """What subgroups are formed by."""
 
@@ -48,16 +52,20 @@ def subgroups_of(predictions: pd.DataFrame, manifest: pd.DataFrame, task: Task, 
     for criterion in CRITERIA:
         values = _common_values(ears[criterion])
         if values.nunique() > 1:
-            for value in sorted(values.unique(), key=lambda value: (value in (OTHER, UNKNOWN), value)):
+            for value in sorted(values.unique(), key=lambda value: (value == UNKNOWN or value.startswith(RARE), value)):
                 rows += _rows(ears[values == value], task, criterion, value, n_resamples)
     return tables.SUBGROUPS.frame(rows)
 
 
 def _common_values(values: pd.Series) -> pd.Series:
-    """The values with rare ones replaced by OTHER."""
+    """The values with the rare ones, most frequent first, replaced by one text that names them."""
     values = values.fillna(UNKNOWN)
-    counts = values.value_counts()
-    return values.where(values.isin(counts[counts >= FEWEST].index[:MOST]), OTHER)
+    counts = values.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    common = counts[counts >= FEWEST].index[:MOST]
+    rare = counts.drop(common)
+    named = ", ".join(map(str, rare.index[:NAMED])) + (f" and {len(rare) - NAMED} more" if len(rare) > NAMED else "")
+    what = RARE[0] if (rare < FEWEST).all() else RARE[1]
+    return values.where(values.isin(common), f"{what}: {named}")
 
 
 def _rows(ears: pd.DataFrame, task: Task, by: str, value: str, n_resamples: int) -> list[dict[str, object]]:

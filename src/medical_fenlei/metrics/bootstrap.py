@@ -35,6 +35,8 @@ SCALES: Mapping[str, Scale] = {
 """The measures whose scale is not `logit`."""
 ENOUGH_PATIENTS, ENOUGH_OF_A_CLASS = TO_MEASURE, TO_MEASURE_A_CLASS
 """Patients, and patients with an ear of the rarest class, from which the intervals are reliable."""
+UNRELIABLE = "unreliable"
+"""First word of the part of a note that doubts the coverage of an interval."""
 AT_95_PERCENT, ENOUGH_AT_95_PERCENT = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"), 40
 """Measures at a threshold that 5 % of one class determine, and the patients with an ear of the rarest class from which
 these are more than one or two patients."""
@@ -183,8 +185,8 @@ class PatientBootstrap:
 def _doubt(name: str, support: int, *, counted: bool) -> str:
     """Why the interval of a measure may not have its nominal coverage. counted: the support is that of the measure itself."""
     if name in AT_95_PERCENT and support < ENOUGH_AT_95_PERCENT:
-        return f"unreliable: the threshold rests on about {max(1, round(support / 20))} of {support} patients"
-    return f"unreliable: it rests on {support} patients" if counted and support < ENOUGH_OF_A_CLASS else ""
+        return f"{UNRELIABLE}: the threshold rests on about {max(1, round(support / 20))} of {support} patients"
+    return f"{UNRELIABLE}: it rests on {support} patients" if counted and support < ENOUGH_OF_A_CLASS else ""
 
 
 def _why_none(estimate: float, resampled: np.ndarray, scale: Scale) -> str:

@@ -28,8 +28,8 @@ FAINT = 0.2
 """Share of the hottest voxel below which heat is not drawn."""
 SCALE_MM = 10
 """Length of the scale bar in mm."""
-GREYS, HEATS, GREYS_UNDER_HEAT = 80, 9, 16
-"""Colours of a PNG: plain greys, and steps of heat over each of fewer greys."""
+COLOURS, GREYS, HEATS, GREYS_UNDER_HEAT = 256, 80, 9, 16
+"""Colours of a PNG: all, plain greys, and steps of heat over each of fewer greys; the rest is for texts."""
 
 
 def bone_grey(hu: np.ndarray) -> np.ndarray:
@@ -70,12 +70,17 @@ def draw_marks(axes: Axes, affine: Affine) -> None:
 
 
 @functools.cache
-def ear_palette() -> Image.Image:
-    """A palette of greys, of heat over greys, and of the texts' colours from black up."""
+def ear_palette(*more: str) -> Image.Image:
+    """A palette of greys, of heat over greys, and of the texts' colours from black up.
+
+    more: colours of texts beside PAPER, DIM and MARK.
+    """
     greys = [(level,) * 3 for level in np.linspace(0, 1, GREYS)]
     heats = [tuple((1 - OPACITY * share**0.5) * level + OPACITY * share**0.5 * np.array(HEAT_COLOURS(share)[:3]))
              for share in np.linspace(0.02, 1, HEATS) for level in np.linspace(0, 1, GREYS_UNDER_HEAT)]
-    texts = [tuple(share * np.array(to_rgb(colour))) for colour in (PAPER, DIM, MARK) for share in np.linspace(0.2, 1, 10)]
+    colours = (PAPER, DIM, MARK, *more)
+    shades = np.linspace(0.2, 1, (COLOURS - len(greys) - len(heats)) // len(colours))
+    texts = [tuple(share * np.array(to_rgb(colour))) for colour in colours for share in shades]
     image = Image.new("P", (1, 1))
     image.putpalette(np.rint(255 * np.array(greys + heats + texts)).astype(np.uint8).tobytes())
     return image

@@ -62,7 +62,8 @@ def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "", evaluation: 
         for line in np.flatnonzero(own.few):
             axes.text(0.03, line, f"{own.support[line]} patients: too few", color="0.5", fontsize=7, va="center",
                       bbox={"facecolor": "white", "linewidth": 0, "pad": 1}, transform=axes.get_yaxis_transform())
-        axes.set(title=measure_name(name), xlim=(max(-0.02, np.nan_to_num(own.low, nan=1).min(initial=1) - 0.05), 1.02))
+        lowest = own.low.fillna(own.estimate).min()
+        axes.set(title=measure_name(name), xlim=(max(-0.02, np.nan_to_num(lowest) - 0.05), 1.02))
         axes.spines[["top", "right"]].set_visible(False)
     names = [(f"{by}: {value}" if by != value else value) + f" ({ears})"
              for by, value, ears in zip(lines["by"].astype(str), lines.value.astype(str), lines.ears, strict=True)]

@@ -19,20 +19,25 @@ MOST_VALUES = 4
 """Values of a name that a set lists; the others are counted together."""
 
 
-def data_section(data: DataConfig) -> dict[str, Any]:
+def data_section(data: DataConfig, reports: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return `flow` (counts from exams to ears), `sets` (one entry per set), `parted_patients`, `small_sets`, `tables_missing`.
 
+    evaluations: those of `report.json`, by label; the flow ends with the ears of those of the run's own sets, if any.
     `parted_patients` is a warning if the split has a patient in several sets, `small_sets` one for each set and task that is
     too small. Where the tables of the run cannot be read, the others are empty and `tables_missing` is the reason.
     """
     try:
         manifest, split = tables.MANIFEST.read(data.manifest_csv), tables.read_split(data.splits_root, data.pct)
+        labels = [label for label, own in evaluations.items()
+                  if not own.get("cohort") and f"predictions_{label}.csv" not in own["left_out"]]
+        evaluated = _evaluated_ears(reports, labels)
     except UserError as error:
         return {"flow": [], "sets": [], "parted_patients": "", "small_sets": [], "tables_missing": str(error)}
     ears, tasks = labelled_ears(manifest), find_tasks(data.label_task)
     sets = group_by_set(ears, [split], "set").groups
     small = [SetSize.of(own, task).warning(name) for name, own in sets.items() for task in tasks]
-    return {"flow": _flow(data.manifest_csv, manifest, ears),
+    counts = {"ears evaluated": len(evaluated)} if labels else {}
+    return {"flow": _flow(data.manifest_csv, manifest, ears, counts),
             "sets": [_set_figures(name, own, tasks) for name, own in sets.items()], "small_sets": list(filter(None, small)),
             "parted_patients": describe_parted_patients(manifest, split), "tables_missing": ""}
 
@@ -50,16 +55,20 @@ def cohort_sections(reports: Path, data: DataConfig, evaluations: Mapping[str, M
 def _cohort_section(cohort: ExternalCohort, reports: Path, labels: Sequence[str], tasks: Sequence[Task]) -> dict[str, Any]:
     try:
         manifest = tables.MANIFEST.read(cohort.manifest_csv)
-        predictions = [tables.PREDICTIONS.read(reports / f"predictions_{label}.csv") for label in labels]
+        evaluated = _evaluated_ears(reports, labels)
     except UserError as error:
         return {"name": cohort.name, "flow": [], "figures": None, "tables_missing": str(error)}
     ears = labelled_ears(manifest)
-    evaluated = pd.concat([tables.PREDICTIONS.empty(), *predictions])[["exam_id", "side"]].drop_duplicates()
     own = ears.merge(evaluated, on=["exam_id", "side"])
     counts = {"ears of patients that the network was fitted on, left out": cohort.ears_left_out, "ears evaluated": len(own)}
-    flow = _flow(cohort.manifest_csv, manifest, ears)
-    flow += [{"what": what, "number": number, "of": "evaluation"} for what, number in counts.items()]
-    return {"name": cohort.name, "flow": flow, "figures": _set_figures(cohort.name, own, tasks), "tables_missing": ""}
+    return {"name": cohort.name, "flow": _flow(cohort.manifest_csv, manifest, ears, counts),
+            "figures": _set_figures(cohort.name, own, tasks), "tables_missing": ""}
+
+
+def _evaluated_ears(reports: Path, labels: Sequence[str]) -> pd.DataFrame:
+    """exam_id and side of each ear of the evaluations with these labels, once."""
+    predictions = [tables.PREDICTIONS.read(reports / f"predictions_{label}.csv") for label in labels]
+    return pd.concat([tables.PREDICTIONS.empty(), *predictions])[["exam_id", "side"]].drop_duplicates()
 
 
 def join_flows(flows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -71,8 +80,9 @@ def join_flows(flows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[st
     return [{"of": of, "what": what, "numbers": [own.get((of, what)) for own in numbers]} for of, what in names]
 
 
-def _flow(manifest_csv: Path, manifest: pd.DataFrame, ears: pd.DataFrame) -> list[dict[str, Any]]:
-    """Counts of the index and of the manifest; those of the manifest come from its rows if no counts are kept beside it."""
+def _flow(manifest_csv: Path, manifest: pd.DataFrame, ears: pd.DataFrame, evaluated: Mapping[str, int]
+          ) -> list[dict[str, Any]]:
+    """Counts of the index, the manifest and the evaluation; without counts beside it, the rows of the manifest are counted."""
     path = tables.counts_path(manifest_csv)
     counts = tables.MANIFEST_COUNTS.read(path) if path.is_file() else {"index": {}, "manifest": {}}
     of_manifest = counts["manifest"] or {
@@ -80,7 +90,8 @@ def _flow(manifest_csv: Path, manifest: pd.DataFrame, ears: pd.DataFrame) -> lis
         "patients": manifest.patient_key.nunique()}
     of_index = {what: number for what, number in counts["index"].items() if not what.startswith("files")}
     return [{"what": what, "number": number, "of": of}
-            for of, numbers in (("sheet and disk", of_index), ("manifest", of_manifest)) for what, number in numbers.items()]
+            for of, numbers in (("sheet and disk", of_index), ("manifest", of_manifest), ("evaluation", evaluated))
+            for what, number in numbers.items()]
 
 
 def _set_figures(name: str, ears: pd.DataFrame, tasks: Sequence[Task]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from medical_fenlei.exclusive import in_turn
 from medical_fenlei.files import write_json, write_text
+from medical_fenlei.metrics.calibration import HALF, PREVALENCE
 from medical_fenlei.pages.html import embedded, template
 from medical_fenlei.run_report.contents import report_contents
 from medical_fenlei.run_report.data_section import join_flows
@@ -17,6 +18,8 @@ from medical_fenlei.runs import Run
 from medical_fenlei.tables.index_counts import count_depth
 from medical_fenlei.vocabulary import DIAGNOSES
 
+POINT_ORIGINS = {HALF: "fixed", PREVALENCE: "from the share of positive ears in the training set"}
+"""Where the threshold of an operating point comes from, unless it was chosen on the tune set."""
 PAGE_LOCK = ".report.lock"
 MOST_PICTURES = 300
 """Pictures of cases on the page, some 30 kB each: the cases with the greatest negative log-likelihood."""
@@ -39,7 +42,7 @@ def _write_page(run: Run) -> Path:
     write_json(run.reports / "report.json", contents)
     page = run.reports / "report.html"
     write_text(page, template("run_report", "run.html", count_depth=count_depth).render(
-        **contents, title=contents["run"], diagnoses=DIAGNOSES, pictures=_plots(run, contents),
+        **contents, title=contents["run"], diagnoses=DIAGNOSES, point_origins=POINT_ORIGINS, pictures=_plots(run, contents),
         flows=join_flows({"": contents["flow"], **{own["name"]: own["flow"] for own in contents["cohorts"]}}),
         cases_with={label: _case_pictures(run, label, own["cases"]) for label, own in contents["evaluations"].items()},
         settings_text=json.dumps(contents["settings"], indent=2, ensure_ascii=False)))

@@ -105,9 +105,9 @@ RESULTS = Table("results of an evaluation, one row per operating point and metri
 }, unique=("point", "metric"), made_by="eval_ear2d")
 """point: empty for the measures as the evaluation decided; threshold: that of the operating point."""
 COMPARISON = Table("two networks on the same ears, one row per metric", {
-    "metric": "key", "one": "float", "other": "float", "difference": "float", "low": "float", "high": "float", "p": "float",
+    "metric": "key", "first": "float", "second": "float", "difference": "float", "low": "float", "high": "float", "p": "float",
     "note": "text",
-}, optional={"support": "count", **{f"{network}_{end}": "float" for network in ("one", "other") for end in ("low", "high")}},
+}, optional={"support": "count", **{f"{network}_{end}": "float" for network in ("first", "second") for end in ("low", "high")}},
    unique=("metric",))
 
 EXPLANATIONS = Table("explained ears, one row per ear, method and slice", {
