@@ -295,7 +295,7 @@ def test_a_missing_sheet_or_column_is_one_line(tmp_path):
             read_label_sheet(write_sheet(tmp_path / name, [], columns=[c for c in COLUMNS if not c.startswith("右")]))
         with pytest.raises(UserError, match="'左侧诊断-训练' occurs twice"):
             read_label_sheet(write_sheet(tmp_path / name, [], columns=[*COLUMNS, "左侧诊断-训练"]))
-    with pytest.raises(UserError, match=r"expected one \.xlsx .*; move the sheet there, or name it with --xlsx-path FILE; build_i"):
+    with pytest.raises(UserError, match=r"expected one \.xlsx .*; move the sheet there, or name it with --xlsx-path FILE; b"):
         only_sheet(tmp_path / "none")
 
 

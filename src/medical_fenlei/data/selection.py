@@ -77,7 +77,8 @@ def find_ear(data: DataConfig, exam_id: str, side: str, *, reports: Path | None 
     if ear.empty:
         near = near_names(exam_id, manifest.exam_id.unique()) if of_exam.empty else []
         hint = f"; near ids: {', '.join(near)}" if near else ""
-        if having := [own.name for own in (cohorts_of(reports) if reports else ()) if _has_ear(own.manifest_csv, exam_id, side)]:
+        cohorts = cohorts_of(reports) if reports else []
+        if having := [own.name for own in cohorts if _has_ear(own.manifest_csv, exam_id, side)]:
             hint = f"; it is one of --cohort {' and of --cohort '.join(having)}"
         raise UserError(f"--exam-id {exam_id}: {data.manifest_csv} has no {side} ear of that exam{hint}")
     return ear
