@@ -1,11 +1,15 @@
 """Figures of subgroups are those of their own ears, and every grouping has each ear once."""
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
+from medical_fenlei.evaluation import plots as evaluation_plots
 from medical_fenlei.evaluation.subgroups import FEWEST, subgroups_of
+from medical_fenlei.metrics.predictions import intervals_of
 from medical_fenlei.pages import plots
 from medical_fenlei.tasks import find_task
 
@@ -96,3 +100,15 @@ def test_a_panel_without_a_figure_has_the_whole_axis(study, tmp_path, monkeypatc
     plots.plot_forest(tmp_path / "f.png", found.assign(support=found.support.where(~few, 1)))
     low, high = zip(*(axes.get_xlim() for axes in figures[0].axes), strict=True)
     assert low[0] <= 0 and min(high) > 1
+
+
+@pytest.mark.parametrize("ears", [12, 160])
+def test_every_panel_of_a_set_that_is_too_small_says_why_it_is_empty(study, tmp_path, monkeypatch, ears):
+    predictions = study[0].head(ears)
+    result = SimpleNamespace(task=TASK, predictions=predictions, intervals=intervals_of(predictions, TASK, n_resamples=20),
+                             operating_points={}, calibration=SimpleNamespace(point="half"), id="e")
+    figures = []
+    monkeypatch.setattr(evaluation_plots, "save", lambda figure, path, **more: figures.append(figure))
+    evaluation_plots.plot_evaluation(tmp_path / "c.png", result)
+    titles = [axes.get_title() for axes in figures[0].axes[:4]]
+    assert all(("left out:\nit rests on" in title) == (ears == 12) for title in titles), titles

@@ -76,6 +76,16 @@ def test_the_page_needs_no_other_file_and_holds_the_figures_of_the_reports(here,
     assert told["settings"]["training"]["epochs"] == 2
 
 
+def test_the_page_counts_the_ears_of_its_own_evaluation_and_says_which_threshold_was_fitted(here):
+    reports = here / "outputs/a/reports"
+    flow = {row["what"]: row["number"] for row in json.loads((reports / "report.json").read_text())["flow"]}
+    assert flow["ears evaluated"] == len(tables.PREDICTIONS.read(reports / "predictions_val.csv"))
+    text = " ".join((reports / "report.html").read_text(encoding="utf-8").split())
+    assert "both fitted" not in text
+    fitted = r"Temperature [\d.]+, fitted on the tune set \(\d+ ears of \d+ patients\)"
+    assert re.search(fitted + r"; decided at 0.500 \(half, fixed\)", text)
+
+
 def test_the_tables_of_results_have_the_numbers_of_the_page_to_the_digit(here):
     reports = here / "outputs/a/reports"
     html, markdown = ((reports / name).read_text(encoding="utf-8") for name in ("report.html", "results_val.md"))
@@ -124,7 +134,7 @@ def test_counts_that_are_part_of_another_are_indented_below_it(here, copied):
         "index": {"exams in the label sheet": 9, "matched to a folder": 8, "usable": 7}, "manifest": {"ears": 14}})
     text = write_page(Run(there / "outputs/a")).read_text(encoding="utf-8")
     indents = re.findall(r'<td style="padding-left: ([\d.]+)rem">', text)
-    assert np.allclose(np.array(indents, float), [0.6, 1.8, 3.0, 0.6])
+    assert np.allclose(np.array(indents, float), [0.6, 1.8, 3.0, 0.6, 0.6])                 # the last: ears evaluated
 
 
 def test_of_two_commands_that_end_together_the_page_that_stays_has_the_files_of_both(here, copied, monkeypatch):
