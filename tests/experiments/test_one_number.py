@@ -87,7 +87,7 @@ def figures(here, folder, task):
         found[row["metric"]]["summary.csv"] = finite(row["mean"], row["low"], row["high"])
         found[row["metric"]]["summary.csv, ensemble"] = finite(row["ensemble"], row["ensemble_low"], row["ensemble_high"])
     for row in tables.COMPARISON.read(here / "artifacts/comparison/comparison.csv").to_dict("records"):
-        for network in ("one", "other"):
+        for network in ("first", "second"):
             found[row["metric"]][f"comparison.csv, {network}"] = finite(
                 row[network], row[f"{network}_low"], row[f"{network}_high"])
     runs = tables.RUNS.read(folder / "runs.csv").iloc[0]

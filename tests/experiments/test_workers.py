@@ -25,6 +25,16 @@ def work(function="do", prepare="prepare", **options):
                 **{"quiet": False, "threads": None, **options})
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Signals are heeded, whatever an earlier test left: what this process ignores, those that it starts ignore too."""
+    before = {number: signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+              for number in ASKED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def item(tmp_path):
     """Makes an item of this name."""

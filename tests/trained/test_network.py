@@ -121,7 +121,8 @@ def test_sets_that_are_opened_together_share_their_sources_and_one_without_ears_
 
 
 @pytest.mark.parametrize(("name", "task", "missing"), [
-    ("test", None, "labelled ears"), ("val", "cholesteatoma_vs_csoma", "ears of cholesteatoma_vs_csoma")])
+    ("test", None, "test set; make_splits_dual --test-ratio"),
+    ("val", "cholesteatoma_vs_csoma", "ears of cholesteatoma_vs_csoma")])
 def test_a_set_without_an_ear_is_refused_by_its_name(network, data, name, task, missing):
     manifest = tables.MANIFEST.read(Path(MANIFEST))
     code = manifest.label_code.where(~manifest.exam_id.isin(exams_of("val")), 5)
