@@ -1,7 +1,7 @@
-"""Train the network that finds the structures of the ear, on drawn ears; its weights are part of the package.
+"""Train a network that finds the structures of the ear, on drawn ears.
 
     python scripts/pretrain_anatomy.py --out artifacts/anatomy.safetensors
-    python scripts/pretrain_anatomy.py --steps 200 --out /tmp/try.safetensors
+    python scripts/pretrain_anatomy.py --steps 200 --held-out 10 --out artifacts/try.safetensors
 
 Every ear is drawn anew, with contrast, sharpness, noise, slices, posture and disease well beyond what is real. An interrupted
 command can be repeated and continues. Prints the Dice of each structure on drawn ears that were kept apart: synthetic, not
@@ -16,8 +16,10 @@ from medical_fenlei.anatomy.spec import PretrainSpec
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     cli.add_shared_flags(parser, "num_workers")
-    parser.add_argument("--out", type=Path, default=Path("artifacts/anatomy.safetensors"), help="file of the weights")
-    parser.add_argument("--held-out", type=int, default=100, help="drawn ears on which the network is measured")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/anatomy.safetensors"), metavar="FILE",
+                        help="file of the weights (default: %(default)s)")
+    parser.add_argument("--held-out", type=cli.int_at_least(1), default=100, metavar="N",
+                        help="drawn ears on which the network is measured (default: %(default)s)")
     settings.add_flags(parser, PretrainSpec)
     args = parser.parse_args(argv)
     spec = settings.from_flags(PretrainSpec, args)

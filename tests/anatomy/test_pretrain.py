@@ -37,7 +37,7 @@ class StopAt:
 
 def blocks(seed, number):
     """A dense block in a soft volume instead of an ear: learnt in a few steps."""
-    rng = np.random.default_rng([seed % 2**32, number])
+    rng = np.random.default_rng([seed, number])
     hu, structures = rng.normal(0, 30, SHAPE), np.zeros(SHAPE, np.uint8)
     row = int(rng.integers(0, 8))
     hu[4:12, row:row + 12, 6:18] += 1500
@@ -80,6 +80,21 @@ def test_a_training_begun_with_other_settings_is_refused(small, tmp_path, monkey
         pretrain.pretrain(PretrainSpec(steps=3), tmp_path / "w.safetensors", workers=0)
     with pytest.raises(UserError, match=r"w\.resume\.pt: got the beginning of a training with other settings"):
         pretrain.pretrain(PretrainSpec(steps=4), tmp_path / "w.safetensors", workers=0)
+
+
+def test_a_damaged_beginning_is_refused_in_one_line(small, tmp_path):
+    (tmp_path / "w.resume.pt").write_bytes(b"not what torch wrote")
+    with pytest.raises(UserError, match=r"w\.resume\.pt: cannot be read as the beginning of a training .*; remove it$"):
+        pretrain.pretrain(PretrainSpec(steps=2), tmp_path / "w.safetensors", workers=0)
+
+
+def test_no_training_sees_an_ear_on_which_the_network_is_measured():
+    with pytest.raises(ValueError, match="seed"):
+        PretrainSpec(seed=pretrain.HELD_OUT_SEED)
+
+
+def test_a_batch_without_any_structure_has_a_finite_loss():
+    assert anatomy_loss(torch.zeros(1, 8, *SHAPE), torch.zeros(1, *SHAPE, dtype=torch.int64)).isfinite()
 
 
 def test_the_loss_is_cross_entropy_and_what_the_mean_dice_lacks_to_one():

@@ -23,9 +23,10 @@ from medical_fenlei.training.batch_progress import BatchProgress
 from medical_fenlei.training.schedule import warmup_cosine
 from medical_fenlei.vocabulary import Structure
 
-HELD_OUT_SEED = 1 << 31
+HELD_OUT_SEED = 1 << 32
 """Seed of the ears on which the network is measured; no seed of training is as large."""
 SAVE_SECONDS = 120.0
+"""How old what a repeated call goes on from may become."""
 
 
 class _DrawnEars(Dataset[tuple[np.ndarray, np.ndarray]]):
@@ -94,16 +95,25 @@ class _Training:
         self.saved, self.losses = time.monotonic(), []
 
     def resume(self) -> None:
-        """Take up where an interrupted call stopped, if one did. Raises UserError if it had other settings."""
+        """Take up where an interrupted call stopped, if one did.
+
+        Raises UserError if it had other settings, or its file is damaged.
+        """
         if not self.path.is_file():
             return
-        kept: dict[str, Any] = torch.load(self.path, weights_only=True)
-        if kept["spec"] != settings.to_json(self.spec):
-            raise UserError(f"{self.path}: got the beginning of a training with other settings ({kept['spec']}), expected "
+        try:
+            kept: dict[str, Any] = torch.load(self.path, weights_only=True)
+            spec = kept["spec"]
+            if same := spec == settings.to_json(self.spec):
+                self.model.load_state_dict(kept["model"])
+                self.optimizer.load_state_dict(kept["optimizer"])
+                self.done = kept["done"]
+        except Exception as error:  # the type depends on the damage
+            raise UserError(f"{self.path}: cannot be read as the beginning of a training ({type(error).__name__}); remove it"
+                            ) from None
+        if not same:
+            raise UserError(f"{self.path}: got the beginning of a training with other settings ({spec}), expected "
                             f"{settings.to_json(self.spec)}; finish it with those, or remove the file")
-        self.model.load_state_dict(kept["model"])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        self.done = kept["done"]
 
 
 def anatomy_loss(logits: torch.Tensor, structures: torch.Tensor) -> torch.Tensor:
@@ -117,7 +127,8 @@ def anatomy_loss(logits: torch.Tensor, structures: torch.Tensor) -> torch.Tensor
     there = truth.sum(space)
     dice = (2 * (probability * truth).sum(space) + 1) / (probability.sum(space) + there + 1)
     known = there > 0
-    return functional.cross_entropy(logits, structures) + 1 - dice[known][1:].mean()
+    known[Structure.OTHER] = False
+    return functional.cross_entropy(logits, structures) + 1 - (dice * known).sum() / known.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -22,5 +22,8 @@ class PretrainSpec:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps, batch-size: got {self.steps} and {self.batch_size}, expected at least 1")
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
+        if not 0 < self.lr < 1:
+            raise ValueError(f"lr: got {self.lr}, expected above 0 and below 1")

@@ -42,8 +42,7 @@ def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
     page = write_page(network.run)
     cli.say(f"look at {page}")
     if kind == EAR2D and args.pictures:
-        cli.say(f"the page lacks the pictures of the {args.pictures} hardest cases, which follow (some seconds each; "
-                "--pictures 0 makes none)")
+        cli.say(f"pictures of the hardest cases follow, {args.pictures} at most (some seconds each; --pictures 0 makes none)")
         for result in results:
             _draw_hardest(network, data, result, args.pictures)
         write_page(network.run)
