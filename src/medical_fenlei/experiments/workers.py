@@ -158,7 +158,7 @@ def _start_jobs(orders: Connection, work: Work) -> None:
             else:
                 receiver, process = _start_job(context, work, order[0], order[1], parent.sentinel)
                 running[receiver] = order[0], process
-    gc.unfreeze()                                                # libraries call what is frozen at the end a leak
+    gc.unfreeze()                                                # or triton calls what is frozen at the end a leak (findings)
 
 
 def _start_job(context: Any, work: Work, name: str, item: Any, parent: int) -> tuple[Connection, BaseProcess]:
