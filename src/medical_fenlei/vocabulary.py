@@ -54,6 +54,19 @@ class Structure(IntEnum):
     """The sigmoid sinus and the jugular bulb."""
 
 
+class Landmark(IntEnum):
+    """A point of the temporal bone; its place in an array of landmarks."""
+
+    TYMPANUM = 0
+    """The middle of the tympanic cavity."""
+
+    MASTOID = 1
+    """The middle of the mastoid."""
+
+    VESTIBULE = 2
+    """The middle of the vestibule of the inner ear."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """A diagnosis code with its names."""

@@ -12,8 +12,8 @@ from medical_fenlei.anatomy.drawn_ears import DrawnEar
 from medical_fenlei.anatomy.pretrain import anatomy_loss, measure
 from medical_fenlei.anatomy.spec import PretrainSpec
 from medical_fenlei.errors import Stopped, UserError
-from medical_fenlei.models.anatomy_net import AnatomyNet
-from medical_fenlei.vocabulary import Structure
+from medical_fenlei.models.anatomy_net import AnatomyNet, AnatomyOutput
+from medical_fenlei.vocabulary import Landmark, Structure
 
 SHAPE = (16, 24, 24)
 
@@ -35,14 +35,15 @@ class StopAt:
         return self.left == 0
 
 
-def blocks(seed, number):
+def blocks(seed, number, code=None):
     """A dense block in a soft volume instead of an ear: learnt in a few steps."""
     rng = np.random.default_rng([seed, number])
     hu, structures = rng.normal(0, 30, SHAPE), np.zeros(SHAPE, np.uint8)
     row = int(rng.integers(0, 8))
     hu[4:12, row:row + 12, 6:18] += 1500
     structures[4:12, row:row + 12, 6:18] = Structure.OTIC_CAPSULE
-    return DrawnEar(hu.astype(np.int16), structures)
+    landmarks = np.array([[8, row + 6, 12], [8, row, 12], [-3, 0, 0]], np.float32)       # the last lies beyond
+    return DrawnEar(hu.astype(np.int16), structures, landmarks)
 
 
 @pytest.fixture
@@ -52,7 +53,9 @@ def small(monkeypatch):
 
 def test_it_learns_what_it_is_shown(small, tmp_path):
     model = pretrain.pretrain(PretrainSpec(steps=60), tmp_path / "w.safetensors", workers=0)
-    assert measure(model, 4)["otic_capsule"] > 0.9
+    measured = measure(model, pretrain.held_out_ears(4))
+    assert measured.dice[Structure.OTIC_CAPSULE] > 0.9
+    assert len(measured.off_mm[Landmark.VESTIBULE]) == 0
     assert not [*tmp_path.glob("*.resume.pt")]
 
 
@@ -94,7 +97,9 @@ def test_no_training_sees_an_ear_on_which_the_network_is_measured():
 
 
 def test_a_batch_without_any_structure_has_a_finite_loss():
-    assert anatomy_loss(torch.zeros(1, 8, *SHAPE), torch.zeros(1, *SHAPE, dtype=torch.int64)).isfinite()
+    nothing = AnatomyOutput(torch.zeros(1, 8, *SHAPE), torch.zeros(1, 3, 3))
+    beyond = torch.full((1, 3, 3), -1.0)
+    assert anatomy_loss(nothing, torch.zeros(1, *SHAPE, dtype=torch.int64), beyond).isfinite()
 
 
 def test_the_loss_is_cross_entropy_and_what_the_mean_dice_lacks_to_one():
@@ -106,9 +111,35 @@ def test_the_loss_is_cross_entropy_and_what_the_mean_dice_lacks_to_one():
         t = (truth == structure).float()
         dice.append((2 * (p[:, structure] * t).sum() + 1) / (p[:, structure].sum() + t.sum() + 1))
     expected = functional.cross_entropy(logits, truth) + 1 - torch.stack(dice).mean()
-    assert anatomy_loss(logits, truth).item() == pytest.approx(expected.item(), rel=1e-5)
+    places = torch.full((2, 3, 3), 4.0)
+    assert anatomy_loss(AnatomyOutput(logits, places), truth, places).item() == pytest.approx(expected.item(), rel=1e-5)
+    moved = places.clone()
+    moved[0, 1, 2] += 10                                         # one of six landmarks, by 7 mm along a row
+    found = anatomy_loss(AnatomyOutput(logits, places), truth, moved)
+    assert found.item() == pytest.approx(expected.item() + 0.05 * (7 - 0.5) / 6, rel=1e-5)      # smooth L1 beyond 1 mm: d - 1/2
 
 
-def test_the_network_gives_a_logit_for_each_structure_of_each_voxel():
-    logits = AnatomyNet()(torch.zeros(1, 16, 24, 32))
-    assert logits.shape == (1, len(Structure), 16, 24, 32)
+def test_a_landmark_beyond_the_volume_does_not_count():
+    logits, truth, places = torch.zeros(1, 8, *SHAPE), torch.zeros(1, *SHAPE, dtype=torch.int64), torch.full((1, 3, 3), 4.0)
+    beyond = places.clone()
+    beyond[0, 2] = torch.tensor([4.0, -1.0, 4.0])
+    output = AnatomyOutput(logits, places)
+    assert anatomy_loss(output, truth, beyond) == anatomy_loss(output, truth, places)
+
+
+def test_the_network_gives_a_logit_for_each_structure_of_each_voxel_and_a_place_for_each_landmark():
+    output = AnatomyNet()(torch.zeros(2, 16, 24, 32))
+    assert output.logits.shape == (2, len(Structure), 16, 24, 32)
+    assert output.landmarks.shape == (2, len(Landmark), 3)
+
+
+def test_a_landmark_is_found_where_the_heat_is():
+    model = AnatomyNet()
+    hot = torch.zeros(1, 8, 8, 16, 24)
+    hot[0, 0, 3, 5, 20] = 1000
+    model.features = lambda hu: hot
+    with torch.no_grad():
+        model.heat.weight.fill_(1.0)
+        places = model(torch.zeros(1, 8, 16, 24)).landmarks
+    torch.testing.assert_close(places[0], torch.tensor([3.0, 5, 20]).expand(3, 3))
+

@@ -1,7 +1,8 @@
 """Teach the anatomy network from drawn ears, and measure it on drawn ears that it never saw."""
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from medical_fenlei import settings
-from medical_fenlei.anatomy.drawn_ears import draw_ear
+from medical_fenlei.anatomy.drawn_ears import SPACING, DrawnEar, draw_ear
 from medical_fenlei.anatomy.spec import PretrainSpec
 from medical_fenlei.errors import Stopped, UserError
 from medical_fenlei.files import atomic
 from medical_fenlei.log import LOG
-from medical_fenlei.models.anatomy_net import AnatomyNet
+from medical_fenlei.models.anatomy_net import AnatomyNet, AnatomyOutput
 from medical_fenlei.signals import StopRequest
 from medical_fenlei.training.batch_progress import BatchProgress
 from medical_fenlei.training.schedule import warmup_cosine
-from medical_fenlei.vocabulary import Structure
+from medical_fenlei.vocabulary import Landmark, Structure
 
 HELD_OUT_SEED = 1 << 32
 """Seed of the ears on which the network is measured; no seed of training is as large."""
@@ -29,7 +30,11 @@ SAVE_SECONDS = 120.0
 """How old what a repeated call goes on from may become."""
 
 
-class _DrawnEars(Dataset[tuple[np.ndarray, np.ndarray]]):
+LANDMARK_WEIGHT = 0.05
+"""What a landmark that is a mm off costs, in units of the loss of the segmentation."""
+
+
+class _DrawnEars(Dataset[tuple[np.ndarray, np.ndarray, np.ndarray]]):
     """The drawn ears of a seed, by number."""
 
     def __init__(self, seed: int, count: int) -> None:
@@ -38,9 +43,9 @@ class _DrawnEars(Dataset[tuple[np.ndarray, np.ndarray]]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         ear = draw_ear(self.seed, number)
-        return ear.hu.astype(np.float32), ear.structures.astype(np.int64)
+        return ear.hu.astype(np.float32), ear.structures.astype(np.int64), ear.landmarks
 
 
 def pretrain(spec: PretrainSpec, out: Path, *, workers: int) -> AnatomyNet:
@@ -53,8 +58,8 @@ def pretrain(spec: PretrainSpec, out: Path, *, workers: int) -> AnatomyNet:
     training = _Training(spec, out.with_suffix(".resume.pt"))
     training.resume()
     with StopRequest().on_signals() as stop, BatchProgress("anatomy", spec.steps, done=training.done) as progress:
-        for hu, structures in _batches(spec, training.done, workers):
-            training.step(hu, structures)
+        for hu, structures, landmarks in _batches(spec, training.done, workers):
+            training.step(hu, structures, landmarks)
             progress.update()
             if stop.received:
                 training.save()
@@ -74,11 +79,11 @@ class _Training:
         self.model, self.losses = AnatomyNet(), list[float]()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=spec.lr, weight_decay=1e-4)
 
-    def step(self, hu: torch.Tensor, structures: torch.Tensor) -> None:
-        """Take a step on a batch: HU float32, structures int64, both (N, K, H, W)."""
+    def step(self, hu: torch.Tensor, structures: torch.Tensor, landmarks: torch.Tensor) -> None:
+        """Take a step on a batch: HU float32, structures int64, both (N, K, H, W); landmarks float32 (N, 3, 3)."""
         for group in self.optimizer.param_groups:
             group["lr"] = warmup_cosine(self.done, steps=self.spec.steps, warmup=self.spec.steps / 20, peak=self.spec.lr)
-        loss = anatomy_loss(self.model(hu), structures)
+        loss = anatomy_loss(self.model(hu), structures, landmarks)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -116,39 +121,61 @@ class _Training:
                             f"{settings.to_json(self.spec)}; finish it with those, or remove the file")
 
 
-def anatomy_loss(logits: torch.Tensor, structures: torch.Tensor) -> torch.Tensor:
-    """Return cross entropy plus one minus the mean soft Dice of the structures that a batch holds.
+def anatomy_loss(found: AnatomyOutput, structures: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+    """Return cross entropy, one minus the mean soft Dice of the structures that a batch holds, and the error of its landmarks.
 
-    logits (N, 8, K, H, W); structures int64 (N, K, H, W).
+    structures int64 (N, K, H, W); landmarks float32 (N, 3, 3), voxel indices; those beyond the volume do not count.
     """
-    probability = logits.softmax(1)
+    probability = found.logits.softmax(1)
     truth = functional.one_hot(structures, len(Structure)).movedim(-1, 1).to(probability.dtype)
     space = (0, 2, 3, 4)
     there = truth.sum(space)
     dice = (2 * (probability * truth).sum(space) + 1) / (probability.sum(space) + there + 1)
     known = there > 0
     known[Structure.OTHER] = False
-    return functional.cross_entropy(logits, structures) + 1 - (dice * known).sum() / known.sum().clamp(min=1)
+    segmented = functional.cross_entropy(found.logits, structures) + 1 - (dice * known).sum() / known.sum().clamp(min=1)
+    inside = ((landmarks >= 0) & (landmarks <= landmarks.new_tensor(structures.shape[1:]) - 1)).all(-1)
+    off = (found.landmarks - landmarks) * landmarks.new_tensor(SPACING)
+    distance = functional.smooth_l1_loss(off, torch.zeros_like(off), reduction="none").sum(-1)
+    return segmented + LANDMARK_WEIGHT * (distance * inside).sum() / inside.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well the network finds the structures of some drawn ears."""
+
+    dice: dict[Structure, float]
+    """Over the voxels of all ears together; NaN for a structure that is neither there nor found."""
+
+    off_mm: dict[Landmark, np.ndarray]
+    """Distance of each landmark that lies within its volume from where it was found."""
+
+
+def held_out_ears(count: int, code: int | None = None) -> Iterator[DrawnEar]:
+    """Yield drawn ears that no training saw; code: their diagnosis (None: any that is taught)."""
+    return (draw_ear(HELD_OUT_SEED, number, code) for number in range(count))
 
 
 @torch.no_grad()
-def measure(model: AnatomyNet, ears: int) -> dict[str, float]:
-    """Return the Dice of each structure over drawn ears that no training saw, over the voxels of all of them together.
-
-    NaN for a structure that is neither there nor found.
-    """
+def measure(model: AnatomyNet, ears: Iterable[DrawnEar]) -> Measured:
+    """Compare what the network finds in these ears with what was drawn."""
     model.eval()
     both, sizes = np.zeros(len(Structure)), np.zeros(len(Structure))
-    for number in range(ears):
-        ear = draw_ear(HELD_OUT_SEED, number)
-        found = model(torch.from_numpy(ear.hu.astype(np.float32))[None])[0].argmax(0).numpy()
+    off: dict[Landmark, list[float]] = {landmark: [] for landmark in Landmark}
+    for ear in ears:
+        found = model(torch.from_numpy(ear.hu.astype(np.float32))[None])
+        segmented = found.logits[0].argmax(0).numpy()
         for structure in Structure:
-            mine, true = found == structure, ear.structures == structure
+            mine, true = segmented == structure, ear.structures == structure
             both[structure] += (mine & true).sum()
             sizes[structure] += mine.sum() + true.sum()
+        for landmark, mine, true in zip(Landmark, found.landmarks[0].numpy(), ear.landmarks, strict=True):
+            if (true >= 0).all() and (true <= np.array(ear.hu.shape) - 1).all():
+                off[landmark].append(float(np.linalg.norm((mine - true) * SPACING)))
     model.train()
-    return {structure.name.lower(): float(2 * both[structure] / sizes[structure]) if sizes[structure] else math.nan
+    dice = {structure: float(2 * both[structure] / sizes[structure]) if sizes[structure] else math.nan
             for structure in Structure if structure}
+    return Measured(dice, {landmark: np.array(distances) for landmark, distances in off.items()})
 
 
 def write_weights(model: AnatomyNet, out: Path) -> None:
@@ -157,7 +184,7 @@ def write_weights(model: AnatomyNet, out: Path) -> None:
         file.write(save({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}))
 
 
-def _batches(spec: PretrainSpec, done: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(spec: PretrainSpec, done: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yield the batches of the remaining steps."""
     ears = _DrawnEars(spec.seed, spec.steps * spec.batch_size)
     numbers = range(done * spec.batch_size, len(ears))

@@ -8,7 +8,7 @@ from medical_fenlei.settings import check_seed
 class PretrainSpec:
     """How the anatomy network learns."""
 
-    steps: int = 6000
+    steps: int = 3000
     """Steps of the optimizer."""
 
     batch_size: int = 2

@@ -13,7 +13,8 @@ from medical_fenlei.vocabulary import SIDES, Side
 
 TYMPANUM = np.array([42.0, 0.0, 0.0])
 MASTOID = np.array([52.0, 14.0, -4.0])
-"""Centres of the tympanic cavity and of the mastoid in the ear frame."""
+VESTIBULE = np.array([36.6, 1.0, 1.5])
+"""Centres of the tympanic cavity, of the mastoid and of the vestibule in the ear frame."""
 
 HEALTHY_AERATION, OPPOSITE_AERATION, DISEASED_AERATION = 0.42, 0.28, 0.24
 """Mean aerated share of the mastoid of healthy ears, healthy ears opposite a diseased ear, and diseased ears."""
@@ -122,6 +123,12 @@ def head_to_patient(person: Person, pose: Pose) -> Affine:
     return Affine.from_steps((about_z @ about_y @ about_x @ np.diag(person.scale)).T, pose.offset_mm)
 
 
+def ear_point(person: Person, pose: Pose, side: Side, point: np.ndarray) -> np.ndarray:
+    """Return where a point (3,) of the ear frame lies in the patient, LPS mm."""
+    in_head = person.ears[side].from_head().inverse.apply(point)
+    return head_to_patient(person, pose).apply(in_head)
+
+
 def landmarks(person: Person, pose: Pose) -> dict[str, list[float]]:
     """Return the centres of both tympanic cavities and mastoids, and a point and the normal of the midsagittal plane.
 
@@ -130,8 +137,7 @@ def landmarks(person: Person, pose: Pose) -> dict[str, list[float]]:
     to_patient = head_to_patient(person, pose)
 
     def in_patient(side: Side, point: np.ndarray) -> list[float]:
-        in_head = person.ears[side].from_head().inverse.apply(point)
-        return [float(v) for v in to_patient.apply(in_head).round(3)]
+        return [float(v) for v in ear_point(person, pose, side, point).round(3)]
 
     normal = np.cross(to_patient.step(1), to_patient.step(2))
     found = {f"tympanum_{side}": in_patient(side, TYMPANUM) for side in SIDES}

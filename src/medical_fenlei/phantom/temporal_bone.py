@@ -6,7 +6,7 @@ of fluid is a cavity, a mass belongs to what it has grown into.
 import numpy as np
 from scipy.special import ndtri
 
-from medical_fenlei.phantom.anatomy import TYMPANUM, EarAnatomy
+from medical_fenlei.phantom.anatomy import TYMPANUM, VESTIBULE, EarAnatomy
 from medical_fenlei.phantom.canvas import AIR, Array, Canvas, Shape, Slab, capsule, ellipsoid, polyline, ring, union, vector
 from medical_fenlei.phantom.disease import EarChange, Region
 from medical_fenlei.phantom.texture import honeycomb, smooth
@@ -131,7 +131,7 @@ class _Bone:
         for along, radius, tube in ((0.0, 2.7, 0.85), (1.2, 1.7, 0.7), (2.2, 0.7, 0.6)):
             centre = (33.6 + along * axis[0], -5.2 + along * axis[1], -1.2 + along * axis[2])
             paint(ring(centre, axis, radius, tube), 30, structure=Structure.OTIC_CAPSULE)
-        paint(ellipsoid((36.6, 1.0, 1.5), (1.5, 2.4, 2.2)), 20, structure=Structure.OTIC_CAPSULE)        # vestibule
+        paint(ellipsoid(tuple(VESTIBULE), (1.5, 2.4, 2.2)), 20, structure=Structure.OTIC_CAPSULE)        # vestibule
         for centre, normal in (((39.0, 4.6, 3.0), (0.0, 0.3, 1.0)), ((37.2, 0.8, 6.2), (0.75, 0.66, 0.0)),
                                ((37.0, 7.0, 2.4), (0.7, -0.7, 0.0))):
             paint(ring(centre, normal, 2.9, 1.5), OTIC_CAPSULE_HU, structure=Structure.OTIC_CAPSULE)
