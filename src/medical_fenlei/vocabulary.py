@@ -54,7 +54,7 @@ class Structure(IntEnum):
     """The sigmoid sinus and the jugular bulb."""
 
 
-class Landmark(IntEnum):
+class EarPoint(IntEnum):
     """A point of the temporal bone; its place in an array of landmarks."""
 
     TYMPANUM = 0

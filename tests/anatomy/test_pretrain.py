@@ -13,7 +13,7 @@ from medical_fenlei.anatomy.pretrain import anatomy_loss, measure
 from medical_fenlei.anatomy.spec import PretrainSpec
 from medical_fenlei.errors import Stopped, UserError
 from medical_fenlei.models.anatomy_net import AnatomyNet, AnatomyOutput
-from medical_fenlei.vocabulary import Landmark, Structure
+from medical_fenlei.vocabulary import EarPoint, Structure
 
 SHAPE = (16, 24, 24)
 
@@ -55,7 +55,7 @@ def test_it_learns_what_it_is_shown(small, tmp_path):
     model = pretrain.pretrain(PretrainSpec(steps=60), tmp_path / "w.safetensors", workers=0)
     measured = measure(model, pretrain.held_out_ears(4))
     assert measured.dice[Structure.OTIC_CAPSULE] > 0.9
-    assert len(measured.off_mm[Landmark.VESTIBULE]) == 0
+    assert len(measured.off_mm[EarPoint.VESTIBULE]) == 0
     assert not [*tmp_path.glob("*.resume.pt")]
 
 
@@ -130,7 +130,7 @@ def test_a_landmark_beyond_the_volume_does_not_count():
 def test_the_network_gives_a_logit_for_each_structure_of_each_voxel_and_a_place_for_each_landmark():
     output = AnatomyNet()(torch.zeros(2, 16, 24, 32))
     assert output.logits.shape == (2, len(Structure), 16, 24, 32)
-    assert output.landmarks.shape == (2, len(Landmark), 3)
+    assert output.landmarks.shape == (2, len(EarPoint), 3)
 
 
 def test_a_landmark_is_found_where_the_heat_is():

@@ -12,13 +12,13 @@ from medical_fenlei.phantom.anatomy import MASTOID, TYMPANUM, VESTIBULE, EarAnat
 from medical_fenlei.phantom.disease import EarChange, Mass, sample_change, sample_operated_ear
 from medical_fenlei.phantom.head import draw_head
 from medical_fenlei.spatial import Affine
-from medical_fenlei.vocabulary import AIR, DIAGNOSES, SIDES, Landmark, Side, Structure
+from medical_fenlei.vocabulary import AIR, DIAGNOSES, SIDES, EarPoint, Side, Structure
 
 SHAPE, SPACING = (40, 80, 80), (1.0, 0.7, 0.7)
 """Voxels of the grid on which the network sees an ear, and their distances in mm: from inferior to superior, from front to
 back, from lateral to medial, centred near the tympanic cavity."""
 
-POINTS = {Landmark.TYMPANUM: TYMPANUM, Landmark.MASTOID: MASTOID, Landmark.VESTIBULE: VESTIBULE}
+POINTS = {EarPoint.TYMPANUM: TYMPANUM, EarPoint.MASTOID: MASTOID, EarPoint.VESTIBULE: VESTIBULE}
 NEVER_TAUGHT = 4
 """Code of the diagnosis that no training shows (cholesterol granuloma), to measure the network on a disease that it never
 saw."""
@@ -44,7 +44,7 @@ class DrawnEar:
     """uint8 of SHAPE, the `Structure` of each voxel."""
 
     landmarks: np.ndarray
-    """float32 (3, 3), the voxel index (k, row, column) of each `Landmark`, which may lie beyond the grid."""
+    """float32 (3, 3), the voxel index (k, row, column) of each `EarPoint`, which may lie beyond the grid."""
 
 
 def draw_ear(seed: int, number: int, code: int | None = None) -> DrawnEar:
@@ -54,8 +54,8 @@ def draw_ear(seed: int, number: int, code: int | None = None) -> DrawnEar:
     z, row, column = SPACING
     steps = [np.array([0, 0, z / PER_SLICE]), np.array([0, row, 0]), np.array([-column, 0, 0])]
     shape = ((SHAPE[0] + 2 * MARGIN) * PER_SLICE, *SHAPE[1:])
-    points = [ear_point(person, pose, Side.LEFT, POINTS[landmark]) for landmark in Landmark]
-    grid = Affine.centred(steps, shape, points[Landmark.TYMPANUM] + _offset(rng))
+    points = [ear_point(person, pose, Side.LEFT, POINTS[landmark]) for landmark in EarPoint]
+    grid = Affine.centred(steps, shape, points[EarPoint.TYMPANUM] + _offset(rng))
     drawn = draw_head(person, {Side.LEFT: change, Side.RIGHT: EarChange()}, pose, grid, shape, _gravity(rng), structures=True)
     found = (grid.inverse.apply(points) - [MARGIN * PER_SLICE, 0, 0]) / [PER_SLICE, 1, 1]
     assert drawn.structures is not None

@@ -22,7 +22,7 @@ from medical_fenlei.models.anatomy_net import AnatomyNet, AnatomyOutput
 from medical_fenlei.signals import StopRequest
 from medical_fenlei.training.batch_progress import BatchProgress
 from medical_fenlei.training.schedule import warmup_cosine
-from medical_fenlei.vocabulary import Landmark, Structure
+from medical_fenlei.vocabulary import EarPoint, Structure
 
 HELD_OUT_SEED = 1 << 32
 """Seed of the ears on which the network is measured; no seed of training is as large."""
@@ -147,7 +147,7 @@ class Measured:
     dice: dict[Structure, float]
     """Over the voxels of all ears together; NaN for a structure that is neither there nor found."""
 
-    off_mm: dict[Landmark, np.ndarray]
+    off_mm: dict[EarPoint, np.ndarray]
     """Distance of each landmark that lies within its volume from where it was found."""
 
 
@@ -161,7 +161,7 @@ def measure(model: AnatomyNet, ears: Iterable[DrawnEar]) -> Measured:
     """Compare what the network finds in these ears with what was drawn."""
     model.eval()
     both, sizes = np.zeros(len(Structure)), np.zeros(len(Structure))
-    off: dict[Landmark, list[float]] = {landmark: [] for landmark in Landmark}
+    off: dict[EarPoint, list[float]] = {landmark: [] for landmark in EarPoint}
     for ear in ears:
         found = model(torch.from_numpy(ear.hu.astype(np.float32))[None])
         segmented = found.logits[0].argmax(0).numpy()
@@ -169,7 +169,7 @@ def measure(model: AnatomyNet, ears: Iterable[DrawnEar]) -> Measured:
             mine, true = segmented == structure, ear.structures == structure
             both[structure] += (mine & true).sum()
             sizes[structure] += mine.sum() + true.sum()
-        for landmark, mine, true in zip(Landmark, found.landmarks[0].numpy(), ear.landmarks, strict=True):
+        for landmark, mine, true in zip(EarPoint, found.landmarks[0].numpy(), ear.landmarks, strict=True):
             if (true >= 0).all() and (true <= np.array(ear.hu.shape) - 1).all():
                 off[landmark].append(float(np.linalg.norm((mine - true) * SPACING)))
     model.train()

@@ -69,6 +69,14 @@ class EarSpec:
         return self.crop_mm if self.target_spacing is None else self.image_size * self.target_spacing
 
     @property
+    def voxel_mm(self) -> tuple[float, float, float] | None:
+        """Distance of slices, rows and columns in mm; None where it differs from series to series."""
+        edge = self.fixed_edge_mm if self.extent == "crop" or self.target_spacing else None
+        between = self.target_spacing if self.sampling != "even" else None
+        between = between or (self.roi_mm / self.num_slices if self.sampling == "roi" else None)
+        return None if edge is None or between is None else (between, edge / self.image_size, edge / self.image_size)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of a volume on disk: int16 with the NPY header."""
         return 2 * self.num_slices * self.image_size**2 + 128

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medical_fenlei import settings
-from medical_fenlei.config.augment import AugmentConfig
+from medical_fenlei.config.augment import BONE, AugmentConfig
 from medical_fenlei.config.data import DataConfig
 from medical_fenlei.config.ears import EarSpec
-from medical_fenlei.config.model import SIZE_STEP, SLICE_ATTENTION, ModelConfig
+from medical_fenlei.config.model import ANATOMY, SIZE_STEP, SLICE_ATTENTION, ModelConfig, PhysicalScale
 from medical_fenlei.config.training import LONG_TAIL, TrainConfig
 
 
@@ -33,8 +33,23 @@ class RunConfig:
         if self.augment.slice_context and self.model.model not in SLICE_ATTENTION:
             raise ValueError(f"slice-context: got {self.augment.slice_context} with --model {self.model.model}, which sees "
                              "neighboring slices anyway; leave it at 0, or take a slice_attention network")
+        if self.uses_anatomy:
+            self._check_anatomy()
         if self.several_tasks and self.training.balance == "sampler":
             raise ValueError("balance: sampler cannot balance several tasks at once; take --balance loss or none")
+
+    def _check_anatomy(self) -> None:
+        if self.ears.voxel_mm is None:
+            raise ValueError("backbone: anatomy needs a cache whose voxels have one size in mm in all series; build it with "
+                             "--sampling roi and --crop-mm 64, or with --target-spacing")
+        if BONE not in self.augment.windows or self.augment.slice_context or self.augment.model_slices:
+            raise ValueError(f"backbone: anatomy sees the whole ear in the {BONE} window; leave out --slice-context and "
+                             f"--model-slices, and keep {BONE} in --windows")
+
+    @property
+    def uses_anatomy(self) -> bool:
+        """Whether the network is the one that knows the structures of the ear."""
+        return self.model.model in SLICE_ATTENTION and self.model.backbone == ANATOMY
 
     @property
     def several_tasks(self) -> bool:
@@ -55,6 +70,20 @@ class RunConfig:
         """Shape (K, C, H, W) of an ear as the network takes it; K is --model-slices if given."""
         cached, height, width = self.ears.shape
         return self.augment.model_slices or cached, self.augment.channels, height, width
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether the backbone stays as it is: `training.trainable` with auto resolved."""
+        chosen = self.training.trainable
+        return self.uses_anatomy if chosen == "auto" else chosen == "head"
+
+    @property
+    def physical_scale(self) -> PhysicalScale | None:
+        """What the input stands for; None where its voxels have another size in each series, or it has no bone window."""
+        voxel_mm, seen = self.ears.voxel_mm, self.augment
+        if voxel_mm is None or BONE not in seen.windows:
+            return None
+        return PhysicalScale(voxel_mm, seen.wl, seen.ww, channel=seen.windows.index(BONE))
 
     @property
     def kind(self) -> str:

@@ -50,6 +50,10 @@ class TrainConfig:
     """Decay of an exponential moving average of the weights (such as 0.999), which is then evaluated and kept as best.pt; 0 for
     none."""
 
+    trainable: Literal["auto", "all", "head"] = "auto"
+    """head: only what follows the backbone (pooling and head) is trained; each ear goes through the backbone a few times in
+    all, so that an epoch takes seconds. all: everything. auto: head for --backbone anatomy, else all."""
+
     freeze_backbone_epochs: int = 0
     """Epochs in which only pooling and head are trained, then everything is. For few ears and pretrained weights."""
 

@@ -102,7 +102,8 @@ def random_twin(network: TrainedNetwork, *, seed: int) -> TrainedNetwork:
     torch.manual_seed(seed)
     outputs = sum(task.outputs for task in network.tasks)
     config = replace(network.config.model, backbone_weights=None, pretrained=False)
-    model = build_model(config, shape=network.config.input_shape, outputs=outputs, load_pretrained=False)
+    model = build_model(config, shape=network.config.input_shape, outputs=outputs,
+                        scale=network.config.physical_scale, load_pretrained=False)
     torch.set_rng_state(before)
     return replace(network, model=model.to(network.compute.device).eval())
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medical_fenlei.vocabulary import Landmark, Structure
+from medical_fenlei.vocabulary import EarPoint, Structure
 
 CHANNELS = (8, 16, 32, 64)
 """Channels at full resolution, and at each halving."""
@@ -21,7 +21,7 @@ class AnatomyOutput(NamedTuple):
     """float32 (N, 8, K, H, W): the logits of each `Structure`."""
 
     landmarks: torch.Tensor
-    """float32 (N, 3, 3): the voxel index (k, row, column) of each `Landmark`, always within the volume."""
+    """float32 (N, 3, 3): the voxel index (k, row, column) of each `EarPoint`, always within the volume."""
 
 
 class AnatomyNet(nn.Module):
@@ -37,7 +37,7 @@ class AnatomyNet(nn.Module):
                                   for low, high in itertools.pairwise(CHANNELS))
         self.up = nn.ModuleList(_convolution(low + high, low) for low, high in itertools.pairwise(CHANNELS))
         self.head = nn.Conv3d(CHANNELS[0], len(Structure), 1)
-        self.heat = nn.Conv3d(CHANNELS[0], len(Landmark), 1)
+        self.heat = nn.Conv3d(CHANNELS[0], len(EarPoint), 1)
 
     def features(self, hu: torch.Tensor) -> torch.Tensor:
         """Return features (N, CHANNELS[0], K, H, W) of HU (N, K, H, W), whose edges are divisible by 8."""

@@ -32,10 +32,14 @@ class Ear2d(Network):
         except (AttributeError, AssertionError):
             raise UserError("--grad-checkpointing: not supported by this backbone; omit it, or use --grad-accum") from None
 
-    def forward(self, volume: torch.Tensor) -> NetworkOutput:
-        """Compute the output for ears (N, K, C, H, W) in [-1, 1]."""
+    def encode(self, volume: torch.Tensor) -> torch.Tensor:
+        """Return the vector of each slice, (N, K, D), of ears (N, K, C, H, W) in [-1, 1]."""
         slices = volume.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        vectors = self.backbone(slices).unflatten(0, volume.shape[:2])
-        with torch.autocast(volume.device.type, enabled=False):
-            embedding, attention = self.pooling(vectors.float())
+        vectors: torch.Tensor = self.backbone(slices).unflatten(0, volume.shape[:2])
+        return vectors
+
+    def decode(self, features: torch.Tensor) -> NetworkOutput:
+        """Pool the vectors of the slices, (N, K, D), and classify."""
+        with torch.autocast(features.device.type, enabled=False):
+            embedding, attention = self.pooling(features.float())
             return NetworkOutput(self.head(self.dropout(embedding)), embedding, attention)

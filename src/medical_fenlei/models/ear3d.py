@@ -48,22 +48,26 @@ class Ear3d(Network):
         for block in _blocks(self.encoder):
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
-    def forward(self, volume: torch.Tensor) -> NetworkOutput:
-        """Compute the output for ears (N, K, C, H, W) in [-1, 1].
+    def encode(self, volume: torch.Tensor) -> torch.Tensor:
+        """Return the vector (N, D) of each ear of (N, K, C, H, W) in [-1, 1].
 
         Raises UserError if batch normalisation gets a single value per channel.
         """
         on_cpu = volume.device.type == "cpu"
         try:
             with torch.autocast("cpu", enabled=False) if on_cpu else contextlib.nullcontext():
-                embedding = self.encoder(volume.transpose(1, 2))
+                vector: torch.Tensor = self.encoder(volume.transpose(1, 2))
+                return vector
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError("--batch-size: batch normalisation needs more than one voxel per channel; take a larger batch, "
                             "fewer micro-batches (--grad-accum), or a larger --image-size") from None
-        with torch.autocast(volume.device.type, enabled=False):
-            embedding = embedding.float()
+
+    def decode(self, features: torch.Tensor) -> NetworkOutput:
+        """Classify the vectors (N, D)."""
+        with torch.autocast(features.device.type, enabled=False):
+            embedding = features.float()
             return NetworkOutput(self.head(self.dropout(embedding)), embedding, None)
 
 

@@ -19,7 +19,22 @@ class NetworkOutput(NamedTuple):
 
 
 class Network(nn.Module):
-    """A network for single ears: `forward` takes (N, K, C, H, W) in [-1, 1] and returns a `NetworkOutput`."""
+    """A network for single ears: `forward` takes (N, K, C, H, W) in [-1, 1] and returns a `NetworkOutput`.
+
+    It encodes each ear by itself, with the weights that a frozen backbone keeps, then decodes the features.
+    """
+
+    def encode(self, volume: torch.Tensor) -> torch.Tensor:
+        """Return the features (N, …) of ears (N, K, C, H, W): all that `decode` needs of them."""
+        raise NotImplementedError
+
+    def decode(self, features: torch.Tensor) -> NetworkOutput:
+        """Return the output for the features of N ears."""
+        raise NotImplementedError
+
+    def forward(self, volume: torch.Tensor) -> NetworkOutput:
+        """Compute the output for ears (N, K, C, H, W) in [-1, 1]. Raises UserError as `encode` does."""
+        return self.decode(self.encode(volume))
 
     @property
     def trunk(self) -> nn.Module:

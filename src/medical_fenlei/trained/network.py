@@ -236,7 +236,7 @@ def open_network(path: Path, *, kind: str | None, device: str, precision: str | 
     tasks = find_tasks(config.data.label_task)
     compute = ComputeSettings.choose(device, precision or config.training.precision)
     model = build_model(config.model, shape=config.input_shape, outputs=sum(task.outputs for task in tasks),
-                        load_pretrained=False)
+                        scale=config.physical_scale, load_pretrained=False)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:                                # torch lists every tensor, a line each

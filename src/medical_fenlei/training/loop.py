@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,37 +38,14 @@ from medical_fenlei.training.device import ComputeSettings, compile_errors, comp
 from medical_fenlei.training.distributed import Ranks
 from medical_fenlei.training.dynamics import TrainingDynamics
 from medical_fenlei.training.epoch_choice import EpochChoice
+from medical_fenlei.training.frozen import VERSIONS, freeze
 from medical_fenlei.training.logger import TrainingLogger
 from medical_fenlei.training.losses import training_loss
 from medical_fenlei.training.predict import InferenceResult, infer, prediction_tables
+from medical_fenlei.training.progress import Progress
 from medical_fenlei.training.schedule import Schedule, drop_share
 from medical_fenlei.training.step import Stepper, moving_average
 from medical_fenlei.training.training_set import TrainingSetSummary
-
-
-@dataclass
-class Progress:
-    """How far training has come. `last.pt` holds these fields under their names."""
-
-    epoch: int = 0
-    """Epochs completed and evaluated."""
-
-    step: int = 0
-    """Steps taken in the current epoch."""
-
-    loss: float = 0.0
-    """Sum of the finite losses of these steps."""
-
-    taken: int = 0
-    """How many of these steps had a finite loss."""
-
-    best: tuple[float, float] = (-math.inf, -math.inf)
-    """The rank of the best epoch: its measure, and among equals the tune loss, signed so that higher is better."""
-
-    best_epoch: int = 0
-    best_value: float = math.nan
-    losses: list[float] = field(default_factory=list)
-    """The tune loss of the last epochs, which may be averaged."""
 
 
 @dataclass
@@ -98,15 +75,18 @@ class Trainer:
         self.step = Stepper(self.model, optimizer, scaler, clip_norm=plan.clip_norm, micro_batches=plan.grad_accum,
                             ema=moving_average(self.model, plan.ema), grad_checkpointing=plan.grad_checkpointing,
                             ranks=self.ranks)
-        self.network = compiled(self.model) if plan.compile else self.model
+        if self.config.trains_head_alone:
+            for network in {id(each): each for each in (self.model, self.evaluated_model)}.values():
+                freeze(network)
+        self.network = compiled(self.model) if plan.compile and not self.config.trains_head_alone else self.model
         self.choice = EpochChoice.on(self.tune.ears if self.tune else None, self.tasks, plan.early_stop_metric)
         self.dynamics, self.stop = TrainingDynamics(), StopRequest()
         self.saved_at, self.saved = (0, 0), time.monotonic()
 
     @property
-    def evaluated_model(self) -> nn.Module:
+    def evaluated_model(self) -> Network:
         """The network that is evaluated and kept as `best.pt`: the moving average of the weights, if there is one."""
-        return self.model if self.step.ema is None else self.step.ema.module
+        return self.model if self.step.ema is None else cast(Network, self.step.ema.module)
 
     def fit(self) -> Progress:
         """Train to the last epoch, or until the tune set has not improved for `patience` epochs.
@@ -146,7 +126,7 @@ class Trainer:
                             "without work; use a larger batch, or fewer processes")
         drop = drop_share(epoch, share=plan.drop_high_loss, warmup=plan.drop_warmup_epochs)
         self.model.train()
-        if frozen := epoch <= plan.freeze_backbone_epochs:
+        if frozen := self.config.trains_head_alone or epoch <= plan.freeze_backbone_epochs:
             self.model.trunk.eval()                              # keeps the statistics of BatchNorm too
         self.model.trunk.requires_grad_(not frozen)
         began, timer, ears = time.monotonic(), WaitTimer(self.device), 0
@@ -179,8 +159,14 @@ class Trainer:
 
     def _augment_params(self, epoch: int, batches: list[np.ndarray], occurrences: list[np.ndarray]
                         ) -> Generator[AugmentParams, None, None]:
-        """Yield the augmentation of each batch. occurrences: how often each sample occurred before in this epoch."""
+        """Yield the augmentation of each batch. occurrences: how often each sample occurred before in this epoch.
+
+        A frozen backbone sees the same few augmentations of each ear in turn.
+        """
         seed = self.config.training.seed
+        if self.config.trains_head_alone:
+            before = (epoch - 1) * self.schedule.passes
+            epoch, occurrences = 0, [(before + each) % VERSIONS for each in occurrences]
         for samples, occurrence in zip(batches, occurrences, strict=True):
             position, ear = np.nonzero(self.train.present[samples])
             yield draw_params(self.config.augment, seed=seed, epoch=epoch, row=self.train.row[samples[position]], ear=ear,

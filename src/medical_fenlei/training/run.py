@@ -106,7 +106,8 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
         run.open_log()
     plan, data, tasks = config.training, config.data, find_tasks(config.data.label_task)
     seed_everything(plan.seed, compute.device, deterministic=plan.deterministic, tf32=plan.tf32)
-    model = build_model(config.model, shape=config.input_shape, outputs=sum(task.outputs for task in tasks))
+    model = build_model(config.model, shape=config.input_shape, outputs=sum(task.outputs for task in tasks),
+                        scale=config.physical_scale)
     model = model.to(compute.device)
     ranks.broadcast_weights(model)
     if plan.grad_checkpointing:
