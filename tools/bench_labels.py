@@ -2,7 +2,8 @@
 
     python tools/bench_labels.py                                 # 20 and 100 % of two hospitals, three seeds: hours on 2 cores
     python tools/bench_labels.py --hospitals usual --pcts 20
-    python tools/bench_labels.py --hospitals hard --tasks six_class --flags "--ema 0.99"     # another method
+    python tools/bench_labels.py --hospitals hard --tasks six_class --flags "--backbone anatomy"     # another method
+    python tools/bench_labels.py --hospital-seed 5               # other hospitals, on which settings may be chosen
     python tools/bench_labels.py --quick                         # the same on a tiny hospital with a tiny network
 
 Draws each hospital below --out-dir (default: data/bench_labels), then calls the commands of the main route in it, as
@@ -31,7 +32,6 @@ from medical_fenlei.runs import Run
 from medical_fenlei.tasks import OUTSIDE, Task, find_task
 
 SPLITS = "artifacts/splits_dual_patient"
-HOSPITAL_SEED = 0
 UNITS = {"steps": "steps", "seconds": "s", "memory_gb": "GB"}
 
 
@@ -54,12 +54,12 @@ QUICK = Size("--num-exams 24 --slices 32", "--num-slices 4 --image-size 32 --cro
              "--backbone test_resnet --batch-size 8 --min-steps 30")
 
 
-def prepare(hospital: Path, difficulty: str, size: Size, workers: int) -> None:
+def prepare(hospital: Path, difficulty: str, seed: int, size: Size, workers: int) -> None:
     """Draw a hospital and cut its ears, unless that is done."""
     workers_flag = ("--num-workers", workers)
     if not (hospital / "truth" / "truth.csv").exists():
         hospital.mkdir(parents=True, exist_ok=True)
-        call("make_demo_dataset", hospital, "--out-dir", ".", "--difficulty", difficulty, "--seed", HOSPITAL_SEED,
+        call("make_demo_dataset", hospital, "--out-dir", ".", "--difficulty", difficulty, "--seed", seed,
              *workers_flag, *size.hospital.split())
     if not (hospital / SPLITS / "100pct" / "stats.json").exists():
         call("build_index", hospital, *workers_flag)
@@ -144,6 +144,8 @@ def main() -> int:
     parser.add_argument("--seeds", default="0,1,2", help="seeds of the training (default: %(default)s)")
     parser.add_argument("--flags", default="", metavar="TEXT",
                         help="further flags of train_ear2d, in quotes; their runs have a folder of their own")
+    parser.add_argument("--hospital-seed", type=cli.int_at_least(0), default=0, metavar="N",
+                        help="seed of the hospitals (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny hospital, a tiny network, one seed")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     cli.add_shared_flags(parser, "num_workers", out_dir=Path("data/bench_labels"))
@@ -154,8 +156,8 @@ def main() -> int:
 
     rows, found = [], []
     for difficulty in args.hospitals:
-        hospital = (args.out_dir / ("quick" if args.quick else "whole") / difficulty).absolute()
-        prepare(hospital, difficulty, size, args.num_workers)
+        hospital = (args.out_dir / ("quick" if args.quick else "whole") / f"{difficulty}_{args.hospital_seed}").absolute()
+        prepare(hospital, difficulty, args.hospital_seed, size, args.num_workers)
         for task in tasks:
             for pct in pcts:
                 row = measure(train(hospital, task, pct, seeds, words), task, hospital)

@@ -119,7 +119,7 @@ def test_gradients_reach_the_input():
     (ROI, AugmentConfig(slice_context=1), "slice-context"), (ROI, AugmentConfig(model_slices=8), "model-slices")])
 def test_a_cache_or_a_view_that_it_cannot_read_is_refused(ears, augment, match):
     with pytest.raises(ValueError, match=match):
-        replace(EAR_ROUTE, ears=ears, augment=augment, model=ModelConfig(backbone="anatomy"))
+        replace(EAR_ROUTE, ears=ears, augment=augment, model=ModelConfig(backbone="anatomy")).require_fitting_cache()
 
 
 def test_a_cache_in_mm_tells_the_network_the_size_of_its_voxels():

@@ -123,6 +123,8 @@ def with_cache(config: RunConfig, *, named: bool) -> RunConfig:
 
     store = choose_store(config.data.cache_dir, config.ears if named else None, default=config.ears)
     try:
-        return replace(config, ears=store.spec)
+        found = replace(config, ears=store.spec)
+        found.require_fitting_cache()
+        return found
     except ValueError as error:
         raise UserError(f"--cache-dir {store.folder}: {error}") from None

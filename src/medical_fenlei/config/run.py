@@ -33,18 +33,17 @@ class RunConfig:
         if self.augment.slice_context and self.model.model not in SLICE_ATTENTION:
             raise ValueError(f"slice-context: got {self.augment.slice_context} with --model {self.model.model}, which sees "
                              "neighboring slices anyway; leave it at 0, or take a slice_attention network")
-        if self.uses_anatomy:
-            self._check_anatomy()
+        if self.uses_anatomy and (BONE not in self.augment.windows or self.augment.slice_context or self.augment.model_slices):
+            raise ValueError(f"backbone: {ANATOMY} sees the whole ear in the {BONE} window; leave out --slice-context and "
+                             f"--model-slices, and keep {BONE} in --windows")
         if self.several_tasks and self.training.balance == "sampler":
             raise ValueError("balance: sampler cannot balance several tasks at once; take --balance loss or none")
 
-    def _check_anatomy(self) -> None:
-        if self.ears.voxel_mm is None:
-            raise ValueError("backbone: anatomy needs a cache whose voxels have one size in mm in all series; build it with "
-                             "--sampling roi and --crop-mm 64, or with --target-spacing")
-        if BONE not in self.augment.windows or self.augment.slice_context or self.augment.model_slices:
-            raise ValueError(f"backbone: anatomy sees the whole ear in the {BONE} window; leave out --slice-context and "
-                             f"--model-slices, and keep {BONE} in --windows")
+    def require_fitting_cache(self) -> None:
+        """Raise ValueError if the network cannot use ears that were cut out like this, whichever cache is meant."""
+        if self.uses_anatomy and self.ears.voxel_mm is None:
+            raise ValueError(f"--backbone {ANATOMY} needs voxels that have one size in mm in all series; build a cache with "
+                             "--sampling roi --crop-mm 64, or with --sampling roi --target-spacing MM")
 
     @property
     def uses_anatomy(self) -> bool:
