@@ -53,7 +53,7 @@ class AnatomyEar(Network):
         """Return the measures and the weight of each slice, (N, MEASURES + K), of ears (N, K, C, H, W) in [-1, 1]."""
         with torch.autocast(volume.device.type, enabled=False):
             bone = volume[:, :, self.scale.channel].float()
-            hu = self._on_grid(bone * (self.scale.width / 2) + self.scale.level)
+            hu = self.on_grid(bone * (self.scale.width / 2) + self.scale.level)
             features = self.anatomy.features(hu)
             mask = self.anatomy.head(features).softmax(1)[:, 1:]
             return torch.cat([measures(hu, features, mask), self._attention(mask)], 1)
@@ -64,7 +64,7 @@ class AnatomyEar(Network):
             embedding = self.normalise(features[:, :MEASURES])
             return NetworkOutput(self.head(self.dropout(embedding)), embedding, features[:, MEASURES:])
 
-    def _on_grid(self, hu: torch.Tensor) -> torch.Tensor:
+    def on_grid(self, hu: torch.Tensor) -> torch.Tensor:
         """Resample HU (N, K, H, W) to the grid of the anatomy network."""
         return torch.einsum("zk,nkyx->nzyx", self.to_z, self.to_y @ (hu @ self.to_x.T))
 
