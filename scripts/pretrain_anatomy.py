@@ -9,8 +9,6 @@ kept apart, once with diagnoses that were taught, once with one that never was: 
 """
 from pathlib import Path
 
-import numpy as np
-
 from medical_fenlei import cli, settings
 from medical_fenlei.anatomy.spec import PretrainSpec
 from medical_fenlei.vocabulary import DIAGNOSES
@@ -26,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     settings.add_flags(parser, PretrainSpec)
     args = parser.parse_args(argv)
     spec = settings.from_flags(PretrainSpec, args)
+
+    import numpy as np
 
     from medical_fenlei.anatomy.drawn_ears import NEVER_TAUGHT
     from medical_fenlei.anatomy.pretrain import held_out_ears, measure, pretrain

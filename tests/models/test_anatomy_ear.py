@@ -11,9 +11,12 @@ from medical_fenlei.models.anatomy_ear import (
     GRID_MM,
     GRID_STEP,
     MEASURES,
+    QUARTERS,
+    REGIONS,
     TISSUE_HU,
     AnatomyEar,
     measures,
+    regions,
     resampling_matrix,
     tissues,
 )
@@ -57,25 +60,52 @@ def test_the_shares_of_the_tissues_are_linear_between_their_densities_and_sum_to
         np.testing.assert_allclose(shares[0, number].flatten(), expected, atol=1e-5)
 
 
-def test_measures_are_means_over_each_structure_and_the_logarithm_of_its_volume():
+def test_measures_are_means_over_each_region_and_the_logarithm_of_its_volume():
     rng = torch.Generator().manual_seed(0)
-    hu, features = torch.randn(2, 4, 5, 6, generator=rng) * 500, torch.randn(2, 8, 4, 5, 6, generator=rng)
-    of = torch.randint(0, len(Structure), (2, 4, 5, 6), generator=rng)
-    mask = torch.stack([of == structure for structure in Structure if structure], 1).float()
-    found = measures(hu, features, mask).unflatten(1, (len(Structure) - 1, -1))
+    hu, of = torch.randn(2, 4, 5, 6, generator=rng) * 500, torch.randint(0, REGIONS, (2, 4, 5, 6), generator=rng)
+    found = measures(hu, torch.stack([of == number for number in range(REGIONS)], 1).float()).unflatten(1, (REGIONS, -1))
     for ear in range(2):
-        for structure in (s for s in Structure if s):
-            inside = of[ear] == structure
-            own, size = found[ear, structure - 1], inside.sum()
-            torch.testing.assert_close(own[:8], features[ear][:, inside].sum(1) / (size + 1))
-            torch.testing.assert_close(own[8:15], tissues(hu[ear:ear + 1])[0][:, inside].sum(1) / (size + 1))
-            assert own[15].item() == pytest.approx(np.log(size.item() + 1))
+        for number in range(REGIONS):
+            inside, own = of[ear] == number, found[ear, number]
+            size = inside.sum()
+            torch.testing.assert_close(own[:-1], tissues(hu[ear:ear + 1])[0][:, inside].sum(1) / (size + 1))
+            assert own[-1].item() == pytest.approx(np.log(size.item() + 1))
 
 
-def test_it_takes_any_voxels_and_gives_logits_measures_and_a_weight_for_each_slice():
+def of_structure(structure, box, shape=(16, 24, 24)):
+    """Probabilities of a volume that is this structure within a box, and OTHER around it."""
+    probability = torch.zeros(1, len(Structure), *shape)
+    probability[(0, structure, *box)] = 1
+    probability[0, Structure.OTHER] = 1 - probability[0, 1:].sum(0)
+    return probability
+
+
+def test_the_quarters_of_the_cavity_share_it_out_about_its_middle():
+    box = (slice(4, 12), slice(6, 18), slice(8, 16))
+    found = regions(of_structure(Structure.CAVITY, box))[0]
+    quarters = found[:QUARTERS]
+    torch.testing.assert_close(quarters.sum(0), found[QUARTERS + Structure.CAVITY - 1])
+    places = np.indices(quarters.shape[1:]).reshape(3, -1)
+    centres = [np.average(places, axis=1, weights=quarter.flatten()) for quarter in quarters]
+    upper, back = np.array(centres)[:, 0] > 7.5, np.array(centres)[:, 1] > 11.5
+    assert upper.tolist() == [True, True, False, False] and back.tolist() == [False, True, False, True]
+    torch.testing.assert_close(quarters.sum((1, 2, 3)), torch.full((4,), 8 * 12 * 8 / 4), rtol=1e-3, atol=0)
+
+
+def test_the_wall_is_what_surrounds_the_cavity_but_neither_canal_nor_cells():
+    probability = of_structure(Structure.CAVITY, (slice(4, 12), slice(6, 18), slice(8, 16)))
+    probability[0, :, 4:12, 6:18, 6:8] = 0
+    probability[0, Structure.CANAL, 4:12, 6:18, 6:8] = 1         # lateral of the cavity
+    wall = regions(probability)[0, -1]
+    expected = np.zeros((16, 24, 24))
+    expected[3:13, 4:20, 6:18] = 1                               # a voxel above and below, two around
+    expected[4:12, 6:18, 6:16] = 0
+    np.testing.assert_array_equal(wall, expected)
+
+
+def test_it_takes_any_voxels_and_gives_logits_and_measures():
     output = network((6, 40, 40), voxel_mm=(3.0, 0.5, 0.5))(torch.zeros(3, 6, 1, 40, 40))
-    assert output.logits.shape == (3, 2) and output.embedding.shape == (3, MEASURES) and output.attention.shape == (3, 6)
-    torch.testing.assert_close(output.attention.sum(1), torch.ones(3))
+    assert output.logits.shape == (3, 2) and output.embedding.shape == (3, MEASURES) and output.attention is None
 
 
 def waves(shape, voxel_mm, wave_mm):
@@ -95,21 +125,11 @@ def test_an_ear_in_finer_voxels_has_the_same_measures():
     assert (coarse - fine).norm() < 0.1 * (coarse - fainter).norm()
 
 
-@torch.no_grad()
-def test_attention_is_where_the_middle_ear_and_the_mastoid_cells_are():
-    model = network()
-    model.anatomy.features = lambda hu: hu[:, None].expand(-1, 8, -1, -1, -1)
-    model.anatomy.head.weight.zero_()
-    model.anatomy.head.bias.zero_()
-    model.anatomy.head.weight[Structure.CAVITY] = 1.0            # cavity where it is dense
-    volume = torch.full((1, 16, 1, 24, 24), -1.0)
-    volume[:, 5] = 1.0
-    assert model(volume).attention.argmax() == 5
-
-
 def test_gradients_reach_the_input():
     volume = torch.zeros(1, 16, 1, 24, 24).normal_(0, 0.3).requires_grad_()
-    network()(volume).logits.sum().backward()
+    model = network()
+    torch.nn.init.normal_(model.head.weight)
+    model(volume).logits.sum().backward()
     assert volume.grad.abs().sum() > 0
 
 
