@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medical_fenlei.explanations.explained_ear import ExplainedEar
-from medical_fenlei.explanations.maps import Explanation, Map
+from medical_fenlei.explanations.maps import GRADIENT, Explanation, Map
 from medical_fenlei.explanations.methods import INTEGRATED
 from medical_fenlei.pages.ear_pictures import DIM, FAINT, INK, MARK, PAPER, draw_heat, draw_marks, draw_slice, ear_palette
 from medical_fenlei.pages.plots import save
@@ -66,7 +66,7 @@ def _label(code: int) -> str:
 
 
 def _weight(found: Explanation, k: int) -> str:
-    return f"{found.weights[k]:.0%}" if found.ranked_by == "attention" else f"{found.weights[k]:.2g}"
+    return f"{found.weights[k]:.2g}" if found.ranked_by == GRADIENT else f"{found.weights[k]:.0%}"
 
 
 def _place(ear: ExplainedEar, k: int) -> str:
