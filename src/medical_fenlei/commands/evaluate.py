@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING
 
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
-from medical_fenlei.config import DataConfig
+from medical_fenlei.config import EAR2D, DataConfig
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
     page = write_page(network.run)
     cli.say(f"look at {page}")
     if args.pictures:
-        cli.say(f"pictures of the hardest cases follow, {args.pictures} at most (some seconds each; --pictures 0 makes none)")
+        each = "some seconds each" if kind == EAR2D else "without a GPU minutes each"
+        cli.say(f"pictures of the hardest cases follow, {args.pictures} at most ({each}; --pictures 0 makes none)")
         for result in results:
             _draw_hardest(network, data, result, args.pictures)
         write_page(network.run)

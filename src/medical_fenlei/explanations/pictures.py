@@ -99,7 +99,7 @@ def _draw_overlay(axes: Axes, found: Explanation, k: int, one: Map | None) -> No
 def write_slice_pictures(ear: ExplainedEar, k: int, paths: Sequence[Path]) -> None:
     """Draw one slice as each of KINDS, with the first map of the explanation, to a path for each."""
     found = ear.explanation
-    title = f"{ear.side} ear, slice {k}, {_place(ear, k)}, {found.ranked_by} {found.weights[k]:.3f}"
+    title = f"{ear.side} ear, slice {k}, {_place(ear, k)}\n{found.ranked_by} {found.weights[k]:.3f}"
     for kind, path in zip(KINDS, paths, strict=True):
         figure = Figure(figsize=(5, 5.2), layout="constrained")
         _draw_kind(figure.subplots(), found, k, kind)
