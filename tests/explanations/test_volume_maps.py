@@ -240,7 +240,8 @@ def test_an_unknown_layer_is_refused_with_those_that_there_are(name, stages):
         explained(trained(name), ear(), layer="none")
 
 
-def test_no_method_is_refused():
-    with pytest.raises(UserError, match="--method: got none, expected some of integrated"):
-        known = trained()
-        explain(known, ear(), SHARP, known.tasks[0], ExplanationRequest(methods=()))
+def test_without_a_method_there_is_a_prediction_and_the_slices_are_not_ranked():
+    known = trained()
+    found = explain(known, ear(), SHARP, known.tasks[0], ExplanationRequest(methods=(), target="abnormal", top=3))
+    assert found.probability == pytest.approx(float(logits_of(known, ear())[0].sigmoid()), abs=1e-6)
+    assert found.ranked_by == "number" and found.slices.tolist() == [0, 1, 2] and not found.maps

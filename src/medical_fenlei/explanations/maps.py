@@ -19,7 +19,7 @@ from medical_fenlei.explanations.class_activation import class_activation, find_
 from medical_fenlei.explanations.integrated_gradients import integrated_gradients
 from medical_fenlei.explanations.kept_pass import VECTORS, KeptPass, look
 from medical_fenlei.explanations.logit import ClassLogit, class_logits
-from medical_fenlei.explanations.methods import INTEGRATED, METHODS, check_methods
+from medical_fenlei.explanations.methods import INTEGRATED, check_methods
 from medical_fenlei.metrics.calibration import tempered
 from medical_fenlei.models.network import Stage
 from medical_fenlei.spatial import Affine
@@ -91,7 +91,7 @@ class Explanation:
 
     ranked_by: str
     """ATTENTION; where a network has none, GRADIENT; where it has no vectors of slices either, `share of the heat (METHOD)`, of
-    the heat of the first map."""
+    the heat of the first map, and `number` without a map."""
 
     slices: np.ndarray
     """int (S,): numbers k of the slices with the highest weights, the highest first."""
@@ -187,6 +187,8 @@ def _slice_weights(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor], m
         speaks = seen.of_blocks(seen.of_ear((slopes[VECTORS] * seen.activations[VECTORS]).sum(1).detach(), n))
         weights = mean_over_blocks(speaks, seen.starts, seen.hu.shape[1])
         return _SliceWeights(weights.float().cpu().numpy(), GRADIENT)
+    if not maps:
+        return _SliceWeights(np.zeros(seen.hu.shape[1], np.float32), "number")
     heat = maps[0].heat.sum((1, 2), dtype=np.float64)
     return _SliceWeights((heat / (heat.sum() or 1)).astype(np.float32), f"share of the heat ({maps[0].method})")
 
@@ -196,8 +198,6 @@ def check_request(network: TrainedNetwork, task: Task, request: ExplanationReque
     if request.target not in (PREDICTED, *task.class_names):
         raise UserError(f"--target: got {request.target!r}, expected {PREDICTED} or one of {', '.join(task.class_names)}")
     check_methods(request.methods)
-    if not request.methods:
-        raise UserError(f"--method: got none, expected some of {', '.join(METHODS)}")
     _stages(network, request)
 
 
