@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medical_fenlei.config import DUAL_ROUTE, AugmentConfig, ModelConfig
+from medical_fenlei.config import DUAL_ROUTE, AugmentConfig, ModelConfig, PhysicalScale
 from medical_fenlei.data.augment import window
 from medical_fenlei.errors import UserError
 from medical_fenlei.explanations.maps import ExplanationRequest, explain, explain_pass, look_for
 from medical_fenlei.explanations.methods import INTEGRATED, METHODS
+from medical_fenlei.models.anatomy_ear import GRID_MM, AnatomyEar
 from medical_fenlei.models.build import build_model
 from medical_fenlei.models.ear3d import VolumeEncoder
-from medical_fenlei.models.network import Network, NetworkOutput, Stage
+from medical_fenlei.models.network import Network, NetworkOutput, NetworkStage
 from medical_fenlei.spatial import Affine
 from medical_fenlei.tasks import find_tasks
 from medical_fenlei.trained.network import TrainedNetwork
@@ -131,7 +132,7 @@ class Bright(VolumeEncoder):
         nn.init.ones_(self.see.weight)
 
     def stages(self):
-        return Stage("see", self.see, 4),
+        return NetworkStage("see", self.see, 4),
 
     def forward(self, x):
         return self.see(x + 1).mean((2, 3, 4))
@@ -193,6 +194,34 @@ def test_the_cells_of_a_transformer_are_its_patches_where_they_lie():
     torch.testing.assert_close(stage.to_cells(tokens), grid, rtol=1e-4, atol=1e-5)
 
 
+def anatomy_ear(voxel_mm):
+    torch.manual_seed(0)
+    return AnatomyEar(SHAPE, PhysicalScale(voxel_mm, 500.0, 3000.0, channel=0), dropout=0, outputs=1)
+
+
+def test_the_cells_of_the_anatomy_network_lie_at_the_voxels_of_the_ear():
+    """A field that is linear in mm about the middle of the ear is found on its grid at the same mm."""
+    voxel_mm = (2.0, 0.9, 0.5)
+    model = anatomy_ear(voxel_mm)
+    stage, = model.stages()
+
+    def field(shape, spacing):
+        axes = [(torch.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing, strict=True)]
+        z, y, x = torch.meshgrid(*axes, indexing="ij")
+        return (3 * z - 2 * y + x)[None, None]
+
+    grid = field([len(to) for to in (model.to_z, model.to_y, model.to_x)], GRID_MM)
+    torch.testing.assert_close(stage.to_cells(grid), field(SHAPE, voxel_mm), atol=1e-4, rtol=1e-4)
+
+
+def test_the_default_methods_explain_the_anatomy_network_by_its_attention():
+    known, volume = with_model(anatomy_ear((1.0, 0.7, 0.7)), "normal_vs_abnormal"), ear()
+    found = explain(known, volume, SHARP, known.tasks[0], ExplanationRequest())
+    assert found.ranked_by == "attention" and found.weights.sum() == pytest.approx(1)
+    assert [one.layer for one in found.maps] == ["input", "features"]
+    assert all(one.heat.shape == SHAPE and one.heat.max() == 1 for one in found.maps)
+
+
 class Attending(Network):
     """A network with attention over slices and a map of the volume, as it may come."""
 
@@ -206,7 +235,7 @@ class Attending(Network):
         return self.features
 
     def stages(self):
-        return Stage("features", self.features, 1),
+        return NetworkStage("features", self.features, 1),
 
     def forward(self, volume):
         each = self.features(volume.transpose(1, 2)).mean((3, 4)).transpose(1, 2)

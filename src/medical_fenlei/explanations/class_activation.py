@@ -5,7 +5,7 @@ from torch import nn
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.explanations.methods import CAMS, INTEGRATED
-from medical_fenlei.models.network import Network, Stage
+from medical_fenlei.models.network import Network, NetworkStage
 
 BY_CELL = ("hirescam", "layercam")
 """Methods that weight each cell by its own gradient, and so can map an early, fine stage. The others weight a channel by the
@@ -14,7 +14,7 @@ FINE = 4
 """Stride of the stage that BY_CELL map, or the next coarser one; the last stage where all are finer."""
 
 
-def find_stage(network: Network, method: str, layer: str | None) -> Stage:
+def find_stage(network: Network, method: str, layer: str | None) -> NetworkStage:
     """Return the stage whose activations a method maps.
 
     layer: a stage by its name; None takes the method's default. Raises UserError if the network has no such stage or
@@ -38,8 +38,8 @@ def find_stage(network: Network, method: str, layer: str | None) -> Stage:
 def class_activation(activation: torch.Tensor, gradient: torch.Tensor, *, method: str) -> np.ndarray:
     """Return the map of one method for each slice or volume, float32 (S, h, w) or (N, k, h, w), at least 0.
 
-    activation, gradient: of a stage, (S, C, h, w) or (N, C, k, h, w), as `Stage.to_cells` returns them. The library scales each
-    map to 1 and so hides which slices matter: its maps are taken before that.
+    activation, gradient: of a stage, (S, C, h, w) or (N, C, k, h, w), as `NetworkStage.to_cells` returns them. The library
+    scales each map to 1 and so hides which slices matter: its maps are taken before that.
     """
     import pytorch_grad_cam as library
 

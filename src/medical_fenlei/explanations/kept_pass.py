@@ -11,7 +11,7 @@ from torch import nn
 from medical_fenlei.data.augment import windowed_blocks
 from medical_fenlei.data.blocks import block_starts, mean_over_blocks
 from medical_fenlei.explanations.logit import ClassLogit
-from medical_fenlei.models.network import Stage
+from medical_fenlei.models.network import NetworkStage
 from medical_fenlei.trained.network import TrainedNetwork
 from medical_fenlei.training.predict import InferenceResult
 
@@ -72,7 +72,7 @@ class KeptPass:
         return values.unflatten(0, (len(self.starts), -1))
 
 
-def look(network: TrainedNetwork, volumes: np.ndarray, stages: Sequence[Stage] = ()) -> KeptPass:
+def look(network: TrainedNetwork, volumes: np.ndarray, stages: Sequence[NetworkStage] = ()) -> KeptPass:
     """Run a network over ears, int16 HU (N, K, H, W), in the run's precision.
 
     stages: those from whose activations maps are made. No gradient reaches further back than the

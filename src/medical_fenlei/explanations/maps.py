@@ -21,7 +21,7 @@ from medical_fenlei.explanations.kept_pass import VECTORS, KeptPass, look
 from medical_fenlei.explanations.logit import ClassLogit, class_logits
 from medical_fenlei.explanations.methods import INTEGRATED, check_methods
 from medical_fenlei.metrics.calibration import tempered
-from medical_fenlei.models.network import Stage
+from medical_fenlei.models.network import NetworkStage
 from medical_fenlei.spatial import Affine
 from medical_fenlei.tasks import Task
 from medical_fenlei.trained.calibration import TaskCalibration
@@ -201,12 +201,12 @@ def check_request(network: TrainedNetwork, task: Task, request: ExplanationReque
     _stages(network, request)
 
 
-def _stages(network: TrainedNetwork, request: ExplanationRequest) -> dict[str, Stage]:
+def _stages(network: TrainedNetwork, request: ExplanationRequest) -> dict[str, NetworkStage]:
     """The stage that each method of class activation maps, by method."""
     return {method: find_stage(network.model, method, request.layer) for method in request.methods if method != INTEGRATED}
 
 
-def _activated(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor], method: str, stage: Stage) -> Map:
+def _activated(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor], method: str, stage: NetworkStage) -> Map:
     """The map of one ear by class activation."""
     activation, gradient = (stage.to_cells(seen.of_ear(values[stage.name], n)) for values in (seen.activations, slopes))
     heat = torch.from_numpy(class_activation(activation, gradient, method=method))

@@ -6,7 +6,7 @@ from torch import nn
 
 from medical_fenlei.config import PhysicalScale
 from medical_fenlei.models.anatomy_net import CHANNELS, AnatomyNet
-from medical_fenlei.models.network import Network, NetworkOutput
+from medical_fenlei.models.network import Network, NetworkOutput, NetworkStage
 from medical_fenlei.vocabulary import Structure
 
 GRID_MM = (1.0, 0.7, 0.7)
@@ -48,6 +48,16 @@ class AnatomyEar(Network):
 
     def enable_grad_checkpointing(self) -> None:
         """See `Network`; nothing is recomputed, since the anatomy network is small."""
+
+    def stages(self) -> tuple[NetworkStage, ...]:
+        """See `Network`; the features that the measures are means of, at the voxels of the ear."""
+        return NetworkStage("features", self.anatomy.up[0], 1, self._to_voxels),
+
+    def _to_voxels(self, values: torch.Tensor) -> torch.Tensor:
+        """Interpolate values on the grid, (N, C, z, y, x), at the voxels of the ear, (N, C, K, H, W)."""
+        axes = zip((self.to_z, self.to_y, self.to_x), self.scale.voxel_mm, GRID_MM, strict=True)
+        k, h, w = (interpolation_matrix(to.shape[1], to.shape[0], own / grid).to(values) for to, own, grid in axes)
+        return torch.einsum("kz,nczyx->nckyx", k, h @ (values @ w.T))
 
     def encode(self, volume: torch.Tensor) -> torch.Tensor:
         """Return the measures and the weight of each slice, (N, MEASURES + K), of ears (N, K, C, H, W) in [-1, 1]."""
@@ -96,6 +106,15 @@ def tissues(hu: torch.Tensor) -> torch.Tensor:
     number = torch.arange(len(places), device=hu.device).view(1, -1, 1, 1, 1)
     above, share = above[:, None], share[:, None]
     return (number == above) * share + (number == above - 1) * (1 - share)
+
+
+def interpolation_matrix(length: int, steps: int, step: float) -> torch.Tensor:
+    """Return the matrix (length, steps) that interpolates an axis of a grid linearly at the voxels of an ear.
+
+    Both axes have the same middle; step: distance of the voxels, in voxels of the grid.
+    """
+    at = ((torch.arange(length) - (length - 1) / 2) * step + (steps - 1) / 2).clamp(0, steps - 1)
+    return (1 - (at[:, None] - torch.arange(steps)).abs()).clamp(min=0)
 
 
 def resampling_matrix(length: int, own_mm: float, grid_mm: float) -> torch.Tensor:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.models.network import Network, NetworkOutput, Stage
+from medical_fenlei.models.network import Network, NetworkOutput, NetworkStage
 from medical_fenlei.models.pooling import POOLINGS
 from medical_fenlei.models.slice_encoder import backbone_stages
 
@@ -31,7 +31,7 @@ class Ear2d(Network):
         """The encoder of slices."""
         return self.backbone
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[NetworkStage, ...]:
         """See `Network`; those that the backbone names."""
         return backbone_stages(self.backbone)
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medical_fenlei.config import SIZE_STEP
 from medical_fenlei.errors import UserError
-from medical_fenlei.models.network import Network, NetworkOutput, Stage
+from medical_fenlei.models.network import Network, NetworkOutput, NetworkStage
 
 UNET_CHANNELS = (16, 32, 64, 128, 256)
 UNET_FEATURES = 64
@@ -30,7 +30,7 @@ VIT_WIDTH, VIT_LAYERS, VIT_HEADS = 384, 12, 6
 class VolumeEncoder(nn.Module):
     """An encoder of volumes, (N, C, K, H, W) → (N, D)."""
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[NetworkStage, ...]:
         """Return the stages that can be mapped onto the ear, from input to output."""
         raise NotImplementedError
 
@@ -53,7 +53,7 @@ class Ear3d(Network):
         """The encoder of volumes."""
         return self.encoder
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[NetworkStage, ...]:
         """See `Network`; those of the encoder."""
         return self.encoder.stages()
 
@@ -117,9 +117,9 @@ class _ResNet(ResNet, VolumeEncoder):
         super().__init__(block, layers, get_inplanes(), n_input_channels=channels, conv1_t_stride=(1, 2, 2),  # type: ignore[arg-type]
                          shortcut_type=shortcut, bias_downsample=bias, feed_forward=False)
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[NetworkStage, ...]:
         """See `VolumeEncoder`; the four groups of blocks. Their stride along the slices is half of that along the rows."""
-        return tuple(Stage(name, self.get_submodule(name), stride) for name, stride in RESNET_STAGES.items())
+        return tuple(NetworkStage(name, self.get_submodule(name), stride) for name, stride in RESNET_STAGES.items())
 
     def _downsample_basic_block(self, x: torch.Tensor, planes: int, stride: int, spatial_dims: int = 3) -> torch.Tensor:
         """A shortcut without weights: every `stride`-th voxel, new channels zero. MONAI's own stops the gradient."""
@@ -134,9 +134,9 @@ class _PooledUNet(UNet, VolumeEncoder):
         strides = (2,) * (len(UNET_CHANNELS) - 1)
         super().__init__(3, channels, UNET_FEATURES, UNET_CHANNELS, strides, num_res_units=2, norm="batch")
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[NetworkStage, ...]:
         """See `VolumeEncoder`; the decoded map alone, which the features are the mean of."""
-        return Stage("decoded", self.model, 1),
+        return NetworkStage("decoded", self.model, 1),
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).float().mean((2, 3, 4))
@@ -151,12 +151,12 @@ class _PooledViT(ViT, VolumeEncoder):
             block.norm_cross_attn = nn.Identity()                # MONAI creates it but does not use it
         self.patch_edge, self.grid = patch[1], (shape[0] // patch[0], shape[1] // patch[1], shape[2] // patch[1])
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[NetworkStage, ...]:
         """See `VolumeEncoder`; the patches that the features are the mean of, alone.
 
         The input of an earlier norm is only a part of what a block passes on: the rest goes around it.
         """
-        return Stage("norm", self.norm, self.patch_edge, self._to_cells),
+        return NetworkStage("norm", self.norm, self.patch_edge, self._to_cells),
 
     def _to_cells(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.transpose(1, 2).unflatten(2, self.grid)

@@ -20,11 +20,11 @@ class NetworkOutput(NamedTuple):
 
 
 def unchanged(activation: torch.Tensor) -> torch.Tensor:
-    """Return an activation that has the axes of `Stage.to_cells` already."""
+    """Return an activation that has the axes of `NetworkStage.to_cells` already."""
     return activation
 
 
-class Stage(NamedTuple):
+class NetworkStage(NamedTuple):
     """A stage of a network whose activations can be mapped onto the ear, cell by cell."""
 
     name: str
@@ -69,7 +69,7 @@ class Network(nn.Module):
         """The module that returns one vector (S, D) for each of S slices; None where the network has none."""
         return None
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[NetworkStage, ...]:
         """Return the stages that can be mapped onto the ear, from input to output; none where activations have no place."""
         return ()
 

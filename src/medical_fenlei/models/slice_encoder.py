@@ -10,7 +10,7 @@ from torch import nn
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.late_dynamo import late_dynamo
-from medical_fenlei.models.network import Stage
+from medical_fenlei.models.network import NetworkStage
 from medical_fenlei.near_names import near_names
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _count_features(backbone: nn.Module, channels: int, image_size: int) -> int:
     return int(shape[1])
 
 
-def backbone_stages(backbone: nn.Module) -> tuple[Stage, ...]:
+def backbone_stages(backbone: nn.Module) -> tuple[NetworkStage, ...]:
     """Return the stages that a backbone of timm names, from input to output; none if it does not."""
     facts: list[dict[str, Any]] = list(getattr(backbone, "feature_info", []))
     if not all({"module", "num_chs", "reduction"} <= set(own) for own in facts):
@@ -93,7 +93,7 @@ def backbone_stages(backbone: nn.Module) -> tuple[Stage, ...]:
         module = backbone.get_submodule(own["module"])
         first = getattr(module, "norm1", None)
         # after the last block of a transformer only the class token is read: the input of the block is mapped
-        stages.append(Stage(own["module"], first if isinstance(first, nn.LayerNorm) else module, own["reduction"],
+        stages.append(NetworkStage(own["module"], first if isinstance(first, nn.LayerNorm) else module, own["reduction"],
                             functools.partial(_to_channels_first, channels=own["num_chs"],
                                               prefix_tokens=getattr(backbone, "num_prefix_tokens", 0))))
     return tuple(stages)
