@@ -3,8 +3,8 @@
     python scripts/eval_dual.py --checkpoint outputs/<run>/checkpoints/best.pt
 
 Like eval_ear2d, with the same files in outputs/<run>/reports/ and the same page: data, splits and cache are those of the run's
-configuration, flags override them. What calibrate_dual fitted is applied. --cohort NAME evaluates another hospital. Pictures of
-the hardest cases need a network of slices, and are left out.
+configuration, flags override them. What calibrate_dual fitted is applied. --cohort NAME evaluates another hospital. The hardest
+cases get a picture each (gradcam_dual); without a GPU a large 3D network takes minutes for one (--pictures 0 makes none).
 """
 from medical_fenlei import cli
 from medical_fenlei.commands.evaluate import evaluate_command

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     of_set = None if args.exam_id else args.cohort or args.split
     own = () if args.cohort else ("train",)                      # the manifest of a cohort has no training ears
     network, data = open_checkpoint(args, kind=EAR2D, sets=(*own, of_set) if of_set else own, every_label=True,
-                                    ear=(args.exam_id, args.side) if args.exam_id else None)
+                                    exam=(args.exam_id, (args.side,)) if args.exam_id else None)
 
     from medical_fenlei.embeddings.retrieval import RetrievalOptions, retrieve_for_ear, retrieve_for_set
     from medical_fenlei.metrics.interval_table import interval_table

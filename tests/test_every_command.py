@@ -22,7 +22,7 @@ SMALL = {
     "run_seeds_ear2d": ("--backbone", "test_resnet", *FIT),
     "build_cache_dual": ("--num-slices", 16, "--image-size", 48, "--num-workers", 1),
     "train_dual": FIT, "predict_ear2d": ("--limit", 1), "audit_run": ("--resamples", 50),
-    "eval_ear2d": ("--resamples", 50, "--pictures", 2), "eval_dual": ("--resamples", 50),
+    "eval_ear2d": ("--resamples", 50, "--pictures", 2), "eval_dual": ("--resamples", 50, "--pictures", 2),
     "compare_predictions": ("--resamples", 50),
 }
 """Flags that are added to the command lines of a script."""

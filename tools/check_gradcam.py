@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medical_fenlei import cli
-from medical_fenlei.config import EAR2D
 from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import Side
 
@@ -85,15 +84,14 @@ def falls_in_air(
     network: "TrainedNetwork", ears: "pd.DataFrame", store: "EarStore", lesions: np.ndarray, task: "Task"
 ) -> np.ndarray:
     """Return the `falls` of a network's logit of the positive class."""
-    from medical_fenlei.explanations.maps import ExplanationRequest, explain
+    from medical_fenlei.explanations.kept_pass import look
 
     names = [(str(exam), Side(str(side))) for exam, side in zip(ears.exam_id, ears.side, strict=True)]
-    request = ExplanationRequest(methods=(), top=1, target=task.class_names[1])
 
     def logit(n: int, filled: np.ndarray) -> float:
         volume = np.array(store.read(*names[n]))
         volume[filled] = AIR_HU
-        p = explain(network, volume, store.read_affine(*names[n]), task, request).probability
+        p = task.probabilities(look(network, volume[None]).result.logits[0, network.columns(task)])[1]
         return float(np.log(p / max(1 - p, 1e-7)))
 
     return falls(logit, lesions, ears.patient_key.to_numpy())
@@ -131,7 +129,7 @@ def flags(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="val", help="set of the split (default: val)")
     parser.add_argument("--methods", default="integrated,hirescam,gradcam", help="kinds of map, separated by commas "
                         "(default: integrated,hirescam,gradcam)")
-    parser.add_argument("--layer", help="stage of the backbone for class activation maps (default: see gradcam_ear2d.py)")
+    parser.add_argument("--layer", help="stage of the network for class activation maps (default: see gradcam_ear2d.py)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights and of the intervals (default: 0)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
@@ -154,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.tasks import find_task
     from medical_fenlei.trained.network import open_network
 
-    trained = open_network(args.checkpoint.resolve(), kind=EAR2D, device=args.device)
+    trained = open_network(args.checkpoint.resolve(), kind=None, device=args.device)
     task = find_task(args.label_task or trained.tasks[0].name, among=trained.tasks)
     os.chdir(args.demo)
     store = trained.store(trained.config.data)

@@ -36,6 +36,7 @@ REFUSED = [
     ("run_experiments_dual", ("--pcts", "7"), "there are: 100pct"),
     *((name, ("--checkpoint", "none.pt", *more), NO_RUN) for name, more in {
         "eval_ear2d": (), "audit_run": (), "calibrate_ear2d": (), "extract_embeddings_ear2d": (), "gradcam_ear2d": ("--all",),
+        "gradcam_dual": ("--all",),
         "retrieve_neighbors_ear2d": ("--split", "val"), "predict_ear2d": ("--dicom", ".", "--out-dir", "../answers"),
     }.items()),
     ("eval_ear2d", ("--checkpoint", "outputs/a"), f"--checkpoint outputs/a: is a folder; name {BEST}"),

@@ -45,7 +45,7 @@ def here(study, copied):
 
 
 def evaluate(*words):
-    return run("eval_dual", *WORDS, "--resamples", 50, *words)
+    return run("eval_dual", *WORDS, "--pictures", 0, "--resamples", 50, *words)
 
 
 def predicted(*words):

@@ -63,7 +63,9 @@ def test_the_shares_of_the_tissues_are_linear_between_their_densities_and_sum_to
 def test_measures_are_means_over_each_region_and_the_logarithm_of_its_volume():
     rng = torch.Generator().manual_seed(0)
     hu, of = torch.randn(2, 4, 5, 6, generator=rng) * 500, torch.randint(0, REGIONS, (2, 4, 5, 6), generator=rng)
-    found = measures(hu, torch.stack([of == number for number in range(REGIONS)], 1).float()).unflatten(1, (REGIONS, -1))
+    region = torch.stack([of == number for number in range(REGIONS)], 1).float()
+    contents = (region[:, :, None] * tissues(hu)[:, None]).flatten(1, 2)
+    found = measures(contents, region).unflatten(1, (REGIONS, -1))
     for ear in range(2):
         for number in range(REGIONS):
             inside, own = of[ear] == number, found[ear, number]

@@ -49,16 +49,16 @@ def _cohort_name(text: str) -> str:
 
 
 def open_checkpoint(args: argparse.Namespace, *, kind: str | None, sets: Sequence[str] = (), every_label: bool = False,
-                    ear: tuple[str, str] | None = None) -> tuple["TrainedNetwork", DataConfig]:
+                    exam: tuple[str, Sequence[str]] | None = None) -> tuple["TrainedNetwork", DataConfig]:
     """Open the network of --checkpoint; return it with the run's data settings, as changed by the flags. Raises UserError.
 
     kind: the route of the network; None for both.
     What the command will read is checked and listed first, before torch is imported: the ears of some sets (every_label: those
-    without a target in the network's tasks too), and one ear by exam and side.
+    without a target in the network's tasks too), and those of one exam on some sides.
     """
     config = check_checkpoint(args.checkpoint, kind=kind)
     if config is not None:
-        _check_data(args, config, sets, every_label=every_label, ear=ear)
+        _check_data(args, config, sets, every_label=every_label, exam=exam)
 
     from medical_fenlei.trained.network import open_network  # slow to import
 
@@ -105,17 +105,17 @@ def _data_settings(args: argparse.Namespace, config: RunConfig, run: Run) -> Dat
 
 
 def _check_data(args: argparse.Namespace, config: RunConfig, sets: Sequence[str], *, every_label: bool,
-                ear: tuple[str, str] | None) -> None:
+                exam: tuple[str, Sequence[str]] | None) -> None:
     """Check and list what a command will read. Raises UserError."""
-    from medical_fenlei.data.selection import empty_set, find_ear, select_ears
+    from medical_fenlei.data.selection import empty_set, find_exam, select_ears
     from medical_fenlei.ears.store import EarStore
     from medical_fenlei.tasks import find_tasks
 
     run = Run.of_checkpoint(args.checkpoint)
     data = _data_settings(args, config, run)
     tasks = None if every_label else find_tasks(data.label_task, among=find_tasks(config.data.label_task))
-    if ear is not None:
-        find_ear(data, *ear, reports=run.reports)
+    if exam is not None:
+        find_exam(data, *exam, reports=run.reports)
     if sets:
         found = select_ears(data, tasks, sets)
         for name in sets:

@@ -3,12 +3,15 @@ from typing import TYPE_CHECKING
 
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
-from medical_fenlei.config import EAR2D, DataConfig
+from medical_fenlei.config import DUAL, EAR2D, DataConfig
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
 if TYPE_CHECKING:
     from medical_fenlei.evaluation.evaluate import Evaluation
     from medical_fenlei.trained.network import TrainedNetwork
+
+PICTURES = {EAR2D: 20, DUAL: 4}
+"""Pictures of the hardest cases by the kind of the network: without a GPU those of a large 3D network take minutes each."""
 
 
 def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
@@ -17,9 +20,8 @@ def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
     add_checkpoint_flags(parser)
     add_set_flags(parser, choices=(*SETS, WHOLE_MANIFEST), does="evaluate")
     parser.add_argument("--point", help="operating point that decides (default: the one that calibration chose)")
-    if kind == EAR2D:
-        parser.add_argument("--pictures", type=cli.int_at_least(0), default=20, metavar="N",
-                            help="number of hardest cases shown with a picture in the report (default: %(default)s)")
+    parser.add_argument("--pictures", type=cli.int_at_least(0), default=PICTURES[kind], metavar="N",
+                        help="number of hardest cases shown with a picture in the report (default: %(default)s)")
     parser.add_argument("--uncalibrated", action="store_true", help="do not apply what calibration fitted")
     cli.add_shared_flags(parser, "resamples")
     args = parser.parse_args(argv)
@@ -41,8 +43,9 @@ def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
         cli.say("wrote " + ", ".join(map(str, written)))
     page = write_page(network.run)
     cli.say(f"look at {page}")
-    if kind == EAR2D and args.pictures:
-        cli.say(f"pictures of the hardest cases follow, {args.pictures} at most (some seconds each; --pictures 0 makes none)")
+    if args.pictures:
+        each = "some seconds each" if kind == EAR2D else "without a GPU minutes each"
+        cli.say(f"pictures of the hardest cases follow, {args.pictures} at most ({each}; --pictures 0 makes none)")
         for result in results:
             _draw_hardest(network, data, result, args.pictures)
         write_page(network.run)

@@ -66,29 +66,29 @@ def select_ears(data: DataConfig, tasks: Sequence[Task] | None, sets: Sequence[s
     return Selection(ears, split)
 
 
-def find_ear(data: DataConfig, exam_id: str, side: str, *, reports: Path | None = None) -> pd.DataFrame:
-    """Return the row of one ear in the manifest, labelled or not. Raises UserError if it has none.
+def find_exam(data: DataConfig, exam_id: str, sides: Sequence[str], *, reports: Path | None = None) -> pd.DataFrame:
+    """Return the rows of an exam's ears on these sides in the manifest, labelled or not. Raises UserError if it has none.
 
     reports: those of a run, among whose cohorts the ear may be, which the error says.
     """
     manifest = tables.MANIFEST.read(data.manifest_csv)
     of_exam = manifest[manifest.exam_id == exam_id]
-    ear = of_exam[of_exam.side == side]
-    if ear.empty:
+    ears = of_exam[of_exam.side.isin(sides)]
+    if ears.empty:
         near = near_names(exam_id, manifest.exam_id.unique()) if of_exam.empty else []
         hint = f"; near ids: {', '.join(near)}" if near else ""
         cohorts = cohorts_of(reports) if reports else []
-        if having := [own.name for own in cohorts if _has_ear(own.manifest_csv, exam_id, side)]:
+        if having := [own.name for own in cohorts if _has_ear(own.manifest_csv, exam_id, sides)]:
             hint = f"; it is one of --cohort {' and of --cohort '.join(having)}"
-        raise UserError(f"--exam-id {exam_id}: {data.manifest_csv} has no {side} ear of that exam{hint}")
-    return ear
+        raise UserError(f"--exam-id {exam_id}: {data.manifest_csv} has no {' or '.join(sides)} ear of that exam{hint}")
+    return ears
 
 
-def _has_ear(manifest_csv: Path, exam_id: str, side: str) -> bool:
+def _has_ear(manifest_csv: Path, exam_id: str, sides: Sequence[str]) -> bool:
     if not manifest_csv.is_file():
         return False
     manifest = tables.MANIFEST.read(manifest_csv)
-    return bool(((manifest.exam_id == exam_id) & (manifest.side == side)).any())
+    return bool(((manifest.exam_id == exam_id) & manifest.side.isin(sides)).any())
 
 
 def empty_set(data: DataConfig, name: str, tasks: Sequence[Task] | None) -> UserError:

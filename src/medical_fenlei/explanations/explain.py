@@ -1,6 +1,7 @@
-"""Explain one ear, with all its files, or every ear of a set, with a picture each."""
+"""Explain the ears of one exam, with all their files, or every ear of a set, with a picture each."""
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ from medical_fenlei.data.selection import set_label
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.explanations.explained_ear import ExplainedEar
-from medical_fenlei.explanations.maps import ExplanationRequest, check_request, explain
+from medical_fenlei.explanations.maps import (
+    NOT_FINITE,
+    NOT_FINITE_DETAIL,
+    ExplanationRequest,
+    check_request,
+    explain,
+    explain_pass,
+    look_for,
+)
 from medical_fenlei.explanations.pictures import LAYOUT, write_montage
 from medical_fenlei.explanations.report import write_explanation
 from medical_fenlei.files import write_json
@@ -138,29 +147,48 @@ class ExplanationFiles:
     files: list[Path]
 
 
-def explain_ear(network: TrainedNetwork, data: DataConfig, exam_id: str, side: Side, request: ExplanationRequest,
-                out_dir: Path | None) -> list[ExplanationFiles]:
-    """Explain one ear for each task that the data settings name, and write its files.
+@dataclass(frozen=True)
+class ExplainedExam:
+    """The explained ears of one exam."""
 
-    out_dir: replaces the folder in the run's reports. Raises UserError, before any file is written, if the ear is not in the
-    manifest or cannot be explained.
+    written: list[ExplanationFiles]
+    """At least one: of each ear, for each task."""
+
+    rejects: pd.DataFrame
+    """`tables.REJECTS`: ears that cannot be prepared or explained."""
+
+
+def explain_exam(network: TrainedNetwork, data: DataConfig, exam_id: str, folders: Mapping[Side, Path],
+                 request: ExplanationRequest) -> ExplainedExam:
+    """Explain ears of one exam, from one pass, for each task that the data settings name, and write their files.
+
+    folders: where the files of the ear of each side go; of these sides, those in the manifest are explained. Raises UserError,
+    before any file is written, if there is none, or if none can be explained.
     """
-    tasks, ear = network.select_tasks(data), network.open_ear(data, exam_id, str(side))
-    volume = np.array(ear.store.read(exam_id, side))
-    affine, images = ear.store.read_affine(exam_id, side), ear.store.read_images(exam_id, side)
-    calibrations, code = network.calibrations(tasks), int(ear.ears.label_code.iloc[0])
-    try:
-        found = [explain(network, volume, affine, task, request) for task in tasks]
-    except Rejected as rejected:
-        raise UserError(f"--checkpoint {network.path}: no explanation of {exam_id} {side}: {rejected.detail}") from None
-    ears = [ExplainedEar(exam_id=exam_id, side=side, label_code=code, affine=affine, images=images, explanation=own)
-            for own in found]
-    explained = [own.calibrated(calibrations[task.name]) for task, own in zip(tasks, ears, strict=True)]
-    out_dir, written = out_dir or network.run.reports / "gradcam" / f"{exam_id}_{side}", []
-    for task, own in zip(tasks, explained, strict=True):
-        folder = out_dir / task.name if len(network.tasks) > 1 else out_dir
+    tasks, ears = network.select_tasks(data), network.open_exam(data, exam_id, [*folders])
+    calibrations, codes = network.calibrations(tasks), dict(zip(ears.ears.side, ears.ears.label_code, strict=True))
+    for task in tasks:
+        check_request(network, task, request)
+    sides = [side for side in folders if side in codes]
+    affines = [ears.store.read_affine(exam_id, side) for side in sides]
+    seen = look_for(network, np.stack([ears.store.read(exam_id, side) for side in sides]), request)
+    explained, faults = [], []
+    for task in tasks:
+        for side, affine, found in zip(sides, affines, explain_pass(seen, affines, task, request), strict=True):
+            if found is None:
+                faults.append({"exam_id": exam_id, "file": f"{exam_id}_{side}", "reason": NOT_FINITE,
+                               "detail": f"{task.name}: {NOT_FINITE_DETAIL}"})
+                continue
+            own = ExplainedEar(exam_id=exam_id, side=side, label_code=int(codes[side]), affine=affine,
+                               images=ears.store.read_images(exam_id, side), explanation=found)
+            explained.append((task, own.calibrated(calibrations[task.name])))
+    if not explained:
+        raise UserError(f"--checkpoint {network.path}: no explanation of {faults[0]['file']}: {faults[0]['detail']}")
+    written = []
+    for task, own in explained:
+        folder = folders[own.side] / task.name if len(network.tasks) > 1 else folders[own.side]
         written.append(ExplanationFiles(own, folder, write_explanation(own, folder, facts={"task": task.name})))
-    return written
+    return ExplainedExam(written, tables.REJECTS.frame(pd.concat([ears.rejects, tables.REJECTS.frame(faults)])))
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from torch import nn
 from medical_fenlei.data.augment import windowed_blocks
 from medical_fenlei.data.blocks import block_starts, mean_over_blocks
 from medical_fenlei.explanations.logit import ClassLogit
-from medical_fenlei.models.ear2d import Ear2d
+from medical_fenlei.models.network import NetworkStage
 from medical_fenlei.trained.network import TrainedNetwork
 from medical_fenlei.training.predict import InferenceResult
 
-VECTORS = ""
-"""Name of the backbone among its modules: its output is one vector per slice."""
+VECTORS = "slice vectors"
+"""Name of the activation that is one vector per slice, where a network has it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class KeptPass:
     """float32 (N, K), sums to 1 over the slices; None where the network has none."""
 
     activations: dict[str, torch.Tensor]
-    """What modules of the backbone returned for all slices of all blocks, (N B M, …), by their names, VECTORS among them."""
+    """What stages returned, by their names, and VECTORS: for all slices of all blocks, (N B M, …), or all blocks, (N B, …)."""
 
     @property
     def starts(self) -> list[int]:
@@ -56,27 +56,34 @@ class KeptPass:
 
         The ears do not mix, so that one backward pass serves them all.
         """
+        if not self.activations:
+            return {}
         with torch.enable_grad():
             logits = torch.stack([target.of(own) for own, target in zip(self.logits, targets, strict=True)])
             slopes = torch.autograd.grad(logits.sum(), list(self.activations.values()), retain_graph=True)
         return dict(zip(self.activations, slopes, strict=True))
 
     def of_ear(self, values: torch.Tensor, number: int) -> torch.Tensor:
-        """Return the values of one ear, (B, M, …), of those of all ears, (N B M, …)."""
-        ears, blocks, _ = self.logits.shape
-        return values.unflatten(0, (ears, blocks, -1))[number]
+        """Return the values of one ear, (B M, …) or (B, …), of those of all ears, (N B M, …) or (N B, …)."""
+        return values.unflatten(0, (len(self.hu), -1))[number]
+
+    def of_blocks(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values of each block of one ear, (B, …), of those of its slices, (B M, …)."""
+        return values.unflatten(0, (len(self.starts), -1))
 
 
-def look(network: TrainedNetwork, volumes: np.ndarray, stages: Sequence[str] = ()) -> KeptPass:
+def look(network: TrainedNetwork, volumes: np.ndarray, stages: Sequence[NetworkStage] = ()) -> KeptPass:
     """Run a network over ears, int16 HU (N, K, H, W), in the run's precision.
 
-    stages: names of modules of the backbone from whose activations maps are made. No gradient reaches further back than the
+    stages: those from whose activations maps are made. No gradient reaches further back than the
     first of them, and none goes to the weights.
     """
     model, config = network.model, network.config.augment
-    assert isinstance(model, Ear2d)
     kept: dict[str, torch.Tensor] = {}
-    hooks = [model.backbone.get_submodule(name).register_forward_hook(_keep(kept, name)) for name in (*stages, VECTORS)]
+    modules = {stage.name: stage.module for stage in stages}
+    if model.slice_vectors is not None:
+        modules[VECTORS] = model.slice_vectors
+    hooks = [module.register_forward_hook(_keep(kept, name)) for name, module in modules.items()]
     hu = torch.from_numpy(volumes).to(network.compute.device)
     try:
         with torch.enable_grad(), _without_gradients(model), network.compute.autocast():
@@ -93,7 +100,7 @@ def _of_slices(found: KeptPass, attention: torch.Tensor) -> torch.Tensor:
     """The attention (N, K) of slices, from that of the blocks, (N B, M)."""
     if len(found.starts) == 1:
         return attention
-    weight = torch.stack([mean_over_blocks(found.of_ear(attention.flatten(), number), found.starts, found.hu.shape[1])
+    weight = torch.stack([mean_over_blocks(found.of_ear(attention, number), found.starts, found.hu.shape[1])
                           for number in range(len(found.hu))])
     return weight / weight.sum(1, keepdim=True)
 

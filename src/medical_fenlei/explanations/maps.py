@@ -5,7 +5,7 @@ hottest voxel of the volume is the one that speaks most for the class.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from medical_fenlei.config import BONE
 from medical_fenlei.data.augment import window
 from medical_fenlei.data.blocks import mean_over_blocks
 from medical_fenlei.errors import Rejected, UserError
-from medical_fenlei.explanations.class_activation import class_activation, find_stage, to_channels_first
+from medical_fenlei.explanations.class_activation import class_activation, find_stage
 from medical_fenlei.explanations.integrated_gradients import integrated_gradients
 from medical_fenlei.explanations.kept_pass import VECTORS, KeptPass, look
 from medical_fenlei.explanations.logit import ClassLogit, class_logits
 from medical_fenlei.explanations.methods import INTEGRATED, check_methods
 from medical_fenlei.metrics.calibration import tempered
-from medical_fenlei.models.ear2d import Ear2d
+from medical_fenlei.models.network import NetworkStage
 from medical_fenlei.spatial import Affine
 from medical_fenlei.tasks import Task
 from medical_fenlei.trained.calibration import TaskCalibration
@@ -31,6 +31,9 @@ DEFAULT_METHODS = (INTEGRATED, "hirescam")
 """The finest map of all, above chance with both networks measured, and the finest class activation (docs/explanations.md)."""
 NOT_FINITE = "not_finite"
 """Reason of an ear for which the network computes NaN or infinity."""
+NOT_FINITE_DETAIL = "got NaN or infinity from the network, expected numbers"
+ATTENTION, GRADIENT = "attention", "gradient × features"
+"""What slices are ranked by: the attention of a network; without it, the vectors of its slices."""
 PREDICTED = "predicted"
 """Stands for the class with the highest probability."""
 
@@ -49,7 +52,7 @@ class ExplanationRequest:
     """The class to explain: PREDICTED, or a class of the task by its name."""
 
     layer: str | None = None
-    """The stage of the backbone that class activation maps; by default the one that `find_stage` chooses."""
+    """The stage of the network that class activation maps; by default the one that `find_stage` chooses."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Map:
 
     method: str
     layer: str
-    """Module of the backbone whose activations are mapped; `input` for the voxels themselves."""
+    """Stage of the network whose activations are mapped; `input` for the voxels themselves."""
 
     heat: np.ndarray
     """float32 (K, H, W), 0 to 1, where 1 is the hottest voxel of the volume; all 0 if nothing speaks for the class."""
@@ -87,7 +90,8 @@ class Explanation:
     """float32 (K,): weight of each slice, which ranks the slices."""
 
     ranked_by: str
-    """`attention`; or, if the pooling has none, `gradient × features`."""
+    """ATTENTION; where a network has none, GRADIENT; where it has no vectors of slices either, `share of the heat (METHOD)`, of
+    the heat of the first map, and `number` without a map."""
 
     slices: np.ndarray
     """int (S,): numbers k of the slices with the highest weights, the highest first."""
@@ -111,6 +115,14 @@ class Explanation:
         return replace(self, probabilities=dict(zip(self.probabilities, map(float, each), strict=True)))
 
 
+class _SliceWeights(NamedTuple):
+    weights: np.ndarray
+    """float32 (K,)."""
+
+    ranked_by: str
+    """See `Explanation`."""
+
+
 def explain(
     network: TrainedNetwork, volume: np.ndarray, affine: Affine, task: Task, request: ExplanationRequest
 ) -> Explanation:
@@ -118,18 +130,18 @@ def explain(
 
     volume: int16 HU (K, H, W); affine: its voxel index to LPS mm. A network that sees an ear in B blocks of M slices predicts
     their mean, which is what is mapped, in the run's precision, as its predictions are. Raises Rejected (not_finite) if output
-    or map is not finite; UserError for an unknown class, method or layer, or a backbone that does not name its stages.
+    or map is not finite; UserError for an unknown class, method or layer, or a method that the network does not support.
     """
     check_request(network, task, request)
     only, = explain_pass(look_for(network, volume[None], request), [affine], task, request)
     if only is None:
-        raise Rejected(NOT_FINITE, "got NaN or infinity from the network, expected numbers")
+        raise Rejected(NOT_FINITE, NOT_FINITE_DETAIL)
     return only
 
 
 def look_for(network: TrainedNetwork, volumes: np.ndarray, request: ExplanationRequest) -> KeptPass:
     """Run a network over ears, int16 HU (N, K, H, W), and keep what `explain_pass` needs for a request."""
-    return look(network, volumes, [name for name, _ in _stages(network, request).values()])
+    return look(network, volumes, [*_stages(network, request).values()])
 
 
 def explain_pass(
@@ -147,32 +159,38 @@ def explain_pass(
     found: list[Explanation | None] = []
     for n, (target, affine) in enumerate(zip(logits, affines, strict=True)):
         maps = tuple(_integrated(seen, n, target, affine) if method == INTEGRATED else
-                     _activated(seen, n, slopes, method, *stages[method]) for method in request.methods)
-        weights = _slice_weights(seen, n, slopes)
-        finite = outputs[n].isfinite().all() and weights.isfinite().all() and all(np.isfinite(own.heat).all() for own in maps)
-        found.append(_explanation(seen, n, task, target, weights, maps, request.top) if finite else None)
+                     _activated(seen, n, slopes, method, stages[method]) for method in request.methods)
+        slices = _slice_weights(seen, n, slopes, maps)
+        values = (outputs[n].cpu().numpy(), slices.weights, *(own.heat for own in maps))
+        finite = all(np.isfinite(own).all() for own in values)
+        found.append(_explanation(seen, n, task, target, slices, maps, request.top) if finite else None)
     return found
 
 
 def _explanation(
-    seen: KeptPass, n: int, task: Task, target: ClassLogit, weights: torch.Tensor, maps: tuple[Map, ...], top: int
+    seen: KeptPass, n: int, task: Task, target: ClassLogit, slices: _SliceWeights, maps: tuple[Map, ...], top: int
 ) -> Explanation:
     bone = replace(seen.network.config.augment, windows=(BONE,), slice_context=0)
     probabilities = task.probabilities(seen.result.logits[n, target.columns])
     return Explanation(
         class_name=task.class_names[target.number],
         probabilities=dict(zip(task.class_names, map(float, probabilities), strict=True)),
-        weights=weights.float().cpu().numpy(), ranked_by="gradient × features" if seen.attention is None else "attention",
-        slices=torch.argsort(weights, descending=True, stable=True)[:top].cpu().numpy(),
+        weights=slices.weights, ranked_by=slices.ranked_by, slices=np.argsort(-slices.weights, kind="stable")[:top],
         grey=((window(seen.hu[n:n + 1], bone)[0, :, 0] + 1) / 2).cpu().numpy(), maps=maps)
 
 
-def _slice_weights(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The weight of each slice of one ear, (K,)."""
+def _slice_weights(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor], maps: Sequence[Map]) -> _SliceWeights:
+    """The weight of each slice of one ear."""
     if seen.attention is not None:
-        return seen.attention[n]
-    speaks = (slopes[VECTORS] * seen.activations[VECTORS]).sum(1).detach()
-    return mean_over_blocks(seen.of_ear(speaks, n), seen.starts, seen.hu.shape[1])
+        return _SliceWeights(seen.attention[n].float().cpu().numpy(), ATTENTION)
+    if VECTORS in slopes:
+        speaks = seen.of_blocks(seen.of_ear((slopes[VECTORS] * seen.activations[VECTORS]).sum(1).detach(), n))
+        weights = mean_over_blocks(speaks, seen.starts, seen.hu.shape[1])
+        return _SliceWeights(weights.float().cpu().numpy(), GRADIENT)
+    if not maps:
+        return _SliceWeights(np.zeros(seen.hu.shape[1], np.float32), "number")
+    heat = maps[0].heat.sum((1, 2), dtype=np.float64)
+    return _SliceWeights((heat / (heat.sum() or 1)).astype(np.float32), f"share of the heat ({maps[0].method})")
 
 
 def check_request(network: TrainedNetwork, task: Task, request: ExplanationRequest) -> None:
@@ -183,25 +201,21 @@ def check_request(network: TrainedNetwork, task: Task, request: ExplanationReque
     _stages(network, request)
 
 
-def _stages(network: TrainedNetwork, request: ExplanationRequest) -> dict[str, tuple[str, int]]:
-    """Module and channels of the stage that each method of class activation maps, by method."""
-    model = network.model
-    assert isinstance(model, Ear2d)
-    return {method: find_stage(model.backbone, method, request.layer) for method in request.methods if method != INTEGRATED}
+def _stages(network: TrainedNetwork, request: ExplanationRequest) -> dict[str, NetworkStage]:
+    """The stage that each method of class activation maps, by method."""
+    return {method: find_stage(network.model, method, request.layer) for method in request.methods if method != INTEGRATED}
 
 
-def _activated(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor], method: str, layer: str, channels: int) -> Map:
+def _activated(seen: KeptPass, n: int, slopes: Mapping[str, torch.Tensor], method: str, stage: NetworkStage) -> Map:
     """The map of one ear by class activation."""
-    backbone = cast(Ear2d, seen.network.model).backbone
-    activation, gradient = (
-        to_channels_first(seen.of_ear(values[layer], n).flatten(0, 1), channels, getattr(backbone, "num_prefix_tokens", 0))
-        for values in (seen.activations, slopes))
-    heat = torch.from_numpy(class_activation(activation, gradient, method=method)).unflatten(0, (len(seen.starts), -1))
-    total = torch.zeros(seen.hu.shape[1], *heat.shape[2:])
-    for start, own in zip(seen.starts, heat, strict=True):       # each block's share of the ear's logit
-        total[start:start + len(own)] += own
-    total = F.interpolate(total[None], size=seen.hu.shape[2:], mode="bilinear", align_corners=False)[0]
-    return _scaled(method, layer, total.numpy())
+    activation, gradient = (stage.to_cells(seen.of_ear(values[stage.name], n)) for values in (seen.activations, slopes))
+    heat = torch.from_numpy(class_activation(activation, gradient, method=method))
+    heat = heat if heat.ndim == 4 else seen.of_blocks(heat)      # (B, k, h, w), where slices are the k of a block
+    size = (seen.network.config.augment.model_slices or seen.hu.shape[1], *seen.hu.shape[2:])
+    total = torch.zeros(seen.hu.shape[1:])
+    for start, own in zip(seen.starts, F.interpolate(heat[:, None], size=size, mode="trilinear")[:, 0], strict=True):
+        total[start:start + len(own)] += own                     # each block's share of the ear's logit
+    return _scaled(method, stage.name, total.numpy())
 
 
 def _integrated(seen: KeptPass, n: int, target: ClassLogit, affine: Affine) -> Map:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medical_fenlei.explanations.explained_ear import ExplainedEar
-from medical_fenlei.explanations.maps import Explanation, Map
+from medical_fenlei.explanations.maps import GRADIENT, Explanation, Map
 from medical_fenlei.explanations.methods import INTEGRATED
 from medical_fenlei.pages.ear_pictures import DIM, FAINT, INK, MARK, PAPER, draw_heat, draw_marks, draw_slice, ear_palette
 from medical_fenlei.pages.plots import save
@@ -66,7 +66,7 @@ def _label(code: int) -> str:
 
 
 def _weight(found: Explanation, k: int) -> str:
-    return f"{found.weights[k]:.0%}" if found.ranked_by == "attention" else f"{found.weights[k]:.2g}"
+    return f"{found.weights[k]:.2g}" if found.ranked_by == GRADIENT else f"{found.weights[k]:.0%}"
 
 
 def _place(ear: ExplainedEar, k: int) -> str:
@@ -99,7 +99,7 @@ def _draw_overlay(axes: Axes, found: Explanation, k: int, one: Map | None) -> No
 def write_slice_pictures(ear: ExplainedEar, k: int, paths: Sequence[Path]) -> None:
     """Draw one slice as each of KINDS, with the first map of the explanation, to a path for each."""
     found = ear.explanation
-    title = f"{ear.side} ear, slice {k}, {_place(ear, k)}, {found.ranked_by} {found.weights[k]:.3f}"
+    title = f"{ear.side} ear, slice {k}, {_place(ear, k)}\n{found.ranked_by} {found.weights[k]:.3f}"
     for kind, path in zip(KINDS, paths, strict=True):
         figure = Figure(figsize=(5, 5.2), layout="constrained")
         _draw_kind(figure.subplots(), found, k, kind)

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from medical_fenlei.config import PhysicalScale
 from medical_fenlei.models.anatomy_net import AnatomyNet
-from medical_fenlei.models.network import Network, NetworkOutput
+from medical_fenlei.models.network import Network, NetworkOutput, NetworkStage
 from medical_fenlei.vocabulary import Structure
 
 GRID_MM = (1.0, 0.7, 0.7)
@@ -53,7 +53,7 @@ class AnatomyEar(Network):
         quarters, *others = IMPORTANCE.values()
         of_regions = torch.tensor([quarters] * QUARTERS + others)
         self.register_buffer("importance", of_regions.repeat_interleave(len(TISSUE_HU) + 1), persistent=False)
-        self.normalise = nn.BatchNorm1d(MEASURES)
+        self.contents, self.normalise = _Contents(), nn.BatchNorm1d(MEASURES)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(MEASURES, outputs)
         nn.init.zeros_(self.head.weight)
@@ -67,12 +67,25 @@ class AnatomyEar(Network):
     def enable_grad_checkpointing(self) -> None:
         """See `Network`; nothing is recomputed, since the anatomy network is small."""
 
+    def stages(self) -> tuple[NetworkStage, ...]:
+        """See `Network`; the contents of the regions, of whose means the logit is a linear function."""
+        return NetworkStage("contents", self.contents, 1, self._without_margin),
+
+    def _without_margin(self, values: torch.Tensor) -> torch.Tensor:
+        """Leave out what of the grid lies beyond the ear, of values (N, C, z, y, x)."""
+        axes = zip((self.to_z, self.to_y, self.to_x), self.scale.voxel_mm, GRID_MM, strict=True)
+        for axis, (to, own_mm, grid_mm) in enumerate(axes, start=2):
+            covered = 2 * max(1, round(to.shape[1] * own_mm / grid_mm / 2))          # even as the grid: the middle stays
+            values = values.narrow(axis, (len(to) - covered) // 2, covered)
+        return values
+
     def encode(self, volume: torch.Tensor) -> torch.Tensor:
         """Return the measures (N, MEASURES) of ears (N, K, C, H, W) in [-1, 1]."""
         with torch.autocast(volume.device.type, enabled=False):
             bone = volume[:, :, self.scale.channel].float()
             hu = self.on_grid(bone * (self.scale.width / 2) + self.scale.level)
-            return measures(hu, regions(self.anatomy(hu).logits.softmax(1)))
+            region = regions(self.anatomy(hu).logits.softmax(1))
+            return measures(self.contents(region, tissues(hu)), region)
 
     def decode(self, features: torch.Tensor) -> NetworkOutput:
         """Classify the measures."""
@@ -109,14 +122,21 @@ def _beyond_centre(cavity: torch.Tensor, axis: int, voxel_mm: float) -> torch.Te
     return weight.view(len(weight), *(-1 if dimension == axis else 1 for dimension in (1, 2, 3)))
 
 
-def measures(hu: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+class _Contents(nn.Module):
+    """How much of each tissue of each region is in a voxel: a module, so that explanations can map it."""
+
+    def forward(self, region: torch.Tensor, tissue: torch.Tensor) -> torch.Tensor:
+        """Return (N, REGIONS × 5, k, h, w) for shares (N, REGIONS, …) and (N, 5, …)."""
+        return (region[:, :, None] * tissue[:, None]).flatten(1, 2)
+
+
+def measures(contents: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     """Return the measures (N, MEASURES), region after region.
 
-    hu (N, k, h, w); region (N, REGIONS, k, h, w): the share of each voxel in each region.
+    contents (N, REGIONS × 5, k, h, w); region (N, REGIONS, k, h, w): the share of each voxel in each region.
     """
-    region, tissue = region.flatten(2), tissues(hu).flatten(2)
-    volume = region.sum(2, keepdim=True)
-    means = region @ tissue.transpose(1, 2) / (volume + 1)
+    volume = region.sum((2, 3, 4))[:, :, None]
+    means = contents.sum((2, 3, 4)).unflatten(1, (REGIONS, -1)) / (volume + 1)
     return torch.cat([means, (volume + 1).log()], 2).flatten(1)
 
 

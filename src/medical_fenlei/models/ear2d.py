@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from medical_fenlei.errors import UserError
-from medical_fenlei.models.network import Network, NetworkOutput
+from medical_fenlei.models.network import Network, NetworkOutput, NetworkStage
 from medical_fenlei.models.pooling import POOLINGS
+from medical_fenlei.models.slice_encoder import backbone_stages
 
 
 class Ear2d(Network):
@@ -24,6 +25,15 @@ class Ear2d(Network):
     def trunk(self) -> nn.Module:
         """The encoder of slices."""
         return self.backbone
+
+    @property
+    def slice_vectors(self) -> nn.Module:
+        """The encoder of slices."""
+        return self.backbone
+
+    def stages(self) -> tuple[NetworkStage, ...]:
+        """See `Network`; those that the backbone names."""
+        return backbone_stages(self.backbone)
 
     def enable_grad_checkpointing(self) -> None:
         """See `Network`; timm decides which activations are recomputed."""

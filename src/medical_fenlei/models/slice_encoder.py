@@ -1,4 +1,5 @@
 """Any 2D network of timm as the encoder of slices."""
+import functools
 import os
 import urllib.error
 import urllib.request
@@ -9,6 +10,7 @@ from torch import nn
 
 from medical_fenlei.errors import UserError
 from medical_fenlei.models.late_dynamo import late_dynamo
+from medical_fenlei.models.network import NetworkStage
 from medical_fenlei.near_names import near_names
 
 if TYPE_CHECKING:
@@ -79,3 +81,28 @@ def _count_features(backbone: nn.Module, channels: int, image_size: int) -> int:
     if len(shape) != 2:
         raise ValueError(f"returns shape {tuple(shape)} for a slice, expected one vector")
     return int(shape[1])
+
+
+def backbone_stages(backbone: nn.Module) -> tuple[NetworkStage, ...]:
+    """Return the stages that a backbone of timm names, from input to output; none if it does not."""
+    facts: list[dict[str, Any]] = list(getattr(backbone, "feature_info", []))
+    if not all({"module", "num_chs", "reduction"} <= set(own) for own in facts):
+        return ()
+    stages = []
+    for own in facts:
+        module = backbone.get_submodule(own["module"])
+        first = getattr(module, "norm1", None)
+        # after the last block of a transformer only the class token is read: the input of the block is mapped
+        stages.append(NetworkStage(own["module"], first if isinstance(first, nn.LayerNorm) else module, own["reduction"],
+                            functools.partial(_to_channels_first, channels=own["num_chs"],
+                                              prefix_tokens=getattr(backbone, "num_prefix_tokens", 0))))
+    return tuple(stages)
+
+
+def _to_channels_first(activation: torch.Tensor, *, channels: int, prefix_tokens: int) -> torch.Tensor:
+    """Bring activations to (S, C, h, w), from (S, h, w, C) or (S, tokens, C) where necessary."""
+    if activation.ndim == 3:
+        activation = activation[:, prefix_tokens:]
+        edge = round(activation.shape[1] ** 0.5)
+        activation = activation.unflatten(1, (edge, edge))
+    return activation if activation.shape[1] == channels else activation.permute(0, 3, 1, 2)

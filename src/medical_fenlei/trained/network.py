@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, RunConfig
 from medical_fenlei.data.dataset import EarDataset
-from medical_fenlei.data.selection import empty_set, find_ear
+from medical_fenlei.data.selection import empty_set, find_exam
 from medical_fenlei.data.sources import Sources, find_ears, prepare_missing
 from medical_fenlei.ears.source import USABLE, entry_states, refuse_changed
 from medical_fenlei.ears.store import EarStore
@@ -28,6 +27,7 @@ from medical_fenlei.leakage.two_manifests import (
     unknown_patients,
 )
 from medical_fenlei.models.build import build_model
+from medical_fenlei.models.network import Network
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks
 from medical_fenlei.trained.calibration import Calibration, TaskCalibration, uncalibrated
@@ -52,8 +52,8 @@ class TrainedNetwork:
     tasks: tuple[Task, ...]
     """Its tasks, in the order of its outputs."""
 
-    model: nn.Module
-    """A network of `models`, on the device of `compute`, in eval mode."""
+    model: Network
+    """On the device of `compute`, in eval mode."""
 
     compute: ComputeSettings
     """Device and precision."""
@@ -140,8 +140,15 @@ class TrainedNetwork:
 
     def open_ear(self, data: DataConfig, exam_id: str, side: str) -> EarSet:
         """Open one ear of the manifest as a set, labelled or not. Raises UserError if it is missing or cannot be prepared."""
-        found = self.open_ears(data, find_ear(data, exam_id, side), f"{exam_id}_{side}")
-        if len(found.rejects):
+        return self.open_exam(data, exam_id, (side,))
+
+    def open_exam(self, data: DataConfig, exam_id: str, sides: Sequence[str]) -> EarSet:
+        """Open the ears of one exam on these sides that the manifest has as a set, labelled or not.
+
+        The rejects of the set hold an ear that cannot be prepared. Raises UserError if there is none, or none can be prepared.
+        """
+        found = self.open_ears(data, find_exam(data, exam_id, sides), f"{exam_id}_{'_'.join(sides)}")
+        if found.ears.empty:
             raise UserError(f"--exam-id {exam_id}: {found.rejects.reason.iloc[0]}: {found.rejects.detail.iloc[0]}")
         return found
 
