@@ -20,6 +20,8 @@ def main(argv: list[str] | None = None) -> int:
                          out_dir=Path("artifacts/qa_ears"))
     parser.add_argument("--worst", type=cli.int_at_least(0), default=60, metavar="N",
                         help="number of exams with a picture, the most unusual first; 0 for all (default: %(default)s)")
+    parser.add_argument("--anatomy", action="store_true",
+                        help="also ask the anatomy network where each ear is (a second for each)")
     settings.add_flags(parser, EarSpec)
     args = parser.parse_args(argv)
 
@@ -37,7 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     if not args.dicom_base.is_dir():
         cli.warn(f"--dicom-base {args.dicom_base}: no such folder{near_paths('folder', args.dicom_base)}; pictures show the "
                  "cached volumes only")
-    ears, rejects = read_ears(store, wanted, workers=args.num_workers)
+    ask = None
+    if args.anatomy:
+        from medical_fenlei.anatomy.second_opinion import AnatomyCheck  # slow to import
+
+        ask = AnatomyCheck().look
+    ears, rejects = read_ears(store, wanted, workers=args.num_workers, ask=ask)
     if not ears:
         stale, damaged = (rejects.reason == STALE).sum(), (~rejects.reason.isin([NOT_CACHED, STALE])).sum()
         raise UserError(f"--cache-dir {store.folder}: of {len(wanted)} ears of {args.manifest_csv} none can be read "

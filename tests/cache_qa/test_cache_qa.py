@@ -2,6 +2,8 @@
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -12,7 +14,7 @@ from helpers.small_study import write_manifest
 from PIL import Image
 
 from medical_fenlei import tables
-from medical_fenlei.cache_qa.outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear
+from medical_fenlei.cache_qa.outliers import PARTS, deviations, disagreement, median_histogram, rank, read_ear, read_ears
 from medical_fenlei.config import EarSpec
 from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears.build import fill_store
@@ -92,9 +94,31 @@ def test_an_odd_ear_comes_first_with_the_part_that_makes_it(hospital):
     assert (found.exam_id[0], found.side[0], found.padded_share[0]) == (*ODD, 0.8)
     assert found.score[0] > 20 > 3 > found.score[1]              # the page calls no other odd
     assert len(found) == 2 * len(EXAMS) and found.score.is_monotonic_decreasing
-    parts = found[[f"odd_{name}" for name in PARTS]]
+    assert found.odd_anatomy.isna().all()                        # nobody was asked
+    parts = found[[f"odd_{name}" for name in PARTS if name != "anatomy"]]
     np.testing.assert_allclose(parts.max(axis=1).clip(0), found.score)
     assert [parts.columns[i] for i in parts.to_numpy().argmax(1)] == [f"odd_{why}" for why in found.why]
+
+
+class FarOff(NamedTuple):
+    """An opinion that the ear is somewhere else."""
+
+    apart_mm: float
+    doubt: str
+
+
+def test_a_second_opinion_that_differs_is_a_doubt_and_makes_the_ear_odd(hospital):
+    _, store = hospital
+    odd = store.read_affine(*ODD)
+
+    def ask(volume, affine, centre):
+        return FarOff(31.0, "found 31 mm away") if affine == odd else FarOff(1.0, "")
+
+    manifest = tables.MANIFEST.read(Path("artifacts/manifest_ears.csv"))
+    ears, _ = read_ears(store, manifest, workers=0, ask=ask)
+    first = rank(ears).iloc[0]
+    assert (first.exam_id, first.side, first.why, first.anatomy_apart_mm) == (*ODD, "anatomy", 31.0)
+    assert "found 31 mm away" in first.reasons
 
 
 def test_a_doubt_about_the_scan_is_shown_with_those_about_the_location(hospital):

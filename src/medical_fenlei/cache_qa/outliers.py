@@ -5,8 +5,9 @@ the median, divided by 1.4826 times the median absolute deviation (which estimat
 distribution and is insensitive to a few outliers).
 """
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,11 +26,27 @@ BIN_EDGES = np.arange(-1024, 3073, 64)
 """Edges of the histogram's bins in HU; values beyond count in the outermost bin."""
 BIN_CENTRES = (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2
 
-PARTS = {"confidence": 0.05, "padding": 0.02, "histogram": 20.0, "plane": 2.0, "height": 2.0}
+PARTS = {"confidence": 0.05, "padding": 0.02, "histogram": 20.0, "plane": 2.0, "height": 2.0, "anatomy": 2.0}
 """Parts of the score and the smallest deviation of each: a smaller difference does not matter, however alike a small cohort is.
-In units of 1 - confidence, padded share, HU, mm, mm."""
+In units of 1 - confidence, padded share, HU, mm, mm, mm."""
 
 DAMAGED, NOT_CACHED, STALE = "damaged_entry", "not_cached", "stale_entry"
+
+
+class Opinion(Protocol):
+    """Where somebody else finds an ear (`anatomy.second_opinion`)."""
+
+    @property
+    def apart_mm(self) -> float:
+        """How far from its stored centre."""
+
+    @property
+    def doubt(self) -> str:
+        """Why its place is doubtful; empty if it is not."""
+
+
+Ask = Callable[[np.ndarray, Affine, np.ndarray], Opinion]
+"""Finds the ear in a volume, HU (K, H, W), with its voxel index to LPS mm and its stored centre (3,) LPS mm."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +78,17 @@ class CachedEar:
     histogram: np.ndarray
     """(bins,) share of the voxels in each bin of `BIN_EDGES`."""
 
+    apart_mm: float = np.nan
+    """How far away the anatomy network finds the tympanic cavity; NaN if it was not asked."""
+
     @property
     def lateral(self) -> float:
         """Distance of the centre from the midsagittal plane in mm, positive on the ear's own side."""
         return float((self.centre - self.plane_point) @ self.plane_normal) * self.side.sign
 
 
-def read_ear(store: EarStore, name: tuple[str, Side]) -> CachedEar:
-    """Read one ear, named by exam and side.
+def read_ear(store: EarStore, name: tuple[str, Side], ask: Ask | None = None) -> CachedEar:
+    """Read one ear, named by exam and side; ask: also asks where it is.
 
     Raises Rejected (damaged_entry) if the volume is not what was written, or its facts cannot be read.
     """
@@ -76,14 +96,23 @@ def read_ear(store: EarStore, name: tuple[str, Side]) -> CachedEar:
     if not store.is_sound(exam_id, side):
         raise Rejected(DAMAGED, f"{side}: not as it was written; {builder_of(store.spec)[1]} --verify prepares it anew")
     try:
-        ear = _parse(exam_id, side, store.read_facts(exam_id, side), store.read(exam_id, side))
+        volume = store.read(exam_id, side)
+        ear = _parse(exam_id, side, store.read_facts(exam_id, side), volume)
+        if ask is not None:
+            opinion = ask(volume, ear.affine, ear.centre)
+            ear = replace(ear, apart_mm=opinion.apart_mm, reasons=(*ear.reasons, *filter(None, [opinion.doubt])))
         return replace(ear, reasons=(*_doubts_about_size(ear), *ear.reasons)) if store.spec.extent == "crop" else ear
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Rejected(DAMAGED, f"{side}: its facts are incomplete; remove it and build again") from None
 
 
-def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple[list[CachedEar], pd.DataFrame]:
-    """Read the ears of the manifest; also return `tables.REJECTS` of those not cached, cut from other images, or damaged."""
+def read_ears(
+    store: EarStore, manifest: pd.DataFrame, *, workers: int, ask: Ask | None = None
+) -> tuple[list[CachedEar], pd.DataFrame]:
+    """Read the ears of the manifest, asking where each is if `ask` is given.
+
+    Also returns `tables.REJECTS` of those not cached, cut from other images, or damaged.
+    """
     states = entry_states(store, manifest)
     warn_unproven(store, manifest, states)
     missing, stale, cached = (manifest[mask] for mask in (
@@ -98,7 +127,7 @@ def read_ears(store: EarStore, manifest: pd.DataFrame, *, workers: int) -> tuple
                 for ear in stale.to_dict("records")]
     ears = []
     names = [(str(exam), Side(side)) for exam, side in zip(cached.exam_id, cached.side, strict=True)]
-    for outcome in map_items(functools.partial(read_ear, store), names, workers=workers, label="ears"):
+    for outcome in map_items(functools.partial(read_ear, store, ask=ask), names, workers=workers, label="ears"):
         if outcome.value is None:
             exam, side = outcome.item
             rejects.append({"exam_id": exam, "file": f"{exam}_{side}.npy", "reason": outcome.reason, "detail": outcome.detail})
@@ -184,11 +213,11 @@ def rank(ears: Sequence[CachedEar]) -> pd.DataFrame:
             "exam_id": ear.exam_id, "side": str(ear.side), "confidence": ear.confidence, "method": ear.method,
             "reasons": "; ".join(ear.reasons), "padded_share": ear.padded_share,
             "histogram_distance": wasserstein_distance(BIN_CENTRES, BIN_CENTRES, ear.histogram, median),
-            "plane_difference_mm": plane, "height_difference_mm": height,
+            "plane_difference_mm": plane, "height_difference_mm": height, "anatomy_apart_mm": ear.apart_mm,
         })
     frame = pd.DataFrame(rows)
     values = (1 - frame.confidence, frame.padded_share, frame.histogram_distance, frame.plane_difference_mm,
-              frame.height_difference_mm)
+              frame.height_difference_mm, frame.anatomy_apart_mm)
     parts = np.stack([deviations(value.to_numpy(np.float64), at_least)
                       for value, at_least in zip(values, PARTS.values(), strict=True)])
     frame = frame.assign(**{f"odd_{name}": part for name, part in zip(PARTS, parts, strict=True)})

@@ -12,7 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medical_fenlei import settings
+from medical_fenlei.anatomy.second_opinion import AnatomyCheck, SecondOpinion
 from medical_fenlei.config import PREPROCESSING_VERSION
 from medical_fenlei.data.transfer import prefetch
 from medical_fenlei.ears.prepare import EarVolume
@@ -33,7 +36,7 @@ from medical_fenlei.tasks import Task
 from medical_fenlei.trained.network import TrainedNetwork
 from medical_fenlei.vocabulary import SIDES, Side
 
-ANSWER_VERSION = 4
+ANSWER_VERSION = 5
 """Raised when the code changes answers: those written before are then made again."""
 
 EXAMS_PER_WORKER = 2
@@ -68,6 +71,8 @@ class Predictor:
     scope: Scope
     force: bool
     """Answer scans beyond the network's training set, too."""
+
+    anatomy: AnatomyCheck = field(default_factory=AnatomyCheck)
 
     @classmethod
     def of(cls, network: TrainedNetwork, *, tasks: tuple[Task, ...], rules: SeriesRules, point: str | None = None,
@@ -147,16 +152,19 @@ class Predictor:
             refused = no_ear(*cropped.refused[side], hide=exam.redactor.hide)
         elif refused is None and side not in predicted.answers:
             refused = no_ear(NOT_FINITE, "")
-        facts = self._facts(chosen.of(side), cropped.ears.get(side)) if chosen else {}
-        if refused is not None or chosen is None:
+        ear = cropped.ears.get(side)
+        opinion = None if ear is None else self.anatomy.look(
+            ear.volume, ear.affine, np.array(ear.facts["localization"]["ear_centre"]))
+        facts = self._facts(chosen.of(side), ear, opinion) if chosen else {}
+        if refused is not None or chosen is None or ear is None or opinion is None:
             return EarAnswer(side=side, refused=refused, facts=facts)
         series, answers = chosen.of(side), predicted.answers[side]
         flags = [*near_threshold(answers), *self.scope.flags(series, exam.age_years),
-                 *scan_flags(exam, series, cropped.ears[side], self.scope.rules)]
+                 *scan_flags(exam, series, ear, opinion, self.scope.rules)]
         return EarAnswer(side=side, forced=screening.forced[side], flags=flags, facts=facts, tasks=answers)
 
-    def _facts(self, series: SeriesScan, ear: EarVolume | None) -> dict[str, Any]:
-        """What `EarAnswer.facts` holds; ear: None if it was not cropped."""
+    def _facts(self, series: SeriesScan, ear: EarVolume | None, opinion: SecondOpinion | None) -> dict[str, Any]:
+        """What `EarAnswer.facts` holds; ear and opinion: None if it was not cropped."""
         facts = header_facts(series)
         for name in ("series_relpath", "n_instances", "transfer_syntax"):
             del facts[name]
@@ -166,6 +174,9 @@ class Predictor:
             found = ear.facts["localization"]
             facts |= {"confidence": found["confidence"], "method": found["method"], "ear_centre_lps_mm": found["ear_centre"],
                       "padded_share": ear.facts["padded_share"], "affine_lps": ear.facts["affine_lps"]}
+        if opinion is not None:
+            facts |= {"anatomy_tympanum_lps_mm": opinion.tympanum_lps.round(2).tolist(),
+                      "anatomy_apart_mm": round(opinion.apart_mm, 2), "anatomy_cavity_mm3": round(opinion.cavity_mm3)}
         return facts
 
     def model_facts(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from medical_fenlei.anatomy.second_opinion import SecondOpinion
 from medical_fenlei.ears.prepare import EarVolume
 from medical_fenlei.explanations.maps import NOT_FINITE
 from medical_fenlei.ingest.exams import LooseExam
@@ -71,12 +72,14 @@ def near_threshold(answers: Sequence[TaskAnswer]) -> list[Remark]:
                    + (f" ({answer.task})." if len(answers) > 1 else ".")) for answer in near]
 
 
-def scan_flags(exam: LooseExam, series: SeriesScan, ear: EarVolume, rules: SeriesRules) -> list[Remark]:
+def scan_flags(
+    exam: LooseExam, series: SeriesScan, ear: EarVolume, opinion: SecondOpinion, rules: SeriesRules
+) -> list[Remark]:
     """Return what is doubtful about the location of the ear, the series and the files of the exam."""
-    return [*_location_flags(ear), *_series_flags(exam, series, rules), *_file_flags(exam)]
+    return [*_location_flags(ear, opinion), *_series_flags(exam, series, rules), *_file_flags(exam)]
 
 
-def _location_flags(ear: EarVolume) -> Iterator[Remark]:
+def _location_flags(ear: EarVolume, opinion: SecondOpinion) -> Iterator[Remark]:
     found = ear.facts["localization"]
     if found["method"] != "landmarks":
         source = "from the other side" if found["method"] == "mirrored" else "where the bone is thickest"
@@ -85,6 +88,8 @@ def _location_flags(ear: EarVolume) -> Iterator[Remark]:
         yield Remark(code="low_confidence", text=f"The ear was found with low confidence ({found['confidence']:.2f} of 1).")
     for reason in found["reasons"]:
         yield Remark(code="place_doubtful", text=f"About its location: {reason}.")
+    if opinion.doubt:
+        yield Remark(code="place_doubtful", text=f"About its location: {opinion.doubt}.")
     for code, _, detail in (doubt.partition(": ") for doubt in ear.facts["scan_doubts"]):
         yield Remark(code=code, text=f"{SCAN_DOUBTS.get(code, code)}: {detail}.")
     if ear.facts["padded_share"] > PADDED:

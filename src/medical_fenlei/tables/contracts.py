@@ -51,8 +51,9 @@ CACHE_INDEX = Table("cache index, one row per ear", {"exam_id": "key", "side": "
 QA_EARS = Table("quality of cached ears, one row per ear", {
     "exam_id": "key", "side": "side", "score": "float", "why": "text", "confidence": "float", "method": "text",
     "reasons": "text", "padded_share": "float", "histogram_distance": "float", "plane_difference_mm": "float",
-    "height_difference_mm": "float", "odd_confidence": "float", "odd_padding": "float", "odd_histogram": "float",
-    "odd_plane": "float", "odd_height": "float", "picture": "text",
+    "height_difference_mm": "float", "anatomy_apart_mm": "float", "odd_confidence": "float", "odd_padding": "float",
+    "odd_histogram": "float",
+    "odd_plane": "float", "odd_height": "float", "odd_anatomy": "float", "picture": "text",
 }, unique=("exam_id", "side"))
 _QUANTILES: dict[str, Kind] = {name: "float" for name in ("min", "p10", "median", "p90", "max")}
 QA_SCAN_NUMBERS = Table("numbers of the scans, one row per group and parameter", {
