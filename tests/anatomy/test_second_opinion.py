@@ -28,10 +28,8 @@ def volume_with_ball(affine, shape, point, radius=4.0):
 
 
 @pytest.fixture
-def check(monkeypatch):
-    found = AnatomyCheck()
-    found.__dict__["_model"] = Brightest()
-    return found
+def check():
+    return AnatomyCheck(Brightest())
 
 
 @pytest.mark.parametrize(("voxel_mm", "shape"), [((1.0, 0.7, 0.7), (40, 80, 80)), ((2.0, 0.4, 0.4), (20, 200, 200)),

@@ -43,10 +43,15 @@ class SecondOpinion(NamedTuple):
 
 
 class AnatomyCheck:
-    """The anatomy network with the weights of the package, which are read at first use."""
+    """The anatomy network, by default with the weights of the package, which are read at first use."""
+
+    def __init__(self, model: AnatomyNet | None = None) -> None:
+        self._given = model
 
     @cached_property
     def _model(self) -> AnatomyNet:
+        if self._given is not None:
+            return self._given
         model = AnatomyNet()
         load_weights(model, ANATOMY_WEIGHTS, flag="the package's weights")
         return model.eval()
