@@ -217,3 +217,12 @@ def test_the_reason_that_a_command_ends_is_in_the_log_of_its_run_and_once_on_the
         cli.run(partial(ended_by, ZeroDivisionError("of Mr. Secret")))
     last = (tmp_path / "train.log").read_text().splitlines()[-1]
     assert "error: ZeroDivisionError" in last and "Secret" not in last
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    code = "import os, medical_fenlei.cli; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected

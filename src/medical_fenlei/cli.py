@@ -21,6 +21,10 @@ from medical_fenlei.vocabulary import plural
 if TYPE_CHECKING:
     import pandas as pd
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Threads that wait for one another sleep instead of spinning, so that training keeps its share of a machine that is used by
+others too. Read when torch is loaded; inherited by processes that a command starts."""
+
 
 def int_at_least(low: int) -> Callable[[str], int]:
     """Return a parser of flag values: an integer that is at least `low`."""
