@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.commands import run
-from helpers.small_study import CACHE, SPEC, SPLITS, write_manifest, write_study, write_volumes
+from helpers.small_study import CACHE, MANIFEST, SPEC, SPLITS, write_manifest, write_splits, write_study, write_volumes
 from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
@@ -106,6 +106,40 @@ def test_a_second_hospital_of_the_dual_route_has_files_of_its_own(here):
     assert (REPORTS / "predictions_val.csv").read_bytes() == before and len(evaluated("b")[0]) == 8
     table, = json.loads((REPORTS / "report.json").read_text())["side_by_side"]
     assert [own["name"] for own in table["columns"]] == ["val", "b"]
+
+
+def predict_other_hospital(*words):
+    """Predict three exams of a hospital that the run does not know, two of them of one patient; return the patient keys."""
+    codes = {f"other_{n}": PAIRS[n] for n in range(3)}
+    write_manifest(Path("c.csv"), codes, hospital="c")
+    manifest = tables.MANIFEST.read(Path("c.csv"))
+    key = manifest.patient_key.replace("patient_of_other_1", "patient_of_other_0")
+    tables.MANIFEST.write(Path("c.csv"), manifest.assign(patient_key=key))
+    write_splits(Path("other"), {"val": codes})
+    Path("c").mkdir(exist_ok=True)
+    write_volumes(EarStore(Path(f"{CACHE}_c"), SPEC), codes, hospital="c")
+    assert run("predict_dual", *WORDS, "--index-csv", "other/100pct/val.csv", "--dicom-base", "c", "--out-csv", "p.csv",
+               "--resamples", 50, *words) == 0
+    return tables.DUAL_PREDICTIONS.read(Path("p.csv")).patient_key.tolist()
+
+
+def test_exams_without_a_row_in_the_manifest_count_as_patients_of_their_own_and_it_is_said(here, capfd):
+    assert predict_other_hospital() == ["other_0", "other_1", "other_2"]
+    said = capfd.readouterr().err
+    assert said.count(f"3 exams are not in {MANIFEST}: each counts as a patient of its own; name their manifest with "
+                      "--manifest-csv") == 2                     # before the predictions, and with the intervals
+    assert "earlier version" not in said and "6 cached ears" in said and "no manifest says which images" in said
+    assert predict_other_hospital("--manifest-csv", "c.csv") == [
+        "patient_of_other_0", "patient_of_other_0", "patient_of_other_2"]
+    said = capfd.readouterr().err
+    assert "patient of its own" not in said and "cached ears" not in said
+
+
+def test_ears_of_another_hospital_are_not_cached_with_those_of_the_run(here, capfd):
+    before = sorted(Path(CACHE).rglob("*"))
+    predict_other_hospital()
+    assert sorted(Path(CACHE).rglob("*")) == before
+    assert f"kept apart from those of the run, in {CACHE}_c; --cache-dir names another folder" in capfd.readouterr().out
 
 
 def test_a_damaged_calibration_names_the_script_of_the_dual_route(here, capfd):

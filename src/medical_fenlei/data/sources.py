@@ -1,6 +1,7 @@
 """The ears that a run works on: those of its split and task, prepared at first use where the cache lacks them."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from medical_fenlei.files import sha256
 from medical_fenlei.leakage.shared import describe_parted_patients
 from medical_fenlei.log import LOG
 from medical_fenlei.tasks import Task
-from medical_fenlei.vocabulary import SIDES, UNLABELLED
+from medical_fenlei.vocabulary import SIDES, UNLABELLED, plural
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> 
 
 
 def ears_of_exams(exams: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return both ears of each exam of a `tables.EXAMS`: exam_id, side, series_relpath, label_code, patient_key, series_digest.
+    """Return both ears of each exam of a `tables.EXAMS`.
 
-    manifest: gives patient keys and digests; an exam that it lacks counts as a patient of its own. Raises UserError if it names
-    another series for an ear.
+    Columns: exam_id, side, series_relpath, label_code, patient_key, series_digest and in_manifest. manifest: gives patient keys
+    and digests; an exam that it lacks counts as a patient of its own. Raises UserError if it names another series for an ear.
     """
     unlabelled = pd.Series(UNLABELLED, exams.index)
     patient_of = dict(zip(manifest.exam_id, manifest.patient_key, strict=True))
@@ -134,4 +135,14 @@ def ears_of_exams(exams: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
         exam, series = differ[0]
         raise UserError(f"--index-csv: {len(differ)} of its ears have another series in the manifest (first exam {exam}: got "
                         f"{series}), so that one of the two is older; build index, manifest and splits again, in this order")
-    return ears.assign(series_digest=[digest.get(pair, "") for pair in known])
+    return ears.assign(series_digest=[digest.get(pair, "") for pair in known], in_manifest=ears.exam_id.isin([*patient_of]))
+
+
+def describe_exams_without_rows(ears: pd.DataFrame, manifest_csv: Path) -> str:
+    """Return how many exams of `ears_of_exams` are not in the manifest and what follows from it; "" if all are."""
+    number = ears.exam_id[~ears.in_manifest].nunique()
+    if not number:
+        return ""
+    counts = "each counts as a patient of its own" if number > 1 else "it counts as a patient of its own"
+    return (f"{plural(number, 'exam')} {'are' if number > 1 else 'is'} not in {manifest_csv}"
+            f"{'' if manifest_csv.is_file() else ' (no such file)'}: {counts}; name their manifest with --manifest-csv")

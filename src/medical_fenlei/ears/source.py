@@ -21,7 +21,7 @@ from medical_fenlei.ears.store import SPEC_JSON, EarStore, read_spec
 from medical_fenlei.errors import UserError
 from medical_fenlei.log import LOG
 from medical_fenlei.near_names import near_paths
-from medical_fenlei.vocabulary import Side
+from medical_fenlei.vocabulary import Side, plural
 
 EntryState = Literal["missing", "current", "unproven", "stale", "damaged"]
 """current: cut from the images that are wanted; unproven: from the path that is wanted, but entry or manifest is of an earlier
@@ -163,12 +163,14 @@ def warn_unproven(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]")
     unproven = ears[states == "unproven"]
     if unproven.empty:
         return
-    if any(source.digest for source in sources_of(unproven)):
+    if not unproven.get("in_manifest", pd.Series(True, unproven.index)).any():
+        why = "no manifest says which images they are of"
+    elif any(source.digest for source in sources_of(unproven)):
         why = "they were cached by an earlier version; to be certain, remove them and build the cache again"
     else:
         why = "the manifest is of an earlier version; build it again"
-    _warn_once(store.folder.absolute(), f"{len(unproven)} cached ears of {store.folder} are compared with the manifest by the "
-               f"path of their series alone: {why}")
+    _warn_once(store.folder.absolute(), f"{plural(len(unproven), 'cached ear')} of {store.folder} "
+               f"are known by the path of their series alone: {why}")
 
 
 @functools.lru_cache(maxsize=64)
