@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     set_name = args.cohort or args.split
 
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(set_name,), every_label=True)
+    network, data = open_checkpoint(args, kind=EAR2D, job="extract_embeddings", sets=(set_name,), every_label=True)
 
     from medical_fenlei.embeddings.extraction import embed
 

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
     check_methods(args.method.split(","))
     set_name, out_dir = args.cohort or args.split or "val", args.out_dir
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(set_name,) if args.all else (),
+    network, data = open_checkpoint(args, kind=EAR2D, job="gradcam", sets=(set_name,) if args.all else (),
                                     ear=None if args.all else (args.exam_id, args.side))
 
     from medical_fenlei.explanations.explain import explain_ear, explain_set

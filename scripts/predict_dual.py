@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.errors import UserError
 
     exams = tables.EXAMS.read(args.index_csv)[: args.limit]
-    network, data = open_checkpoint(args, kind=DUAL)
+    network, data = open_checkpoint(args, kind=DUAL, job="predict")
 
     from medical_fenlei.data.sources import describe_exams_without_rows, ears_of_exams
     from medical_fenlei.evaluation.by_exam import side_by_side

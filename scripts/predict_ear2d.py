@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.new_exams.output_folder import OUTPUTS, refuse_others_files
 
     check_methods([args.method])
-    check_checkpoint(args.checkpoint, kind=EAR2D)
+    check_checkpoint(args.checkpoint, kind=EAR2D, job="predict")
     rules = read_rules(args.series_rules)
     exams, strays = find_loose_exams(args.dicom, rules=rules, workers=cli.workers(args), reserved=OUTPUTS)
     cli.say(f"{args.dicom}: {len(exams)} exams")

@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("name what to query: --exam-id and --side, --split, or --cohort")
     of_set = None if args.exam_id else args.cohort or args.split
     own = () if args.cohort else ("train",)                      # the manifest of a cohort has no training ears
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(*own, of_set) if of_set else own, every_label=True,
+    network, data = open_checkpoint(args, kind=EAR2D, job="retrieve_neighbors",
+                                    sets=(*own, of_set) if of_set else own, every_label=True,
                                     ear=(args.exam_id, args.side) if args.exam_id else None)
 
     from medical_fenlei.embeddings.retrieval import RetrievalOptions, retrieve_for_ear, retrieve_for_set

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.commands import run
+from helpers.commands import ROOT, run
 from helpers.small_study import CACHE, MANIFEST, SPEC, SPLITS, write_manifest, write_splits, write_study, write_volumes
 from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
+from medical_fenlei.commands.checkpoint import READERS
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.vocabulary import SIDES
 
@@ -148,7 +149,25 @@ def test_a_damaged_calibration_names_the_script_of_the_dual_route(here, capfd):
     assert "calibrate_dual writes it anew" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["eval_ear2d", "calibrate_ear2d"])
-def test_a_command_of_the_ear_route_refuses_a_network_of_the_dual_one(here, capfd, command):
-    assert run(command, *WORDS) == 2
-    assert "holds a network of kind dual, expected ear2d" in capfd.readouterr().err
+ALL = "eval_dual, calibrate_dual, predict_dual and audit_run read it"
+EAR = ("--exam-id", "exam_v", "--side", "left")
+
+
+@pytest.mark.parametrize("settings_are_there", [True, False])
+@pytest.mark.parametrize(("command", "words", "named"), [
+    ("eval_ear2d", (), "eval_dual does this with it"), ("calibrate_ear2d", (), "calibrate_dual does this with it"),
+    ("gradcam_ear2d", EAR, ALL), ("retrieve_neighbors_ear2d", EAR, ALL), ("extract_embeddings_ear2d", ("--split", "val"), ALL),
+])
+def test_a_network_of_the_other_route_is_refused_with_the_command_that_does_the_job(
+        here, capfd, command, words, named, settings_are_there):
+    if not settings_are_there:
+        Path("outputs/d/config.json").unlink()
+    assert run(command, *WORDS, *words) == 2
+    assert f"holds a network of kind dual, expected ear2d; {named}" in capfd.readouterr().err
+
+
+def test_every_command_that_takes_a_checkpoint_is_named_where_it_is_refused():
+    taking = {path.stem for path in (ROOT / "scripts").glob("*.py")
+              if any(call in path.read_text(encoding="utf-8") for call in ("_checkpoint_flags(", "open_network(",
+                                                                           "evaluate_command(", "calibrate_command("))}
+    assert {name for names in READERS.values() for name in names} == taking

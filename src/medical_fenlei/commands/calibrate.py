@@ -15,7 +15,7 @@ def calibrate_command(doc: str | None, kind: str, argv: list[str] | None) -> int
 
     if not 0 < args.sensitivity <= 1:
         raise UserError(f"--sensitivity: got {args.sensitivity:g}, expected above 0, at most 1")
-    network, data = open_checkpoint(args, kind=kind, sets=("tune",))
+    network, data = open_checkpoint(args, kind=kind, job="calibrate", sets=("tune",))
 
     from medical_fenlei.evaluation.calibrate import fit_calibration
 

@@ -25,7 +25,7 @@ def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
     args = parser.parse_args(argv)
     set_name = args.cohort or args.split
 
-    network, data = open_checkpoint(args, kind=kind, sets=(set_name,))
+    network, data = open_checkpoint(args, kind=kind, job="eval", sets=(set_name,))
 
     from medical_fenlei.evaluation.evaluate import evaluate
 
