@@ -100,7 +100,8 @@ def test_the_tables_of_results_have_the_numbers_of_the_page_to_the_digit(here):
         row = found.loc[key]
         said = [str(number(None if pd.isna(row[end]) else row[end])) for end in ("estimate", "low", "high")]
         assert said == [number(figure[end]) for end in ("estimate", "low", "high")], key
-        interval = f"{said[1]} to {said[2]}"
+        ends = figure["low"], figure["high"]
+        interval = "no interval" if None in ends or ends[0] == ends[1] else f"{said[1]} to {said[2]}"
         cells = (f"| {row.measure} | {said[0]} | {interval} |", f'<td>{row.measure}</td><td class="n">{said[0]}</td><td '
                  f'class="n">{interval}</td>') if key[0] == "" else (f"{said[0]} ({interval})",) * 2
         assert cells[0] in markdown and cells[1] in html, key

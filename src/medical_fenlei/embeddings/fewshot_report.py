@@ -11,6 +11,7 @@ from medical_fenlei import tables
 from medical_fenlei.embeddings.fewshot import FewShotResult
 from medical_fenlei.embeddings.vectors import Embeddings, standardised
 from medical_fenlei.files import write_json
+from medical_fenlei.metrics.interval_table import interval_words
 from medical_fenlei.pages.plots import save
 from medical_fenlei.runs import versions
 from medical_fenlei.tasks import OUTSIDE, Task
@@ -64,7 +65,7 @@ def _draw_areas(axes: Axes, found: FewShotResult) -> None:
         i = intervals.values["auroc"]
         axes.plot([i.low, i.high], [place, place], color="0.4")
         axes.plot(i.estimate, place, "o", color="C3")
-        text = "undefined" if np.isnan(i.estimate) else f"{i.estimate:.2f} ({i.low:.2f} to {i.high:.2f})"
+        text = "undefined" if np.isnan(i.estimate) else f"{i.estimate:.2f} ({interval_words(i.low, i.high, 2)})"
         axes.annotate(text, (0.02, place - 0.1))
     axes.axvline(0.5, color="0.8", linewidth=1)
     axes.set_yticks(range(len(found.intervals)), list(found.intervals))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from medical_fenlei.files import write_text
+from medical_fenlei.metrics.interval_table import has_interval
 from medical_fenlei.metrics.support import fewest_patients
 from medical_fenlei.pages.html import as_png, measure_name, template
 
@@ -67,7 +68,8 @@ def _draw(runs: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     names = ["\n".join([*textwrap.wrap(model, LETTERS), f"{pct} %"]) for pct, model in groups]
     first.set_yticks(range(len(groups)), names, fontsize=9)
     first.set_ylim(len(groups) - 0.4, -0.6)
-    figure.suptitle("grey: each seed; blue: their mean; red: the ensemble (95 %, patients resampled)", fontsize=9)
+    figure.suptitle("grey: each seed; blue: their mean; red: the ensemble (95 %, patients resampled; hollow: no interval)",
+                    fontsize=9)
     return figure
 
 
@@ -85,5 +87,6 @@ def _draw_group(axes: Axes, row: int, seeds: pd.Series, summary: pd.Series) -> N
         (row, BLUE, summary["mean"], summary.low, summary.high),
         (row + 0.25, RED, summary.ensemble, summary.ensemble_low, summary.ensemble_high),
     ):
+        bounded = has_interval(low, high)
         axes.hlines(y, low, high, color=colour)
-        axes.plot(value, y, "s", color=colour, markersize=5)
+        axes.plot(value, y, "s", color=colour, markerfacecolor=colour if bounded else "white", markersize=5)
