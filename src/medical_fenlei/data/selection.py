@@ -40,7 +40,7 @@ class Selection:
         wanted = self.all_ears
         missing = missing_ears(store, wanted)
         refuse_without_dicom(store, missing, data, of_split=self.split is not None)
-        if len(missing):
+        if len(missing) and self.split is not None:              # a cohort's are prepared with the network's own settings
             refuse_near_miss(store, data)
         sets = ", ".join(f"{len(own)} ears of {own.exam_id.nunique()} exams in {name}" for name, own in self.ears.items())
         source = data.manifest_csv if self.split is None else self.split.folder

@@ -13,7 +13,7 @@ from medical_fenlei.data.dataset import EarDataset, group_by_exam
 from medical_fenlei.data.selection import select_ears
 from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.source import (
-    build_command,
+    command_that_builds,
     entry_states,
     missing_ears,
     refuse_near_miss,
@@ -84,7 +84,7 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     parted = describe_parted_patients(tables.MANIFEST.read(data.manifest_csv), split) if split is not None else ""
     if parted:
         LOG.warning("%s", parted)
-    rejects = prepare_missing(data, store, found.all_ears)
+    rejects = prepare_missing(data, store, found.all_ears, of_split=split is not None)
     if len(rejects):
         ears = {name: frame.drop(missing_ears(store, frame).index) for name, frame in ears.items()}
     csvs = {"manifest": data.manifest_csv, "cache_index": store.folder / "index.csv"}
@@ -94,23 +94,26 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data, (parted,) if parted else ())
 
 
-def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
+def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame, *, of_split: bool = True) -> pd.DataFrame:
     """Prepare the ears that the store lacks; return the rejects, a `tables.REJECTS`.
 
-    Raises UserError if the store holds some of them from other images than the manifest names, if there is no DICOM, or if
-    there is no such store and another one was probably meant.
+    of_split: whether they may be of the split of the settings, and not of a cohort, whose exams may have the same ids. Raises
+    UserError if the store holds some of them from other images than the manifest names, if there is no DICOM, or if there is no
+    such store for the split and another one was probably meant.
     """
     states, named = entry_states(store, wanted), wanted.series_relpath != ""
-    refuse_stale(store, wanted[named], states[named], data)
+    command = command_that_builds(store.spec, data, wanted) if of_split else ""
+    refuse_stale(store, wanted[named], states[named], command=command)
     missing = wanted[(states == "missing") | ~named]             # an ear without a series becomes a reject
     if missing.empty:
         return tables.REJECTS.empty()
-    refuse_without_dicom(store, missing, data)
-    refuse_near_miss(store, data)
+    refuse_without_dicom(store, missing, data, of_split=bool(command))
+    if command:                                                  # others are prepared where they are used, and only there
+        refuse_near_miss(store, data)
     from medical_fenlei.ears.build import fill_store  # slow to import
 
-    LOG.warning("%d ears are not in %s; preparing them there now, as %s does", len(missing), store.folder,
-                build_command(store.spec, data))
+    LOG.warning("%s %s not in %s; preparing them there now%s", plural(len(missing), "ear"),
+                "is" if len(missing) == 1 else "are", store.folder, f", as {command} does" if command else "")
     return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects
 
 
