@@ -9,6 +9,7 @@ with images of several patients is left out; <stem>_rejects.csv lists it, like e
 from pathlib import Path
 
 from medical_fenlei import cli
+from medical_fenlei.vocabulary import plural
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
                    {"index": tables.INDEX_COUNTS.read(index_counts) if index_counts.is_file() else {}, "manifest": counts})
         sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
         identified_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"
-        cli.say(f"{len(index)} exams: {counts['exams']} in the manifest, {counts['exams left out']} left out")
-        cli.say(f"{counts['ears']} ears, {counts['labelled ears']} labelled")
-        cli.say(f"{counts['patients']} patients ({identified_by})")
+        cli.say(f"{plural(len(index), 'exam')}: {counts['exams']} in the manifest, {counts['exams left out']} left out")
+        cli.say(f"{plural(counts['ears'], 'ear')}, {counts['labelled ears']} labelled")
+        cli.say(f"{plural(counts['patients'], 'patient')} ({identified_by})")
         cli.say(f"{built.patients.count_links()}; see {linked_csv}")
         for warning in built.patients.warnings:
             cli.warn(warning)

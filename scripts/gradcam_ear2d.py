@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--exam-id", help="explain one ear: its exam")
     which.add_argument("--all", action="store_true", help="explain every labelled ear of --split (default: val)")
-    parser.add_argument("--side", choices=SIDES, help="explain one ear: its side of the patient")
+    parser.add_argument("--side", choices=[str(side) for side in SIDES], help="explain one ear: its side of the patient")
     add_set_flags(parser, choices=SETS, does="explain", default=None)
     cli.add_flag(parser, "--top-k", "--top", type=cli.int_at_least(1), default=5, metavar="K",
                  help="slices to show (default: %(default)s)")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from medical_fenlei import cli, settings
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
 from medical_fenlei.config import DUAL, DataConfig
+from medical_fenlei.vocabulary import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         out = args.out_csv.with_stem(with_task_name(args.out_csv.stem, task, network.tasks))
         tables.DUAL_PREDICTIONS.write(out, side_by_side(exams, found, task))
         counts = [f"{(found.y_pred == c).sum()} {name}" for c, name in enumerate(task.class_names)]
-        cli.say(f"{task.name}: {len(exams)} exams, {len(found)} ears, predicted {', '.join(counts)}")
+        cli.say(f"{task.name}: {plural(len(exams), 'exam')}, {plural(len(found), 'ear')}, predicted {', '.join(counts)}")
         if (found.y_true >= 0).any():
             intervals = intervals_of(found, task, n_resamples=args.resamples)
             cli.show(interval_table(intervals))

@@ -7,6 +7,7 @@ from medical_fenlei import tables
 from medical_fenlei.files import write_text
 from medical_fenlei.metrics.interval_table import interval_words
 from medical_fenlei.pages.html import measure_name, number
+from medical_fenlei.vocabulary import plural
 
 DIGITS = 3
 """Decimals of every number, as on the page."""
@@ -42,7 +43,8 @@ def _figure(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 def _markdown(metrics: Mapping[str, Any]) -> str:
     """A line about the set, the table of the measures, that of the operating points, the warnings, and the evaluation's id."""
     classes = ", ".join(f"{count} {name}" for name, count in metrics["per_class"].items())
-    lines = [f"# {metrics['task']}, {metrics['set']}: {metrics['ears']} ears of {metrics['patients']} patients ({classes})", "",
+    size = f"{plural(metrics['ears'], 'ear')} of {plural(metrics['patients'], 'patient')}"
+    lines = [f"# {metrics['task']}, {metrics['set']}: {size} ({classes})", "",
              f"{_decided(metrics)} 95 % intervals by patient, {metrics['resamples']} resamples.", "",
              "| measure | estimate | 95 % interval | note |", "|---|---|---|---|"]
     for name, found in metrics["metrics"].items():

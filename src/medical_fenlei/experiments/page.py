@@ -15,6 +15,7 @@ from medical_fenlei.files import write_text
 from medical_fenlei.metrics.interval_table import has_interval
 from medical_fenlei.metrics.support import fewest_patients
 from medical_fenlei.pages.html import as_png, measure_name, template
+from medical_fenlei.vocabulary import plural
 
 PAGE_MEASURES = ("auroc", "auprc", "sensitivity", "specificity", "macro_f1", "macro_recall", "accuracy", "brier")
 """Measures of the page, if a task has them."""
@@ -79,7 +80,7 @@ def _draw_group(axes: Axes, row: int, seeds: pd.Series, summary: pd.Series) -> N
     seeds: its value of each seed; summary: a row of `tables.SUMMARY`.
     """
     if summary.support < fewest_patients(summary.metric):
-        axes.text(0.5, row, f"{summary.support} patients:\ntoo few", ha="center", va="center", fontsize=8, color=GREY,
+        axes.text(0.5, row, f"{plural(summary.support, 'patient')}:\ntoo few", ha="center", va="center", fontsize=8, color=GREY,
                   transform=axes.get_yaxis_transform())
         return
     axes.plot(seeds, row - np.linspace(0.2, 0.4, len(seeds)), "o", color=GREY, markersize=4)     # equal ones side by side

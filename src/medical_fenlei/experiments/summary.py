@@ -157,7 +157,7 @@ def _markdown(states: Mapping[str, str], summary: pd.DataFrame, runs: pd.DataFra
 def _markdown_rows(rows: pd.DataFrame, measures: Sequence[str]) -> list[str]:
     """The rows of a group: of its seeds and, of several, of the ensemble. rows: `tables.SUMMARY`, indexed by measure."""
     pct, model, seeds = rows[["pct", "model", "seeds"]].iloc[0]
-    each = [rows.loc[name] for name in measures]
+    each: list[Any] = [rows.loc[name] for name in measures]
     spread = [f" ± {r['sd']:.3f}" if seeds > 1 else "" for r in each]
     cells = [f"{r['mean']:.3f}{sd} ({interval_words(r['low'], r['high'])})" for r, sd in zip(each, spread, strict=True)]
     lines = [f"| {pct} | {model} | {seeds} | " + " | ".join(cells) + " |"]

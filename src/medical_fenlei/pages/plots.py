@@ -12,6 +12,7 @@ from medical_fenlei.files import atomic
 from medical_fenlei.metrics.interval_table import has_interval
 from medical_fenlei.metrics.support import fewest_patients
 from medical_fenlei.pages.html import measure_name
+from medical_fenlei.vocabulary import plural
 
 matplotlib.use("Agg")
 
@@ -64,7 +65,7 @@ def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "", evaluation: 
                           markerfacecolor=filling)
         axes.axvline(own.estimate.iloc[0], color="0.8", linewidth=1, zorder=0)
         for line in np.flatnonzero(own.few):
-            axes.text(0.03, line, f"{own.support[line]} patients: too few", color="0.5", fontsize=7, va="center",
+            axes.text(0.03, line, f"{plural(own.support[line], 'patient')}: too few", color="0.5", fontsize=7, va="center",
                       bbox={"facecolor": "white", "linewidth": 0, "pad": 1}, transform=axes.get_yaxis_transform())
         lowest = own.low.fillna(own.estimate).min()
         axes.set(title=measure_name(name), xlim=(max(-0.02, np.nan_to_num(lowest) - 0.05), 1.02))
