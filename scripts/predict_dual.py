@@ -49,13 +49,15 @@ def main(argv: list[str] | None = None) -> int:
     tasks = network.select_tasks(data)
     manifest = tables.MANIFEST.read(data.manifest_csv) if data.manifest_csv.is_file() else tables.MANIFEST.empty()
     wanted = ears_of_exams(exams, manifest)
-    if apart := describe_exams_without_rows(wanted, data.manifest_csv):
-        cli.warn(apart)
+    apart = describe_exams_without_rows(wanted, data.manifest_csv)
     ears = network.open_ears(_with_cache_apart(network, data, exams, args), wanted, "index")
     if ears.ears.empty:
         raise UserError(f"--index-csv {args.index_csv}: no ear of its {len(exams)} exams could be prepared")
+    labelled = (ears.ears.label_code != UNLABELLED).any()
+    if apart and not labelled:
+        cli.warn(apart)
     calibrations = network.calibrations(tasks, calibrated=not args.uncalibrated)
-    if (ears.ears.label_code != UNLABELLED).any() and network.calibration and not args.uncalibrated:
+    if labelled and network.calibration and not args.uncalibrated:
         network.calibration.refuse_if_fitted_on(ears.ears)
     predictions = network.predict(ears.dataset, batch_size=args.batch_size)
     for task in tasks:

@@ -179,6 +179,16 @@ def test_missing_parts_of_a_run_are_left_out_or_named(here, tmp_path, monkeypatc
     assert "Not evaluated yet" in text and "cannot be read from here" in text
 
 
+@pytest.mark.parametrize("elsewhere", [".", "here/outputs"])
+def test_a_page_that_is_written_from_another_folder_shows_the_data_of_the_run(here, tmp_path, monkeypatch, elsewhere):
+    folder = tmp_path / "here"
+    shutil.copytree(here, folder)
+    before = page.report_contents(Run(here / "outputs/a"))
+    monkeypatch.chdir(tmp_path / elsewhere)
+    after = page.report_contents(Run(folder / "outputs/a"))
+    assert after == before and before["sets"] and not before["tables_missing"]
+
+
 def test_figures_and_audits_of_another_network_are_marked(here, tmp_path, monkeypatch):
     folder = tmp_path / "b"
     shutil.copytree(here / "outputs/a", folder)
