@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.cohort and args.retrain:
         raise UserError("--retrain: trains on the run's own split; leave --cohort away")
 
-    network, data = open_checkpoint(args, kind=None, sets=(set_name,))
+    network, data = open_checkpoint(args, kind=None, job="audit", sets=(set_name,))
 
     from medical_fenlei.audits.run_audits import audit_run
     from medical_fenlei.audits.verdicts import count_verdicts

@@ -7,6 +7,7 @@
 Writes one row per exam. Beside it: series_report.csv (with another --out-csv, <stem>_series_report.csv), every series with its
 facts and its verdict; <stem>_rejects.csv, every series, file and cell that was left out, with the reason; and
 <stem>_scan.jsonl, the header facts, so that a second run reads only what has changed.
+The index of another hospital, with none of the exams, is not replaced.
 docs/artifacts.md describes the label sheet and the reasons.
 
 In the printed counts, indented lines add up to the line above them, except lines with "of these".
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from medical_fenlei import tables
     from medical_fenlei.exclusive import only_writer
-    from medical_fenlei.ingest.index import build_index, check_sheet_and_tree
+    from medical_fenlei.ingest.index import build_index, check_sheet_and_tree, refuse_other_index
     from medical_fenlei.ingest.label_sheet import only_sheet, read_label_sheet
     from medical_fenlei.ingest.series_rules import read_rules
     from medical_fenlei.ingest.tree import find_exams
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     sheet, rules = read_label_sheet(path), read_rules(args.series_rules)
     tree = find_exams(args.dicom_base).first(args.limit)
     check_sheet_and_tree(sheet, tree, xlsx_path=path, dicom_base=args.dicom_base)
+    refuse_other_index(args.out_csv, sheet, tree, dicom_base=args.dicom_base)
     with only_writer("--out-csv", args.out_csv):
         index = build_index(sheet, tree, base=args.dicom_base, scan_file=tables.scan_path(args.out_csv),
                             workers=cli.workers(args), rules=rules, rescan=args.rescan)

@@ -9,6 +9,7 @@ with images of several patients is left out; <stem>_rejects.csv lists it, like e
 from pathlib import Path
 
 from medical_fenlei import cli
+from medical_fenlei.vocabulary import plural
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.errors import UserError
     from medical_fenlei.exclusive import only_writer
     from medical_fenlei.files import write_json
-    from medical_fenlei.ingest.manifest import MANY_EXAMS, build_manifest, count_manifest, doubtful_patients
+    from medical_fenlei.ingest.manifest import (
+        MANY_EXAMS,
+        build_manifest,
+        check_index_and_tree,
+        count_manifest,
+        doubtful_patients,
+    )
     from medical_fenlei.ingest.patients import default_key_file, read_or_make_key
     from medical_fenlei.near_names import check_folder
 
@@ -31,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     if index.empty:
         raise UserError(f"--index-csv {args.index_csv}: holds no exam; the last lines of build_index say why")
     check_folder("--dicom-base", args.dicom_base)
+    check_index_and_tree(index, index_csv=args.index_csv, dicom_base=args.dicom_base)
     key_file = args.patient_key_file or default_key_file()
     key, made = read_or_make_key(key_file)
     if made:
@@ -38,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     with only_writer("--out-csv", args.out_csv):
         built = build_manifest(
             index, base=args.dicom_base, scan_file=tables.scan_path(args.index_csv), key=key, workers=cli.workers(args))
+        built.refuse_if_empty(args.out_csv)
         manifest, rejects = built.table, built.rejects
         tables.MANIFEST.write(args.out_csv, manifest)
         linked_csv = tables.linked_patients_path(args.out_csv)
@@ -47,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
                    {"index": tables.INDEX_COUNTS.read(index_counts) if index_counts.is_file() else {}, "manifest": counts})
         sources = manifest.drop_duplicates("patient_key").patient_key_source.value_counts()
         identified_by = ", ".join(f"{number} by {source}" for source, number in sources.items()) or "none"
-        cli.say(f"{len(index)} exams: {counts['exams']} in the manifest, {counts['exams left out']} left out")
-        cli.say(f"{counts['ears']} ears, {counts['labelled ears']} labelled")
-        cli.say(f"{counts['patients']} patients ({identified_by})")
+        cli.say(f"{plural(len(index), 'exam')}: {counts['exams']} in the manifest, {counts['exams left out']} left out")
+        cli.say(f"{plural(counts['ears'], 'ear')}, {counts['labelled ears']} labelled")
+        cli.say(f"{plural(counts['patients'], 'patient')} ({identified_by})")
         cli.say(f"{built.patients.count_links()}; see {linked_csv}")
         for warning in built.patients.warnings:
             cli.warn(warning)

@@ -11,6 +11,7 @@ Both must be calibrated or both not, and decided at the same operating point. Wr
 from pathlib import Path
 
 from medical_fenlei import cli
+from medical_fenlei.vocabulary import plural
 
 
 def folder_for(predictions: list[Path]) -> Path:
@@ -46,9 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     csv, png = out_dir / "comparison.csv", out_dir / "comparison.png"
     tables.COMPARISON.write(csv, found.table)
     first, second = (f"{path.parent.parent} ({path.stem})" for path in args.predictions)
-    plot_differences(png, found.table, title=f"first: {first}\nsecond: {second}\n{task.name}, {found.ears} ears of "
-                                             f"{found.patients} patients")
-    cli.say(f"{task.name}: {found.ears} ears of {found.patients} patients in both files"
+    plot_differences(png, found.table, title=f"first: {first}\nsecond: {second}\n{task.name}, {plural(found.ears, 'ear')} of "
+                                             f"{plural(found.patients, 'patient')}")
+    cli.say(f"{task.name}: {plural(found.ears, 'ear')} of {plural(found.patients, 'patient')} in both files"
             + (f", {found.left_out} left out that are in one only" if found.left_out else ""))
     cli.show(found.table[list(tables.COMPARISON.columns)].assign(p=found.table.p.map(p_value)).round(4))
     unknown = [str(path) for path, own in zip(args.predictions, evaluated, strict=True) if own is None]

@@ -12,7 +12,7 @@ from pathlib import Path
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
 from medical_fenlei.config import EAR2D
-from medical_fenlei.vocabulary import SETS
+from medical_fenlei.vocabulary import SETS, plural
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     set_name = args.cohort or args.split
 
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(set_name,), every_label=True)
+    network, data = open_checkpoint(args, kind=EAR2D, job="extract_embeddings", sets=(set_name,), every_label=True)
 
     from medical_fenlei.embeddings.extraction import embed
 
@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     found = embed(network, ears.dataset, batch_size=args.batch_size)
     out = args.out_npz or Path(f"artifacts/emb_{set_name}.npz")
     found.write(out)
-    cli.say(f"wrote {out}: {len(found)} ears of {ears.ears.patient_key.nunique()} patients, {found.embedding.shape[1]} numbers "
+    patients = ears.ears.patient_key.nunique()
+    cli.say(f"wrote {out}: {plural(len(found), 'ear')} of {plural(patients, 'patient')}, {found.embedding.shape[1]} numbers "
             "each")
     return cli.report_rejects(ears.rejects, out)
 

@@ -10,6 +10,7 @@ patient), metrics.json and fewshot.png. The number of positive ears comes first 
 from pathlib import Path
 
 from medical_fenlei import cli
+from medical_fenlei.vocabulary import plural
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     train, val = Embeddings.read(args.train_npz), Embeddings.read(args.val_npz)
     found = few_shot(train, val, task, n_resamples=args.resamples)
     for name, n in found.counts.items():
-        cli.say(f"{name}: {n['positive_ears']} positive ears of {n['positive_patients']} patients, "
+        cli.say(f"{name}: {plural(n['positive_ears'], 'positive ear')} of {plural(n['positive_patients'], 'patient')}, "
                 f"{n['negative_ears']} negative of {n['negative_patients']}")
     cli.show(found.summary())
     for text in found.warnings:

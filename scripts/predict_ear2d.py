@@ -14,6 +14,7 @@ from pathlib import Path
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import check_checkpoint
 from medical_fenlei.config import EAR2D
+from medical_fenlei.vocabulary import plural
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     from medical_fenlei.new_exams.output_folder import OUTPUTS, refuse_others_files
 
     check_methods([args.method])
-    check_checkpoint(args.checkpoint, kind=EAR2D)
+    check_checkpoint(args.checkpoint, kind=EAR2D, job="predict")
     rules = read_rules(args.series_rules)
     exams, strays = find_loose_exams(args.dicom, rules=rules, workers=cli.workers(args), reserved=OUTPUTS)
-    cli.say(f"{args.dicom}: {len(exams)} exams")
+    cli.say(f"{args.dicom}: {plural(len(exams), 'exam')}")
     exams = exams[: args.limit]
     refuse_others_files(args.out_dir, exams)
 
@@ -62,9 +63,9 @@ def main(argv: list[str] | None = None) -> int:
         cli.warn("it is not known what this network was trained on: whether the scans are like it cannot be checked")
     done = write_answers(args.out_dir, args.dicom, exams, strays, predictor, workers=cli.workers(args))
     ears = [ear for answer in done.answers for ear in answer.ears]
-    cli.say(f"{len(done.answers)} exams, {len(done.answers) - done.new} of them answered before; "
-            f"{sum(1 for ear in ears if ear.tasks)} ears answered, {sum(1 for ear in ears if ear.flags)} of them with a flag, "
-            f"{sum(1 for ear in ears if ear.refused)} refused")
+    cli.say(f"{plural(len(done.answers), 'exam')}, {len(done.answers) - done.new} of them answered before; "
+            f"{plural(sum(bool(ear.tasks) for ear in ears), 'ear')} answered, {sum(bool(ear.flags) for ear in ears)} of "
+            f"them with a flag, {sum(1 for ear in ears if ear.refused)} refused")
     cli.say(f"wrote predictions.csv, predictions.json and page.html to {args.out_dir}")
     return cli.report_rejects(done.rejects, args.out_dir / "predictions.csv", faults=done.faults, harmless=done.harmless)
 

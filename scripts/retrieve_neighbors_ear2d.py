@@ -16,14 +16,14 @@ from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
 from medical_fenlei.config import EAR2D
 from medical_fenlei.errors import UserError
-from medical_fenlei.vocabulary import SETS, SIDES
+from medical_fenlei.vocabulary import SETS, SIDES, plural
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     add_checkpoint_flags(parser, leave_out=("label_task",))
     parser.add_argument("--exam-id", help="query one ear: its exam")
-    parser.add_argument("--side", choices=SIDES, help="query one ear: its side of the patient")
+    parser.add_argument("--side", choices=[str(side) for side in SIDES], help="query one ear: its side of the patient")
     add_set_flags(parser, choices=SETS, does="query", default=None)
     cli.add_flag(parser, "--top-k", "--most", type=cli.int_at_least(1), default=5, metavar="K",
                  help="neighbors of each ear (default: %(default)s)")
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("name what to query: --exam-id and --side, --split, or --cohort")
     of_set = None if args.exam_id else args.cohort or args.split
     own = () if args.cohort else ("train",)                      # the manifest of a cohort has no training ears
-    network, data = open_checkpoint(args, kind=EAR2D, sets=(*own, of_set) if of_set else own, every_label=True,
-                                    exam=(args.exam_id, (args.side,)) if args.exam_id else None)
+    network, data = open_checkpoint(args, kind=EAR2D, job="retrieve_neighbors", sets=(*own, of_set) if of_set else own,
+                                    every_label=True, exam=(args.exam_id, (args.side,)) if args.exam_id else None)
 
     from medical_fenlei.embeddings.retrieval import RetrievalOptions, retrieve_for_ear, retrieve_for_set
     from medical_fenlei.metrics.interval_table import interval_table
@@ -55,11 +55,12 @@ def main(argv: list[str] | None = None) -> int:
         found = retrieve_for_ear(network, data, args.exam_id, args.side, out, options, cohort=args.cohort)
     for text in found.notes:
         cli.warn(text)
-    cli.say(f"{len(found.query)} ears, each against {len(found.train)} training ears; {found.pictures} pictures")
+    cli.say(f"{plural(len(found.query), 'ear')}, each against {plural(len(found.train), 'training ear')}; "
+            f"{plural(found.pictures, 'picture')}")
     if of_set:
         intervals = found.agreement(n_resamples=args.resamples)
         cli.say(f"neighbors with the ear's label (share), the nearest one (first), a training ear at random (chance), "
-                f"share / chance (ratio); {intervals.patients} patients")
+                f"share / chance (ratio); {plural(intervals.patients, 'patient')}")
         cli.show(interval_table(intervals))
         for text in intervals.warnings:
             cli.warn(text)

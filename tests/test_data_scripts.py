@@ -281,10 +281,58 @@ def test_a_sheet_that_matches_no_folder_is_refused_with_an_id_of_either_and_the_
     assert contents(here / "artifacts") == before
 
 
+def test_the_index_of_another_hospital_is_not_replaced_and_that_of_the_same_one_is(here, capsys):
+    assert run("build_index", "--num-workers", 1) == 0
+    index = here / "artifacts/dataset_index.csv"
+    write_exam(here / "other", "2024-02-01", "700001", number=3)
+    (here / "other.csv").write_text("检查号,左侧诊断-训练,右侧诊断-训练\n700001,5,1\n", encoding="utf-8")
+    other = ("build_index", "--num-workers", 1, "--dicom-base", "other", "--xlsx-path", "other.csv")
+    before = contents(here / "artifacts")
+    capsys.readouterr()
+    assert run(*other) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{index.relative_to(here)}: is the index of 12 other exams" in said and "name another --out-csv" in said
+    assert contents(here / "artifacts") == before
+    assert run(*other, "--out-csv", "artifacts/other.csv") == 0
+    shutil.copytree(here / "data/medical_data_2", here / "more/moved")
+    write_exam(here / "more", "2024-02-01", "700001", number=3)
+    sheet = pd.read_excel(here / "metadata/labels.xlsx", dtype=str, keep_default_na=False)
+    new = pd.DataFrame([["700001", "2024-02-01", "5", "1"]], columns=sheet.columns)
+    pd.concat([sheet, new]).to_csv(here / "longer.csv", index=False)
+    assert run("build_index", "--num-workers", 1, "--xlsx-path", "longer.csv", "--dicom-base", "more") == 0
+    assert set(tables.INDEX.read(index).exam_id) >= {"700001", "000000"}
+    assert run("build_index", "--num-workers", 1) == 0
+
+
 def test_an_index_without_an_exam_makes_no_manifest(here, capsys):
     tables.INDEX.write(here / "artifacts/dataset_index.csv", tables.INDEX.empty())
     assert run("build_manifest_ears", "--num-workers", 1) == 2
     assert "artifacts/dataset_index.csv: holds no exam" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", ["elsewhere", "data"])
+def test_a_base_folder_without_the_exams_of_the_index_is_named_and_an_earlier_manifest_stays(here, capsys, wrong):
+    to_splits()
+    (here / "elsewhere").mkdir(exist_ok=True)
+    before = contents(here / "artifacts")
+    capsys.readouterr()
+    assert run("build_manifest_ears", "--num-workers", 1, "--dicom-base", wrong) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    folder = tables.INDEX.read(here / "artifacts/dataset_index.csv").exam_relpath[0]
+    assert f"--dicom-base {wrong}: holds none of the 12 exam folders" in said and f"like {folder!r}" in said
+    assert ("it is empty" if wrong == "elsewhere" else "the first entry here is 'medical_data_2'") in said
+    assert contents(here / "artifacts") == before
+
+
+def test_a_manifest_that_would_hold_no_ear_does_not_replace_an_earlier_one(here, capsys):
+    to_splits()
+    index = tables.INDEX.read(here / "artifacts/dataset_index.csv")
+    tables.INDEX.write(here / "artifacts/dataset_index.csv", index.assign(series_relpath=index.exam_relpath + "/gone"))
+    before = contents(here / "artifacts")
+    capsys.readouterr()
+    assert run("build_manifest_ears", "--num-workers", 1) == 2
+    assert "would hold no ear: 12 missing_series (first 0000" in capsys.readouterr().err
+    assert contents(here / "artifacts") == before
 
 
 def test_a_manifest_of_another_index_is_refused_and_missing_exams_cause_a_warning(here, capsys):

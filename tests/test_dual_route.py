@@ -1,6 +1,9 @@
 """The dual route on a small synthetic hospital, through the scripts: both ears of an exam, from DICOM to predictions."""
 import json
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -160,9 +163,14 @@ def test_an_exam_whose_series_is_missing_has_a_row_with_empty_cells_and_its_reas
 def test_halves_that_the_cache_lacks_are_prepared_and_predicted_the_same(here, capsys):
     arguments = ("--index-csv", VAL, "--limit", 2, "--out-csv", "p.csv", "--cache-dir", "cache/empty", "--num-workers", 1)
     assert run("predict_dual", "--checkpoint", BEST, *arguments) == 0
-    assert "4 ears are not in cache/empty/" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "4 ears are not in cache/empty/" in said
     found, expected = (predictions(here / name)[0] for name in ("p.csv", "predictions.csv"))
     assert found.index.tolist() == expected.index[:2].tolist()
+    _, script, *words = shlex.split(re.search(r"preparing them there now, as (.*) does", said)[1])
+    assert run(Path(script).stem, *words, "--num-workers", 1) == 0
+    exams = {exam for frame in tables.read_split(here / SPLITS, 100).sets.values() for exam in frame.exam_id}
+    assert len(tables.CACHE_INDEX.read(next((here / "cache/empty").glob("*/index.csv")))) == 2 * len(exams)
     for side in SIDES:
         np.testing.assert_allclose(probabilities(found, side), probabilities(expected[:2], side), atol=1e-6)
 

@@ -36,7 +36,7 @@ def test_patients_are_counted_not_ears_and_each_for_every_class_of_its_ears():
 
 def test_two_tune_ears_of_one_patient_and_thirteen_training_ears_are_not_passed_over():
     tune = SetSize.of(ears(p=(5, 1)), TASK).warning("tune")
-    assert "2 ears of 1 patients (1 normal, 1 abnormal)" in tune and "--tune-ratio" in tune
+    assert "2 ears of 1 patient (1 normal, 1 abnormal)" in tune and "--tune-ratio" in tune
     assert "averaged over 3 epochs" in tune and "no threshold chosen on it decides" in tune and "temperature" in tune
     train = SetSize.of(patients(2, 5).iloc[:13], TASK).warning("train")
     assert "13 ears of 7 patients" in train and f"at least {TO_FIT} patients of each class" in train and "--pct" in train

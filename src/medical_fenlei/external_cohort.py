@@ -92,6 +92,16 @@ def cohorts_of(reports: Path) -> list[ExternalCohort]:
     return [own for name in _recorded(reports) if (own := ExternalCohort.read(reports, name))]
 
 
+def cache_apart(reports: Path, *, dicom_base: Path, own_cache: Path) -> Path:
+    """Return the folder of caches of exams below another base folder than the run's, beside `own_cache`, the run's.
+
+    It is that of a cohort that was evaluated with this base folder, else one named like the base folder. Raises UserError if a
+    file of a cohort is damaged.
+    """
+    of_cohorts = (own.cache_dir for own in cohorts_of(reports) if own.dicom_base.resolve() == dicom_base.resolve())
+    return next(of_cohorts, own_cache.with_name(f"{own_cache.name}_{dicom_base.resolve().name}"))
+
+
 def find_cohort(name: str, reports: Path, *, given: Mapping[str, Any], own_manifest: Path, own_cache: Path) -> ExternalCohort:
     """Return the cohort of this name from the flags that were given, and for the others from what an evaluation kept.
 

@@ -62,11 +62,15 @@ class Run:
         return run
 
     def refuse_if_taken(self) -> None:
-        """Raise UserError if the folder contains a run already, or is none."""
+        """Raise UserError if the folder contains a run already, or other runs, or is none."""
         if self.config_json.exists():
             raise UserError(f"--output-dir {self.folder}: contains a run already; name another folder or remove it")
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"--output-dir {self.folder}: is a file, expected a folder")
+        if self.folder.resolve() == OUTPUTS.resolve() or any(any(self.folder.glob(f"{depth}/{self.config_json.name}"))
+                                                             for depth in ("*", "*/*", "*/*/*")):
+            raise UserError(f"--output-dir {self.folder}: is a folder of several runs, expected that of one run, such as "
+                            f"{self.folder / 'NAME'}")
 
     def refuse_others_files(self) -> None:
         """Raise UserError if the folder has no configuration, but files where those of a new run would be."""

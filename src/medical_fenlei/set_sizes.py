@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.vocabulary import WHOLE_MANIFEST
+from medical_fenlei.vocabulary import WHOLE_MANIFEST, plural
 
 TO_FIT = 20
 """Patients of each class in the training set: a linear classifier fitted on fewer loses more than 0.03 of AUROC."""
@@ -78,8 +78,9 @@ class SetSize:
             return ""
         classes = ", ".join(f"{number} {label.replace('_', ' ')}"
                             for number, label in zip(self.of_class, self.task.class_names, strict=True))
-        text = (f"{name} set, {self.task.name}: {self.ears} ears of {self.patients} patients ({classes}) are too few "
-                + ", ".join(f"{need.purpose} (at least {need.size})" for need in lacking))
+        are = "is" if self.ears == 1 else "are"
+        text = (f"{name} set, {self.task.name}: {plural(self.ears, 'ear')} of {plural(self.patients, unit)} ({classes}) {are} "
+                "too few " + ", ".join(f"{need.purpose} (at least {need.size})" for need in lacking))
         steadier = [need.instead for need in lacking if need.instead]
         text += f": {', and '.join(steadier)}" if steadier else ""
         return f"{text}; remedy: {larger_set(name)}".replace("patients", f"{unit}s")

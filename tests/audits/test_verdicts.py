@@ -88,7 +88,7 @@ def test_audits_without_enough_ears_of_a_class_give_no_figure():
 
 def test_an_audit_without_a_figure_says_how_many_patients_it_takes_if_that_can_be_told():
     some = Audit.undecided("?", "f", "only 4 exams", patients=30, found=4)
-    assert some.patients_to_decide == 75 and "at least 75 patients like these 30" in some.explanation
+    assert some.patients_to_decide == 75 and "about 75 patients like the 30 here would be enough" in some.explanation
     assert Audit.undecided("?", "f", "none", patients=30, found=0).patients_to_decide is None
 
 

@@ -31,6 +31,11 @@ REFUSED = [
     ("train_ear2d", ("--pct", "100", "--label-task", "normal"), "expected one of six_class"),
     ("train_ear2d", ("--pct", "100", "--backbone-weights", "none.pt"), "--backbone-weights none.pt: no such file"),
     ("train_ear2d", ("--pct", "100", "--output-dir", "outputs/a"), "--output-dir outputs/a: contains a run already"),
+    ("train_ear2d", ("--pct", "100", "--output-dir", "outputs"), "--output-dir outputs: is a folder of several runs, expected "
+     "that of one run, such as outputs/NAME\n"),
+    ("train_ear2d", ("--pct", "100", "--output-dir", "."), "--output-dir .: is a folder of several runs"),
+    ("gradcam_ear2d", (*STARTED, "--exam-id", FIRST, "--side", "lft"), "(choose from 'left', 'right')"),
+    ("retrieve_neighbors_ear2d", (*STARTED, "--exam-id", FIRST, "--side", "lft"), "(choose from 'left', 'right')"),
     ("train_ear2d", ("--resume", "outputs/none"), "is outputs/none a run? there are: outputs/a"),
     ("run_seeds_ear2d", ("--pct", "7"), "there are: 100pct"),
     ("run_experiments_dual", ("--pcts", "7"), "there are: 100pct"),

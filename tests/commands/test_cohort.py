@@ -115,6 +115,20 @@ def test_the_ears_are_those_of_the_cohort_and_the_cache_of_the_run_is_left_alone
     assert evaluate(*by_hand) == 2 and cached == sorted(Path(CACHE).rglob("*.npy"))   # other images under the ids of the run
 
 
+@pytest.mark.parametrize("change", ["missing", "stale"])
+def test_no_command_is_named_that_does_not_prepare_the_ears_of_a_cohort(here, capfd, change):
+    if change == "missing":
+        shutil.rmtree(COHORT_CACHE)
+    else:
+        manifest = tables.MANIFEST.read(Path("b/manifest.csv"))
+        tables.MANIFEST.write(Path("b/manifest.csv"), manifest.assign(series_digest="exported again"))
+    capfd.readouterr()
+    assert evaluate(*FIRST) == 2
+    said = capfd.readouterr().err
+    assert "build_cache" not in said
+    assert ("preparing them there now\n" if change == "missing" else f"or remove {COHORT_CACHE}") in said
+
+
 def share_a_patient():
     """Make exam_y of the second hospital one of the patient of exam_a, a training exam, by name and birth date."""
     for path, who in ((MANIFEST, "exam_a"), ("b/manifest.csv", "exam_y")):

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.commands import run
-from helpers.small_study import CACHE, SPEC, SPLITS, write_manifest, write_study, write_volumes
+from helpers.commands import ROOT, run
+from helpers.small_study import CACHE, MANIFEST, SPEC, SPLITS, write_manifest, write_splits, write_study, write_volumes
 from sklearn.metrics import roc_auc_score
 
 from medical_fenlei import tables
+from medical_fenlei.commands.checkpoint import READERS
 from medical_fenlei.ears.store import EarStore
 from medical_fenlei.vocabulary import SIDES
 
@@ -108,13 +109,65 @@ def test_a_second_hospital_of_the_dual_route_has_files_of_its_own(here):
     assert [own["name"] for own in table["columns"]] == ["val", "b"]
 
 
+def predict_other_hospital(*words):
+    """Predict three exams of a hospital that the run does not know, two of them of one patient; return the patient keys."""
+    codes = {f"other_{n}": PAIRS[n] for n in range(3)}
+    write_manifest(Path("c.csv"), codes, hospital="c")
+    manifest = tables.MANIFEST.read(Path("c.csv"))
+    key = manifest.patient_key.replace("patient_of_other_1", "patient_of_other_0")
+    tables.MANIFEST.write(Path("c.csv"), manifest.assign(patient_key=key))
+    write_splits(Path("other"), {"val": codes})
+    Path("c").mkdir(exist_ok=True)
+    write_volumes(EarStore(Path(f"{CACHE}_c"), SPEC), codes, hospital="c")
+    assert run("predict_dual", *WORDS, "--index-csv", "other/100pct/val.csv", "--dicom-base", "c", "--out-csv", "p.csv",
+               "--resamples", 50, *words) == 0
+    return tables.DUAL_PREDICTIONS.read(Path("p.csv")).patient_key.tolist()
+
+
+def test_exams_without_a_row_in_the_manifest_count_as_patients_of_their_own_and_it_is_said(here, capfd):
+    assert predict_other_hospital() == ["other_0", "other_1", "other_2"]
+    said = capfd.readouterr().err
+    assert said.count(f"3 exams are not in {MANIFEST}: each counts as a patient of its own; name their manifest with "
+                      "--manifest-csv") == 1
+    assert "earlier version" not in said and "6 cached ears" in said and "no manifest says which images" in said
+    assert predict_other_hospital("--manifest-csv", "c.csv") == [
+        "patient_of_other_0", "patient_of_other_0", "patient_of_other_2"]
+    said = capfd.readouterr().err
+    assert "patient of its own" not in said and "cached ears" not in said
+
+
+def test_ears_of_another_hospital_are_not_cached_with_those_of_the_run(here, capfd):
+    before = sorted(Path(CACHE).rglob("*"))
+    predict_other_hospital()
+    assert sorted(Path(CACHE).rglob("*")) == before
+    assert f"kept apart from those of the run, in {CACHE}_c; --cache-dir names another folder" in capfd.readouterr().out
+
+
 def test_a_damaged_calibration_names_the_script_of_the_dual_route(here, capfd):
     Path(BEST).with_name("best.calibration.json").write_text("{}")
     assert evaluate() == 2
     assert "calibrate_dual writes it anew" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["eval_ear2d", "calibrate_ear2d"])
-def test_a_command_of_the_ear_route_refuses_a_network_of_the_dual_one(here, capfd, command):
-    assert run(command, *WORDS) == 2
-    assert "holds a network of kind dual, expected ear2d" in capfd.readouterr().err
+ALL = "eval_dual, calibrate_dual, predict_dual and audit_run read it"
+EAR = ("--exam-id", "exam_v", "--side", "left")
+
+
+@pytest.mark.parametrize("settings_are_there", [True, False])
+@pytest.mark.parametrize(("command", "words", "named"), [
+    ("eval_ear2d", (), "eval_dual does this with it"), ("calibrate_ear2d", (), "calibrate_dual does this with it"),
+    ("gradcam_ear2d", EAR, ALL), ("retrieve_neighbors_ear2d", EAR, ALL), ("extract_embeddings_ear2d", ("--split", "val"), ALL),
+])
+def test_a_network_of_the_other_route_is_refused_with_the_command_that_does_the_job(
+        here, capfd, command, words, named, settings_are_there):
+    if not settings_are_there:
+        Path("outputs/d/config.json").unlink()
+    assert run(command, *WORDS, *words) == 2
+    assert f"holds a network of kind dual, expected ear2d; {named}" in capfd.readouterr().err
+
+
+def test_every_command_that_takes_a_checkpoint_is_named_where_it_is_refused():
+    taking = {path.stem for path in (ROOT / "scripts").glob("*.py")
+              if any(call in path.read_text(encoding="utf-8") for call in ("_checkpoint_flags(", "open_network(",
+                                                                           "evaluate_command(", "calibrate_command("))}
+    assert {name for names in READERS.values() for name in names} == taking

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from helpers.commands import ROOT
 from helpers.dicom_files import axial, write_volume
+from helpers.small_study import write_manifest, write_splits
 
 from medical_fenlei import tables
 from medical_fenlei.config import DataConfig, EarSpec
@@ -23,7 +24,15 @@ from medical_fenlei.dicom.volume import open_series
 from medical_fenlei.ears import build
 from medical_fenlei.ears import store as store_module
 from medical_fenlei.ears.build import fill_store, verify_store
-from medical_fenlei.ears.source import build_command, entry_states, missing_ears, refuse_near_miss, refuse_stale
+from medical_fenlei.ears.source import (
+    build_command,
+    command_that_builds,
+    entry_states,
+    missing_ears,
+    refuse_near_miss,
+    refuse_stale,
+    refuse_unnamed,
+)
 from medical_fenlei.ears.store import BUILDERS, LOCK, EarStore, choose_store
 from medical_fenlei.errors import UserError
 from medical_fenlei.phantom.anatomy import Pose, sample_person
@@ -254,7 +263,7 @@ def test_of_several_caches_none_is_chosen_and_all_are_listed(tmp_path):
     assert choose_store(tmp_path, None).spec == EarSpec()
     for size in (32, 48):
         EarStore(tmp_path, EarSpec(image_size=size)).write_spec()
-    with pytest.raises(UserError, match=r"--image-size 32.*--image-size 48"):
+    with pytest.raises(UserError, match=r"--image-size 32.*--image-size 48.*; or remove those .*: rm -r .*k32_s32"):
         choose_store(tmp_path, None)
     spec_json = next(tmp_path.glob("k32_s32*/spec.json"))
     spec_json.write_text(json.dumps({**json.loads(spec_json.read_text()), "image_size": 99}))
@@ -276,6 +285,43 @@ def test_a_cache_that_another_nearly_is_is_not_built_in_silence(tmp_path):
         else:
             refuse_near_miss(EarStore(tmp_path, asked), data)
     refuse_near_miss(EarStore(tmp_path / "none", EarSpec(crop_mm=81.0)), replace(data, cache_dir=tmp_path / "none"))
+
+
+@pytest.mark.parametrize(("named", "unnamed"), [
+    (("image_size",), "--crop-mm and --num-slices were not named and so the default"),
+    (("image_size", "num_slices"), "--crop-mm was not named"), (("image_size", "num_slices", "crop_mm"), "")])
+def test_a_cache_whose_options_may_be_expected_where_none_was_named_is_said_with_the_flags_that_use_it(
+        tmp_path, named, unnamed):
+    there, data = EarSpec(num_slices=6, image_size=48, crop_mm=64.0), DataConfig(cache_dir=tmp_path)
+    EarStore(tmp_path, there).write_spec()
+    EarStore(tmp_path, EarSpec(num_slices=9, image_size=48, crop_mm=63.0, align=True)).write_spec()
+    if not unnamed:
+        shutil.rmtree(next(tmp_path.glob("k9_*")))
+    asked = EarStore(tmp_path, EarSpec(image_size=128))
+    if unnamed:
+        with pytest.raises(UserError, match=rf"--image-size 128.*{unnamed}") as raised:
+            refuse_unnamed(asked, named, data)
+        assert f"{there.key} is used by giving --num-slices 6 --image-size 48 --crop-mm 64.0" in str(raised.value)
+        assert "build_cache_ears.py" in str(raised.value) and "--image-size 128" in str(raised.value)
+    else:
+        refuse_unnamed(asked, named, data)
+    asked.write_spec()
+    refuse_unnamed(asked, named, data)                           # it exists: these are its flags
+
+
+def test_a_command_that_builds_the_cache_is_named_only_where_it_builds_these_ears(tmp_path):
+    codes = {"a": (1, 5), "b": (5, 5)}
+    write_manifest(tmp_path / "m.csv", codes)
+    write_splits(tmp_path / "s", {"train": {"a": (1, 5)}})
+    data = DataConfig(splits_root=tmp_path / "s", manifest_csv=tmp_path / "m.csv", pct=20)
+    manifest = tables.MANIFEST.read(tmp_path / "m.csv")
+    of_split = manifest[manifest.exam_id == "a"]
+    command = command_that_builds(EarSpec(), data, of_split)
+    assert command.startswith("python scripts/build_cache_ears.py") and "--pct" not in command
+    assert command_that_builds(EarSpec(), data, manifest) == ""
+    assert command_that_builds(EarSpec(), replace(data, manifest_csv=tmp_path / "none.csv"), of_split) == ""
+    (tmp_path / "s/100pct").rename(tmp_path / "s/20pct")
+    assert "--pct 20" in command_that_builds(EarSpec(), data, of_split)
 
 
 def test_a_store_refuses_volumes_of_another_shape_and_unsafe_names(tmp_path):
@@ -401,12 +447,13 @@ def test_a_cache_of_an_earlier_version_serves_as_long_as_its_series_are_the_same
     manifest = with_digests(MANIFEST, dicom)
     caplog.set_level("WARNING", logger="medical_fenlei")
     for _ in range(2):
-        refuse_stale(store, manifest, entry_states(store, manifest), DataConfig())
+        refuse_stale(store, manifest, entry_states(store, manifest), command="")
     said, = [record.getMessage() for record in caplog.records]
     assert "8 cached ears" in said and "by an earlier version" in said
     moved = manifest.assign(series_relpath="elsewhere/" + manifest.series_relpath)
-    with pytest.raises(UserError, match=r"8 of 8 ears .*001 left: cut from 001, expected elsewhere/001.*build_cache_ears"):
-        refuse_stale(store, moved, entry_states(store, moved), DataConfig())
+    expected = r"8 of 8 ears .*001 left: cut from 001, expected elsewhere/001.*name another --cache-dir, or remove"
+    with pytest.raises(UserError, match=expected):
+        refuse_stale(store, moved, entry_states(store, moved), command="")
 
 
 @pytest.mark.parametrize(("spec", "command"), [

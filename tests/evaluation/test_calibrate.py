@@ -273,3 +273,17 @@ def test_where_it_is_not_known_what_the_network_was_trained_on_the_evaluation_sa
     found = [text for text in warnings if "it is not known which exams" in text]
     assert [text.startswith(says) for text in found] == [True] * bool(says)
     assert ("it is not known which exams" in said) == bool(says) and all(text in said for text in found)
+
+
+def test_of_several_reasons_to_refuse_a_set_the_one_that_no_flag_allows_is_said(here, capfd):
+    assert calibrate() == 0
+    split = tables.read_split(Path(SPLITS), 100)
+    shutil.copytree(SPLITS, "mixed")
+    for foreign, says in ((("train", "tune"), "the network was trained on 2 of its exams"),
+                          (("tune",), "the network's epoch was chosen on 2 of its exams")):
+        mixed = pd.concat([*(split.sets[name][:2] for name in foreign), split.sets["val"]], ignore_index=True)
+        tables.SPLIT.write(Path("mixed/100pct/val.csv"), mixed)
+        capfd.readouterr()
+        assert evaluate("--splits-root", "mixed") == 2
+        said = capfd.readouterr().err.splitlines()[-1]
+        assert f"--split val: {says}" in said and "--uncalibrated" not in said

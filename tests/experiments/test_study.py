@@ -83,7 +83,7 @@ def parse(words):
     parser.add_argument("--output-dir")
     add_run_flags(parser, DUAL_ROUTE)
     args = parser.parse_args(words)
-    return with_cache(settings.from_flags(RunConfig, args, base=DUAL_ROUTE), named=bool(settings.given(args, EarSpec)))
+    return with_cache(settings.from_flags(RunConfig, args, base=DUAL_ROUTE), named=settings.given(args, EarSpec))
 
 
 def test_the_command_lines_of_a_dry_run_give_the_runs_and_start_none(here, capsys):
@@ -175,7 +175,7 @@ def test_a_study_of_several_tasks_sums_up_each_of_them(here, capsys):
 @pytest.mark.parametrize(("words", "says"), [
     (("--models", "dual_unet_3d,dual_net"), "dual_net"),
     (("--pcts", "all"), "--pcts"),
-    (("--models", "dual_unet_3d", "--num-slices", 30), "takes multiples of 16"),
+    (("--models", "dual_unet_3d", "--num-slices", 30, "--image-size", 32), "takes multiples of 16"),
     (("--label-task", "normal_vs_anything"), "--label-task"),
 ])
 def test_an_invalid_matrix_is_refused_in_one_line(here, capfd, words, says):
@@ -185,7 +185,7 @@ def test_an_invalid_matrix_is_refused_in_one_line(here, capfd, words, says):
 
 
 def test_a_folder_with_runs_of_other_settings_is_refused(here):
-    config = with_cache(DUAL_ROUTE, named=False)
+    config = with_cache(DUAL_ROUTE, named=())
     study = Study(here / "study", [Job(here / "study/one", config)])
     study._record({}, study.jobs[0], "done")
     study.run()                                                   # the same settings: nothing to do

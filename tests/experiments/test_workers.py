@@ -12,7 +12,7 @@ import pytest
 from helpers import worker_tasks
 from helpers.commands import ROOT
 
-from medical_fenlei.errors import Stopped
+from medical_fenlei.errors import STOPPED, Stopped
 from medical_fenlei.experiments.workers import ASKED, Work, WorkerProcesses
 from medical_fenlei.outcomes import DIED
 
@@ -142,6 +142,31 @@ def test_signals_to_the_starter_are_left_to_the_jobs(item):
         os.kill(own["process"], signal.SIGTERM)
         with pytest.raises(Stopped, match="waiting is saved"):
             workers.next_outcome()
+
+
+@pytest.mark.parametrize(("place", "after"), [
+    ("medical_fenlei.experiments.workers:_start_starter", False), ("medical_fenlei.experiments.workers:_start_starter", True),
+    ("medical_fenlei.experiments.workers:WorkerProcesses.next_outcome", False),
+    ("multiprocessing.connection:Connection.send", False), ("multiprocessing.connection:Connection.send", True)])
+def test_an_interrupt_of_the_ordering_process_alone_is_silent_wherever_it_arrives(item, place, after):
+    waiting = item("waiting", seconds=LIMIT)
+    words = [sys.executable, "-m", "helpers.worker_tasks", waiting["file"], place, str(int(after))]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, start_new_session=True,
+                           env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"})
+    assert (ended.returncode, ended.stdout) == (STOPPED, "") and ended.stderr.splitlines() == [
+        "worker_tasks: stopped; what was finished is kept; run it again to go on"]
+    if Path(waiting["file"]).exists():
+        assert is_gone(told(waiting)["process"])
+
+
+def test_a_starter_whose_orders_are_gone_ends_in_silence_with_its_jobs(item, capfd):
+    waiting = item("waiting", seconds=LIMIT)
+    workers = WorkerProcesses(work())
+    workers.start(waiting, name="waiting")
+    own, (orders, starter) = told(waiting), workers._starter
+    orders.close()
+    starter.join(LIMIT)
+    assert starter.exitcode == 0 and is_gone(own["process"]) and capfd.readouterr() == ("", "")
 
 
 def test_leaving_early_stops_the_jobs(item):

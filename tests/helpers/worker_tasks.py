@@ -89,6 +89,22 @@ def order(work, items):
             workers.next_outcome()
 
 
+def order_and_be_interrupted(file, place, after):
+    """Order a job that waits, as a command of its own; an interrupt arrives at the first call of a function.
+
+    file: of the item; place: the function, as `helpers.processes.Interruption` names it; after: when the function returns.
+    """
+    from helpers.processes import Interruption
+    from medical_fenlei import cli
+    from medical_fenlei.experiments.workers import Work
+
+    Interruption(place, (signal.SIGINT,), after=after).install()
+    item = {"name": "waiting", "file": file, "seconds": 60}
+    return cli.run(lambda: order(Work("helpers.worker_tasks:do", "helpers.worker_tasks:prepare", False, None), [item]) or 0)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        raise SystemExit(order_and_be_interrupted(sys.argv[1], sys.argv[2], sys.argv[3] == "1"))
     compute({"file": sys.argv[1]})
     assert threading.active_count() == 1

@@ -100,7 +100,8 @@ def test_the_tables_of_results_have_the_numbers_of_the_page_to_the_digit(here):
         row = found.loc[key]
         said = [str(number(None if pd.isna(row[end]) else row[end])) for end in ("estimate", "low", "high")]
         assert said == [number(figure[end]) for end in ("estimate", "low", "high")], key
-        interval = f"{said[1]} to {said[2]}"
+        ends = figure["low"], figure["high"]
+        interval = "no interval" if None in ends or ends[0] == ends[1] else f"{said[1]} to {said[2]}"
         cells = (f"| {row.measure} | {said[0]} | {interval} |", f'<td>{row.measure}</td><td class="n">{said[0]}</td><td '
                  f'class="n">{interval}</td>') if key[0] == "" else (f"{said[0]} ({interval})",) * 2
         assert cells[0] in markdown and cells[1] in html, key
@@ -176,6 +177,16 @@ def test_missing_parts_of_a_run_are_left_out_or_named(here, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)                                              # where there are no tables
     text = write_page(Run(folder)).read_text(encoding="utf-8")
     assert "Not evaluated yet" in text and "cannot be read from here" in text
+
+
+@pytest.mark.parametrize("elsewhere", [".", "here/outputs"])
+def test_a_page_that_is_written_from_another_folder_shows_the_data_of_the_run(here, tmp_path, monkeypatch, elsewhere):
+    folder = tmp_path / "here"
+    shutil.copytree(here, folder)
+    before = page.report_contents(Run(here / "outputs/a"))
+    monkeypatch.chdir(tmp_path / elsewhere)
+    after = page.report_contents(Run(folder / "outputs/a"))
+    assert after == before and before["sets"] and not before["tables_missing"]
 
 
 def test_figures_and_audits_of_another_network_are_marked(here, tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ class Audit:
         found: how many of the ENOUGH exams, or ears of a class, these patients have.
         """
         needed = int(np.ceil(patients * ENOUGH / found)) if found else None
-        more = f"; it takes at least {needed} patients like these {patients}" if needed else ""
+        more = f"; about {needed} patients like the {patients} here would be enough" if needed else ""
         return cls(question=question, figure=figure, estimate=np.nan, verdict="undecided", explanation=reason + more,
                    patients_to_decide=needed)
 

@@ -72,7 +72,8 @@ def _audit_facts(
     (n0, n1), (m0, m1) = (np.bincount(y, minlength=2) for y in (train.y, ears.y))
     patients = ears.patient_key.nunique()
     if min(n0, n1, m0, m1) < ENOUGH:
-        return Audit.undecided(question, figure, f"{n0} and {n1} training ears, {m0} and {m1} here", patients=patients,
+        return Audit.undecided(question, figure, f"negative and positive ears: {n0} and {n1} in training, {m0} and {m1} in "
+                               f"this set, at least {ENOUGH} of each needed", patients=patients,
                                found=min(m0, m1) if min(m0, m1) < ENOUGH else 0)
     score = _metadata_score(train, audited, metadata.names, metadata.numbers)
     interval = auroc_interval(ears, score, n_resamples=n_resamples)

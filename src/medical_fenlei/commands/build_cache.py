@@ -6,6 +6,7 @@ from medical_fenlei.commands.train import FIXED
 from medical_fenlei.config import EarSpec, RunConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.near_names import check_folder
+from medical_fenlei.vocabulary import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ def build_cache_command(doc: str | None, route: RunConfig, argv: list[str] | Non
     cached = int(states.isin(USABLE).sum())
     filled = fill_store(store, wanted, dicom_base=args.dicom_base, workers=cli.workers(args), label="ears")
     by_others = len(wanted) - cached - filled.made - len(filled.rejects)
-    cli.say(f"{len(wanted)} ears wanted: {cached} were there, {filled.made} made, {len(filled.rejects)} rejected"
+    cli.say(f"{plural(len(wanted), 'ear')} wanted: {cached} were there, {filled.made} made, {len(filled.rejects)} rejected"
             + (f", {by_others} made by other builders meanwhile" if by_others else ""))
     if filled.seconds:
         cli.say("seconds of work: " + ", ".join(f"{spent:.1f} {stage}" for stage, spent in filled.seconds.items()))

@@ -2,6 +2,7 @@
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, open_checkpoint
 from medical_fenlei.errors import UserError
+from medical_fenlei.vocabulary import plural
 
 
 def calibrate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
@@ -15,13 +16,14 @@ def calibrate_command(doc: str | None, kind: str, argv: list[str] | None) -> int
 
     if not 0 < args.sensitivity <= 1:
         raise UserError(f"--sensitivity: got {args.sensitivity:g}, expected above 0, at most 1")
-    network, data = open_checkpoint(args, kind=kind, sets=("tune",))
+    network, data = open_checkpoint(args, kind=kind, job="calibrate", sets=("tune",))
 
     from medical_fenlei.evaluation.calibrate import fit_calibration
 
     found = fit_calibration(network, data, sensitivity=args.sensitivity, point=args.point)
     for name, fitted in found.tasks.items():
-        cli.say(f"{name}: fitted on {fitted.ears} ears of {fitted.patients} patients of the tune set; temperature "
+        cli.say(f"{name}: fitted on {plural(fitted.ears, 'ear')} of {plural(fitted.patients, 'patient')} of the tune set; "
+                f"temperature "
                 f"{fitted.temperature:.3f}, mean loss {fitted.loss_before:.4f} before, {fitted.loss_after:.4f} after")
         if fitted.note:
             cli.warn(f"{name}: temperature {fitted.note}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medical_fenlei import cli, settings
-from medical_fenlei.config import DataConfig, RunConfig
+from medical_fenlei.config import DUAL, EAR2D, DataConfig, RunConfig
 from medical_fenlei.errors import UserError
 from medical_fenlei.external_cohort import check_cohort_name, find_cohort
 from medical_fenlei.own_files import keep_apart
@@ -15,6 +15,13 @@ from medical_fenlei.vocabulary import WHOLE_MANIFEST
 
 if TYPE_CHECKING:
     from medical_fenlei.trained.network import TrainedNetwork
+
+READERS = {
+    EAR2D: ("eval_ear2d", "calibrate_ear2d", "predict_ear2d", "gradcam_ear2d", "extract_embeddings_ear2d",
+            "retrieve_neighbors_ear2d", "audit_run"),
+    DUAL: ("eval_dual", "calibrate_dual", "predict_dual", "gradcam_dual", "audit_run"),
+}
+"""The commands that read a checkpoint of each kind; those of both kinds that do the same job differ in their ending alone."""
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser, *, leave_out: tuple[str, ...] = ()) -> None:
@@ -48,21 +55,24 @@ def _cohort_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def open_checkpoint(args: argparse.Namespace, *, kind: str | None, sets: Sequence[str] = (), every_label: bool = False,
-                    exam: tuple[str, Sequence[str]] | None = None) -> tuple["TrainedNetwork", DataConfig]:
+def open_checkpoint(
+    args: argparse.Namespace, *, kind: str | None, job: str, sets: Sequence[str] = (), every_label: bool = False,
+    exam: tuple[str, Sequence[str]] | None = None,
+) -> tuple["TrainedNetwork", DataConfig]:
     """Open the network of --checkpoint; return it with the run's data settings, as changed by the flags. Raises UserError.
 
-    kind: the route of the network; None for both.
+    kind: the route of the network; None for both. job: the command's name without its ending, such as `eval`.
     What the command will read is checked and listed first, before torch is imported: the ears of some sets (every_label: those
     without a target in the network's tasks too), and those of one exam on some sides.
     """
-    config = check_checkpoint(args.checkpoint, kind=kind)
+    config = check_checkpoint(args.checkpoint, kind=kind, job=job)
     if config is not None:
         _check_data(args, config, sets, every_label=every_label, exam=exam)
 
     from medical_fenlei.trained.network import open_network  # slow to import
 
-    network = open_network(args.checkpoint, kind=kind, device=args.device)
+    network = open_network(args.checkpoint, kind=None, device=args.device)
+    refuse_other_kind(args.checkpoint, network.config.kind, kind, job=job)
     data = _data_settings(args, network.config, network.run)
     if config is None or config.data != network.config.data:
         cli.warn(f"--checkpoint {args.checkpoint}: its settings are not those of {network.run.config_json}; its own count: "
@@ -72,14 +82,24 @@ def open_checkpoint(args: argparse.Namespace, *, kind: str | None, sets: Sequenc
     return network, data
 
 
-def check_checkpoint(path: Path, *, kind: str | None) -> RunConfig | None:
+def refuse_other_kind(path: Path, got: str, expected: str | None, *, job: str) -> None:
+    """Raise UserError, with the command that does this job, if a checkpoint is not of the kind expected; None reads both."""
+    if expected is not None and got != expected:
+        readers = READERS.get(got, ())
+        same = [name for name in readers if name == f"{job}_{got}"]
+        others = f"{', '.join(readers[:-1])} and {readers[-1]} read it" if readers else "no command here reads it"
+        raise UserError(f"--checkpoint {path}: holds a network of kind {got}, expected {expected}; "
+                        + (f"{same[0]} does this with it" if same else others))
+
+
+def check_checkpoint(path: Path, *, kind: str | None, job: str) -> RunConfig | None:
     """Return the settings of the run of a checkpoint, with the paths of its data as they are reached from here.
 
     They are those of `config.json` in the run's folder; None if there is none that can be read, since the checkpoint has them
     too. Raises UserError if there is no checkpoint, or one of another kind. Needs no torch.
     """
     from medical_fenlei.trained.home import at_home, home_of
-    from medical_fenlei.training.checkpoint_file import check_file, check_kind
+    from medical_fenlei.training.checkpoint_file import check_file
 
     check_file(path)
     run = Run.of_checkpoint(path)
@@ -87,7 +107,7 @@ def check_checkpoint(path: Path, *, kind: str | None) -> RunConfig | None:
         config = settings.from_json(RunConfig, run.read_settings(), where=str(run.config_json))
     except UserError:
         return None
-    check_kind(path, config.kind, kind)
+    refuse_other_kind(path, config.kind, kind, job=job)
     home = home_of(run, config.data)
     if home is not None:
         cli.say(f"--checkpoint {path}: splits, manifest, DICOM and cache are those below {home}, where no flag names others")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 from medical_fenlei import cli
 from medical_fenlei.commands.checkpoint import add_checkpoint_flags, add_set_flags, open_checkpoint
 from medical_fenlei.config import DUAL, EAR2D, DataConfig
-from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
+from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST, plural
 
 if TYPE_CHECKING:
     from medical_fenlei.evaluation.evaluate import Evaluation
@@ -27,7 +27,7 @@ def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
     args = parser.parse_args(argv)
     set_name = args.cohort or args.split
 
-    network, data = open_checkpoint(args, kind=kind, sets=(set_name,))
+    network, data = open_checkpoint(args, kind=kind, job="eval", sets=(set_name,))
 
     from medical_fenlei.evaluation.evaluate import evaluate
 
@@ -46,9 +46,9 @@ def evaluate_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
     if args.pictures:
         each = "some seconds each" if kind == EAR2D else "without a GPU minutes each"
         cli.say(f"pictures of the hardest cases follow, {args.pictures} at most ({each}; --pictures 0 makes none)")
-        for result in results:
-            _draw_hardest(network, data, result, args.pictures)
-        write_page(network.run)
+        drawn = sum(_draw_hardest(network, data, result, args.pictures) for result in results)
+        page = write_page(network.run)
+        cli.say(f"{plural(drawn, 'picture')} of the hardest cases added to {page}")
     return cli.report_rejects(results[0].rejects, network.run.reports / f"eval_{results[0].set_name}.csv")
 
 
@@ -61,15 +61,15 @@ def _show(result: "Evaluation") -> None:
     if calibration.is_fitted:
         decided = f"temperature {calibration.temperature:.3f}"
         decided += f", decided at {calibration.threshold:.3f} ({calibration.point})" if calibration.points else ""
-    cli.say(f"{result.task.name}, {result.set_name}: {result.ears} ears of {result.intervals.patients} patients, {counts}; "
-            f"{decided}")
+    cli.say(f"{result.task.name}, {result.set_name}: {plural(result.ears, 'ear')} of "
+            f"{plural(result.intervals.patients, 'patient')}, {counts}; {decided}")
     cli.show(interval_table(result.intervals))
     for text in (*result.intervals.warnings, *result.warnings):
         cli.warn(text)
 
 
-def _draw_hardest(network: "TrainedNetwork", data: DataConfig, result: "Evaluation", number: int) -> None:
-    """Draw an explanation of the ears with the greatest negative log-likelihood."""
+def _draw_hardest(network: "TrainedNetwork", data: DataConfig, result: "Evaluation", number: int) -> int:
+    """Draw an explanation of the ears with the greatest negative log-likelihood; return how many there are."""
     import numpy as np
 
     from medical_fenlei.explanations.explain import explain_ears
@@ -81,4 +81,5 @@ def _draw_hardest(network: "TrainedNetwork", data: DataConfig, result: "Evaluati
     drawn = explain_ears(network, network.store(data), result.predictions.iloc[order[:number]], result.task, folder,
                          ExplanationRequest(), result.calibration)
     if len(drawn.rejects):
-        cli.warn(f"{len(drawn.rejects)} cases could not be drawn: {drawn.rejects.detail.iloc[0]}")
+        cli.warn(f"{plural(len(drawn.rejects), 'case')} could not be drawn: {drawn.rejects.detail.iloc[0]}")
+    return drawn.made + drawn.kept

@@ -23,7 +23,7 @@ def explain_command(doc: str | None, kind: str, argv: list[str] | None) -> int:
     check_methods(args.method.split(","))
     sides = (Side(args.side),) if args.side else SIDES
     set_name = args.cohort or args.split or "val"
-    network, data = open_checkpoint(args, kind=kind, sets=(set_name,) if args.all else (),
+    network, data = open_checkpoint(args, kind=kind, job="gradcam", sets=(set_name,) if args.all else (),
                                     exam=None if args.all else (args.exam_id, sides))
 
     from medical_fenlei.explanations.maps import ExplanationRequest
@@ -46,7 +46,7 @@ def _flags(doc: str | None, kind: str, argv: list[str] | None) -> argparse.Names
     one, both = ("one ear", "") if kind == EAR2D else ("the ears of one exam", " (default: both)")
     which.add_argument("--exam-id", help=f"explain {one}: {'its' if kind == EAR2D else 'the'} exam")
     which.add_argument("--all", action="store_true", help="explain every labelled ear of --split (default: val)")
-    parser.add_argument("--side", choices=SIDES, help=f"explain one ear: its side of the patient{both}")
+    parser.add_argument("--side", choices=[str(side) for side in SIDES], help=f"explain one ear: its side of the patient{both}")
     add_set_flags(parser, choices=SETS, does="explain", default=None)
     cli.add_flag(parser, "--top-k", "--top", type=cli.int_at_least(1), default=5, metavar="K",
                  help="slices to show (default: %(default)s)")

@@ -28,7 +28,7 @@ def study_settings(args: argparse.Namespace, route: RunConfig) -> RunConfig:
     """The settings that all runs share, with the preprocessing of the cache to use and the tasks under their English names."""
     from medical_fenlei.tasks import find_tasks
 
-    config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
+    config = with_cache(settings.from_flags(RunConfig, args, base=route), named=settings.given(args, EarSpec))
     cli.keep_input_apart(args, dicom_base=config.data.dicom_base)
     return settings.changed(config, label_task=",".join(task.name for task in find_tasks(config.data.label_task)))
 

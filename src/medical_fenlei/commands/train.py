@@ -1,6 +1,7 @@
 """train_ear2d and train_dual: start a run, or resume one."""
 import argparse
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ def _train(args: argparse.Namespace, route: RunConfig) -> "FinishedRun":
         earlier: Path | None = Path(args.resume)
         config = settings.from_json(RunConfig, Run(Path(args.resume)).read_settings(), where=args.resume)
     else:
-        config = with_cache(settings.from_flags(RunConfig, args, base=route), named=bool(settings.given(args, EarSpec)))
+        config = with_cache(settings.from_flags(RunConfig, args, base=route), named=settings.given(args, EarSpec))
         cli.keep_input_apart(args, dicom_base=config.data.dicom_base)
         earlier = run_like(config, args.output_dir) if args.resume else None
     if earlier is None and args.output_dir:
@@ -113,15 +114,19 @@ def run_like(config: RunConfig, folder: Path | None) -> Path | None:
     return None
 
 
-def with_cache(config: RunConfig, *, named: bool) -> RunConfig:
+def with_cache(config: RunConfig, *, named: Collection[str]) -> RunConfig:
     """Return the settings with the preprocessing of the cache to use.
 
-    named: whether the user named a preprocessing, which is then used; otherwise that of the only cache. Raises UserError if
-    there are several caches to choose from, or the other settings do not fit the cache.
+    named: the options of the preprocessing that the user named. With any, the preprocessing is theirs; without, that of the
+    only cache. Raises UserError if there are several caches to choose from, the other settings do not fit the cache, or there
+    is none with these options, but one whose options the user may have expected where none was named.
     """
+    from medical_fenlei.ears.source import refuse_unnamed
     from medical_fenlei.ears.store import choose_store
 
     store = choose_store(config.data.cache_dir, config.ears if named else None, default=config.ears)
+    if named:
+        refuse_unnamed(store, named, config.data)
     try:
         found = replace(config, ears=store.spec)
         found.require_fitting_cache()

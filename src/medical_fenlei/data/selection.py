@@ -14,7 +14,7 @@ from medical_fenlei.errors import UserError
 from medical_fenlei.external_cohort import cohorts_of, flag_of_set, is_cohort
 from medical_fenlei.near_names import near_names
 from medical_fenlei.tasks import OUTSIDE, Task
-from medical_fenlei.vocabulary import UNLABELLED
+from medical_fenlei.vocabulary import UNLABELLED, plural
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Selection:
         wanted = self.all_ears
         missing = missing_ears(store, wanted)
         refuse_without_dicom(store, missing, data, of_split=self.split is not None)
-        if len(missing):
+        if len(missing) and self.split is not None:              # a cohort's are prepared with the network's own settings
             refuse_near_miss(store, data)
-        sets = ", ".join(f"{len(own)} ears of {own.exam_id.nunique()} exams in {name}" for name, own in self.ears.items())
+        sets = ", ".join(f"{plural(len(own), 'ear')} of {plural(own.exam_id.nunique(), 'exam')} in {name}"
+                         for name, own in self.ears.items())
         source = data.manifest_csv if self.split is None else self.split.folder
         return f"{source}: {sets or 'no ears'}; {len(wanted) - len(missing)} of {len(wanted)} ears in {store.folder}"
 

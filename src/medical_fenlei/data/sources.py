@@ -1,6 +1,7 @@
 """The ears that a run works on: those of its split and task, prepared at first use where the cache lacks them."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from medical_fenlei.data.dataset import EarDataset, group_by_exam
 from medical_fenlei.data.selection import select_ears
 from medical_fenlei.data.storage import Placement
 from medical_fenlei.ears.source import (
-    build_command,
+    command_that_builds,
     entry_states,
     missing_ears,
     refuse_near_miss,
@@ -26,7 +27,7 @@ from medical_fenlei.files import sha256
 from medical_fenlei.leakage.shared import describe_parted_patients
 from medical_fenlei.log import LOG
 from medical_fenlei.tasks import Task
-from medical_fenlei.vocabulary import SIDES, UNLABELLED
+from medical_fenlei.vocabulary import SIDES, UNLABELLED, plural
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     parted = describe_parted_patients(tables.MANIFEST.read(data.manifest_csv), split) if split is not None else ""
     if parted:
         LOG.warning("%s", parted)
-    rejects = prepare_missing(data, store, found.all_ears)
+    rejects = prepare_missing(data, store, found.all_ears, of_split=split is not None)
     if len(rejects):
         ears = {name: frame.drop(missing_ears(store, frame).index) for name, frame in ears.items()}
     csvs = {"manifest": data.manifest_csv, "cache_index": store.folder / "index.csv"}
@@ -93,31 +94,34 @@ def find_ears(data: DataConfig, store: EarStore, tasks: Sequence[Task] | None, s
     return Sources(ears, rejects, {**hashes, "cache_key": store.folder.name}, data, (parted,) if parted else ())
 
 
-def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame) -> pd.DataFrame:
+def prepare_missing(data: DataConfig, store: EarStore, wanted: pd.DataFrame, *, of_split: bool = True) -> pd.DataFrame:
     """Prepare the ears that the store lacks; return the rejects, a `tables.REJECTS`.
 
-    Raises UserError if the store holds some of them from other images than the manifest names, if there is no DICOM, or if
-    there is no such store and another one was probably meant.
+    of_split: whether they may be of the split of the settings, and not of a cohort, whose exams may have the same ids. Raises
+    UserError if the store holds some of them from other images than the manifest names, if there is no DICOM, or if there is no
+    such store for the split and another one was probably meant.
     """
     states, named = entry_states(store, wanted), wanted.series_relpath != ""
-    refuse_stale(store, wanted[named], states[named], data)
+    command = command_that_builds(store.spec, data, wanted) if of_split else ""
+    refuse_stale(store, wanted[named], states[named], command=command)
     missing = wanted[(states == "missing") | ~named]             # an ear without a series becomes a reject
     if missing.empty:
         return tables.REJECTS.empty()
-    refuse_without_dicom(store, missing, data)
-    refuse_near_miss(store, data)
+    refuse_without_dicom(store, missing, data, of_split=bool(command))
+    if command:                                                  # others are prepared where they are used, and only there
+        refuse_near_miss(store, data)
     from medical_fenlei.ears.build import fill_store  # slow to import
 
-    LOG.warning("%d ears are not in %s; preparing them there now, as %s does", len(missing), store.folder,
-                build_command(store.spec, data))
+    LOG.warning("%s %s not in %s; preparing them there now%s", plural(len(missing), "ear"),
+                "is" if len(missing) == 1 else "are", store.folder, f", as {command} does" if command else "")
     return fill_store(store, missing, dicom_base=data.dicom_base, workers=data.num_workers, label="ears").rejects
 
 
 def ears_of_exams(exams: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return both ears of each exam of a `tables.EXAMS`: exam_id, side, series_relpath, label_code, patient_key, series_digest.
+    """Return both ears of each exam of a `tables.EXAMS`.
 
-    manifest: gives patient keys and digests; an exam that it lacks counts as a patient of its own. Raises UserError if it names
-    another series for an ear.
+    Columns: exam_id, side, series_relpath, label_code, patient_key, series_digest and in_manifest. manifest: gives patient keys
+    and digests; an exam that it lacks counts as a patient of its own. Raises UserError if it names another series for an ear.
     """
     unlabelled = pd.Series(UNLABELLED, exams.index)
     patient_of = dict(zip(manifest.exam_id, manifest.patient_key, strict=True))
@@ -134,4 +138,14 @@ def ears_of_exams(exams: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
         exam, series = differ[0]
         raise UserError(f"--index-csv: {len(differ)} of its ears have another series in the manifest (first exam {exam}: got "
                         f"{series}), so that one of the two is older; build index, manifest and splits again, in this order")
-    return ears.assign(series_digest=[digest.get(pair, "") for pair in known])
+    return ears.assign(series_digest=[digest.get(pair, "") for pair in known], in_manifest=ears.exam_id.isin([*patient_of]))
+
+
+def describe_exams_without_rows(ears: pd.DataFrame, manifest_csv: Path) -> str:
+    """Return how many exams of `ears_of_exams` are not in the manifest and what follows from it; "" if all are."""
+    number = ears.exam_id[~ears.in_manifest].nunique()
+    if not number:
+        return ""
+    counts = "each counts as a patient of its own" if number > 1 else "it counts as a patient of its own"
+    return (f"{plural(number, 'exam')} {'are' if number > 1 else 'is'} not in {manifest_csv}"
+            f"{'' if manifest_csv.is_file() else ' (no such file)'}: {counts}; name their manifest with --manifest-csv")

@@ -6,8 +6,8 @@ well, so that comparing them opens no DICOM file.
 import contextlib
 import functools
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,16 @@ from medical_fenlei.ears.store import SPEC_JSON, EarStore, read_spec
 from medical_fenlei.errors import UserError
 from medical_fenlei.log import LOG
 from medical_fenlei.near_names import near_paths
-from medical_fenlei.vocabulary import Side
+from medical_fenlei.vocabulary import Side, plural
 
 EntryState = Literal["missing", "current", "unproven", "stale", "damaged"]
 """current: cut from the images that are wanted; unproven: from the path that is wanted, but entry or manifest is of an earlier
 version and has no digest; stale: from another series, or from other images; damaged: its JSON cannot be read."""
 NEAR_MISS = 2
 """Number of options in which a cache that was meant may differ from one that does not exist."""
+
+WHOLE = 100
+"""The amount of training data, in percent, that a cache is built for by default."""
 
 USABLE: tuple[EntryState, ...] = ("current", "unproven")
 
@@ -104,18 +107,20 @@ def describe_stale(store: EarStore, ear: Mapping[Any, Any]) -> str:
     return f"{cut_from} has held other images since"
 
 
-def refuse_stale(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]", data: DataConfig) -> None:
-    """Raise UserError, with the command that cuts them anew, if some of these ears are stale or damaged.
+def refuse_stale(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]", *, command: str) -> None:
+    """Raise UserError, with what cuts them anew, if some of these ears are stale or damaged.
 
-    Logs once if it takes other ears on trust. states: as `entry_states` returns them.
+    Logs once if it takes other ears on trust. states: as `entry_states` returns them; command: the one that builds the cache of
+    these ears, "" if there is none.
     """
     stale = ears[~states.isin([*USABLE, "missing"])]
     if len(stale):
         first = stale.iloc[0]
         raise UserError(
             f"--cache-dir {store.folder}: {len(stale)} of {len(ears)} ears were not cut from the series that are wanted now "
-            f"(first {first.exam_id} {first.side}: {describe_stale(store, first.to_dict())}); cut them anew with "
-            f"{build_command(store.spec, data)}")
+            f"(first {first.exam_id} {first.side}: {describe_stale(store, first.to_dict())}); "
+            + (f"cut them anew with {command}" if command else
+               f"name another --cache-dir, or remove {store.folder}, and they are cut anew where they are used"))
     warn_unproven(store, ears, states)
 
 
@@ -158,17 +163,46 @@ def refuse_near_miss(store: EarStore, data: DataConfig) -> None:
                 f"and is otherwise the same: give its flags, or build the other first with {build_command(store.spec, data)}")
 
 
+def refuse_unnamed(store: EarStore, named: Collection[str], data: DataConfig) -> None:
+    """Raise UserError if the store does not exist, and another cache in its folder differs from it in an option not named.
+
+    named: the options of the preprocessing that the command line gives. Whoever names one of them beside a cache may expect the
+    others to be those of the cache, and not the defaults. The error names the cache that differs in the fewest options.
+    """
+    if (store.folder / SPEC_JSON).is_file():
+        return
+    fewest, nearest = 0, None
+    for path in sorted(data.cache_dir.glob(f"*/{SPEC_JSON}")):
+        with contextlib.suppress(UserError):                     # of another version: nothing that could be meant
+            there = read_spec(path)
+            differ = {field.name for field in fields(EarSpec) if getattr(there, field.name) != getattr(store.spec, field.name)}
+            if differ - {*named} and (nearest is None or len(differ) < fewest):
+                fewest, nearest = len(differ), (there, differ)
+    if nearest is None:
+        return
+    there, differ = nearest
+    default = builder_of(there)[0].ears
+    asked = settings.to_flags(store.spec, base=there)
+    unnamed = " and ".join(f"--{name.replace('_', '-')}" for name in sorted(differ - {*named}))
+    reuse = shlex.join(settings.to_flags(there, base=default)) or "no option of the preprocessing"
+    raise UserError(f"--cache-dir {data.cache_dir}: no cache has {shlex.join(asked)}, where {unnamed} "
+                    f"{'were' if len(differ - {*named}) > 1 else 'was'} not named and so the default; {there.key} is used by "
+                    f"giving {reuse}; the other one is built first with {build_command(store.spec, data)}")
+
+
 def warn_unproven(store: EarStore, ears: pd.DataFrame, states: "pd.Series[str]") -> None:
     """Log, once per store, how many ears are only known by the path of their series, and what to do."""
     unproven = ears[states == "unproven"]
     if unproven.empty:
         return
-    if any(source.digest for source in sources_of(unproven)):
+    if not unproven.get("in_manifest", pd.Series(True, unproven.index)).any():
+        why = "no manifest says which images they are of"
+    elif any(source.digest for source in sources_of(unproven)):
         why = "they were cached by an earlier version; to be certain, remove them and build the cache again"
     else:
         why = "the manifest is of an earlier version; build it again"
-    _warn_once(store.folder.absolute(), f"{len(unproven)} cached ears of {store.folder} are compared with the manifest by the "
-               f"path of their series alone: {why}")
+    _warn_once(store.folder.absolute(), f"{plural(len(unproven), 'cached ear')} of {store.folder} "
+               f"are known by the path of their series alone: {why}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -183,10 +217,31 @@ def builder_of(spec: EarSpec) -> tuple[RunConfig, str]:
             == (preset.extent, preset.crop_size, preset.crop_mm) else (EAR_ROUTE, "build_cache_ears"))
 
 
+def command_that_builds(spec: EarSpec, data: DataConfig, ears: pd.DataFrame) -> str:
+    """Return the command line that prepares these ears (exam_id); "" if there is none.
+
+    A cache is built for the exams of a split that are in a manifest, and so not for a cohort's.
+    """
+    try:
+        split = tables.read_split(data.splits_root, _pct_to_build(data))
+        known = set(tables.MANIFEST.read(data.manifest_csv).exam_id)
+    except UserError:
+        return ""
+    of_split = {exam for own in split.sets.values() for exam in own.exam_id}
+    return build_command(spec, data) if set(ears.exam_id) <= of_split & known else ""
+
+
+def _pct_to_build(data: DataConfig) -> int:
+    """The amount whose cache serves all of a splits folder, and otherwise that of the settings."""
+    return WHOLE if (data.splits_root / f"{WHOLE}pct").is_dir() else data.pct
+
+
 def build_command(spec: EarSpec, data: DataConfig) -> str:
     """Return the command line that builds the cache of this preprocessing."""
     route, name = builder_of(spec)
     words = ["python", f"scripts/{name}.py"]
+    if data.splits_root.is_dir() and _pct_to_build(data) != WHOLE:
+        words += ["--pct", str(data.pct)]
     for field in ("splits_root", "manifest_csv", "dicom_base", "cache_dir"):
         if getattr(data, field) != getattr(route.data, field):
             words += [f"--{field.replace('_', '-')}", str(getattr(data, field))]

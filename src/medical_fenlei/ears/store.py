@@ -202,7 +202,8 @@ def choose_store(cache_dir: Path, spec: EarSpec | None, *, default: EarSpec | No
     if len(there) > 1:
         flags = {path.parent.name: " ".join(settings.to_flags(read_spec(path), base=default)) for path in there}
         listed = "; ".join(f"{name}: {words or '--sampling even'}" for name, words in flags.items())
-        raise UserError(f"--cache-dir {cache_dir}: got several caches, expected one; choose by its flags: {listed}")
+        raise UserError(f"--cache-dir {cache_dir}: got several caches, expected one; choose by its flags: {listed}; or remove "
+                        f"those that are not needed: rm -r {there[0].parent}")
     return EarStore(cache_dir, read_spec(there[0]) if there else default)
 
 

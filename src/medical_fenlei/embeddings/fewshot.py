@@ -18,6 +18,7 @@ from medical_fenlei.embeddings.vectors import Embeddings, standardised
 from medical_fenlei.errors import UserError
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.bootstrap import Intervals, PatientBootstrap, canonical_patients
+from medical_fenlei.metrics.interval_table import interval_words
 from medical_fenlei.tasks import OUTSIDE, Task
 
 FOLDS = 5
@@ -60,7 +61,7 @@ class FewShotResult:
         return pd.DataFrame([
             {"method": method, "chosen": self.chosen[method]["setting"],
              "cross-validated auroc": f"{self.chosen[method]['auroc']:.3f}",
-             **{name: f"{i.estimate:.3f} ({i.low:.3f} to {i.high:.3f})" for name, i in intervals.values.items()}}
+             **{name: f"{i.estimate:.3f} ({interval_words(i.low, i.high)})" for name, i in intervals.values.items()}}
             for method, intervals in self.intervals.items()])
 
 

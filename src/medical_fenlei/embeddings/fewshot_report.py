@@ -11,9 +11,11 @@ from medical_fenlei import tables
 from medical_fenlei.embeddings.fewshot import FewShotResult
 from medical_fenlei.embeddings.vectors import Embeddings, standardised
 from medical_fenlei.files import write_json
+from medical_fenlei.metrics.interval_table import interval_words
 from medical_fenlei.pages.plots import save
 from medical_fenlei.runs import versions
 from medical_fenlei.tasks import OUTSIDE, Task
+from medical_fenlei.vocabulary import plural
 
 STYLES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"color": "C0", "alpha": 0.25, "s": 10, "linewidths": 0}, {"color": "C0", "s": 16, "linewidths": 0}),
@@ -64,11 +66,11 @@ def _draw_areas(axes: Axes, found: FewShotResult) -> None:
         i = intervals.values["auroc"]
         axes.plot([i.low, i.high], [place, place], color="0.4")
         axes.plot(i.estimate, place, "o", color="C3")
-        text = "undefined" if np.isnan(i.estimate) else f"{i.estimate:.2f} ({i.low:.2f} to {i.high:.2f})"
+        text = "undefined" if np.isnan(i.estimate) else f"{i.estimate:.2f} ({interval_words(i.low, i.high, 2)})"
         axes.annotate(text, (0.02, place - 0.1))
     axes.axvline(0.5, color="0.8", linewidth=1)
     axes.set_yticks(range(len(found.intervals)), list(found.intervals))
-    counts = (f"{name}: {n['positive_ears']} positive ears of {n['positive_patients']} patients"
+    counts = (f"{name}: {plural(n['positive_ears'], 'positive ear')} of {plural(n['positive_patients'], 'patient')}"
             for name, n in found.counts.items())
     axes.set(xlim=(0, 1.02), ylim=(len(found.intervals) - 0.5, -0.5), xlabel="AUROC in validation, 95 % interval by patient",
              title="\n".join(counts))

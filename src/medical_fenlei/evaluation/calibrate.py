@@ -24,6 +24,7 @@ from medical_fenlei.set_sizes import TO_CHOOSE_THRESHOLD, TO_FIT_TEMPERATURE, Se
 from medical_fenlei.tasks import OUTSIDE, Task
 from medical_fenlei.trained.calibration import FITTED_ON, Calibration, TaskCalibration
 from medical_fenlei.trained.network import TrainedNetwork
+from medical_fenlei.vocabulary import plural
 
 REPORTING = ("val", "test")
 """Sets that report: nothing may be fitted on their patients."""
@@ -104,8 +105,8 @@ def _fit(predictions: pd.DataFrame, task: Task, sensitivity: float, point: str, 
     if np.isnan(temperature):
         temperature, note = 1.0, f"kept at 1: the {FITTED_ON} set holds ears of one class only"
     elif size.patients < TO_FIT_TEMPERATURE:
-        note = (f"fitted on only {size.patients} patients (at least {TO_FIT_TEMPERATURE} needed): it may be worse than none "
-                f"(--uncalibrated ignores it); remedy: {larger_set(FITTED_ON)}")
+        note = (f"fitted on only {plural(size.patients, 'patient')} (at least {TO_FIT_TEMPERATURE} needed): it may be worse "
+                f"than none (--uncalibrated ignores it); remedy: {larger_set(FITTED_ON)}")
     points: dict[str, float] = {}
     if task.binary:
         points = operating_points(tempered(probability, temperature)[:, 1], y, sensitivity=sensitivity)

@@ -131,12 +131,12 @@ def _refuse_seen(network: TrainedNetwork, ears: pd.DataFrame, set_name: str, *, 
     """
     if is_cohort(set_name):
         return
-    if calibrated and network.calibration is not None:
-        network.calibration.refuse_if_fitted_on(ears)
-    if set_name != "train":
+    if set_name != "train":                                      # what no flag allows comes before what --uncalibrated does
         network.refuse_if_trained_on(ears.exam_id, f"--split {set_name}")
     if set_name != "tune":
         network.refuse_if_epoch_chosen_on(ears.exam_id, f"--split {set_name}")
+    if calibrated and network.calibration is not None:
+        network.calibration.refuse_if_fitted_on(ears)
 
 
 def _unchecked(network: TrainedNetwork) -> list[str]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from medical_fenlei.metrics.binary import BinaryMeasures
 from medical_fenlei.metrics.confusion import confusion
+from medical_fenlei.metrics.interval_table import interval_words
 from medical_fenlei.metrics.predictions import class_codes, probabilities
 from medical_fenlei.metrics.reliability import net_benefit
 from medical_fenlei.metrics.support import lack_of_support
@@ -52,7 +53,7 @@ def plot_evaluation(path: Path, result: "Evaluation") -> None:
         found = intervals.values[measure]
         lack = lack_of_support(measure, found)
         axes.set_title(f"{measure.upper()} " + (f"left out:\n{lack}" if lack else
-                                                f"{found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"))
+                                                f"{found.estimate:.3f} ({interval_words(found.low, found.high)})"))
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     lack = lack_of_support("auroc", intervals.values["auroc"])
     for axes, name in ((reliability, "reliability"), (decision, "decision curve")):

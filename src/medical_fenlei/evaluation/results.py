@@ -5,7 +5,9 @@ from typing import Any
 
 from medical_fenlei import tables
 from medical_fenlei.files import write_text
+from medical_fenlei.metrics.interval_table import interval_words
 from medical_fenlei.pages.html import measure_name, number
+from medical_fenlei.vocabulary import plural
 
 DIGITS = 3
 """Decimals of every number, as on the page."""
@@ -41,17 +43,20 @@ def _figure(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 def _markdown(metrics: Mapping[str, Any]) -> str:
     """A line about the set, the table of the measures, that of the operating points, the warnings, and the evaluation's id."""
     classes = ", ".join(f"{count} {name}" for name, count in metrics["per_class"].items())
-    lines = [f"# {metrics['task']}, {metrics['set']}: {metrics['ears']} ears of {metrics['patients']} patients ({classes})", "",
+    size = f"{plural(metrics['ears'], 'ear')} of {plural(metrics['patients'], 'patient')}"
+    lines = [f"# {metrics['task']}, {metrics['set']}: {size} ({classes})", "",
              f"{_decided(metrics)} 95 % intervals by patient, {metrics['resamples']} resamples.", "",
              "| measure | estimate | 95 % interval | note |", "|---|---|---|---|"]
-    lines += [f"| {measure_name(name)} | {number(found['estimate'])} | {_interval(found)} | {found.get('reason', '')} |"
-              for name, found in metrics["metrics"].items()]
+    for name, found in metrics["metrics"].items():
+        cells = [measure_name(name), number(found["estimate"]), interval_words(found["low"], found["high"])]
+        lines.append(f"| {' | '.join(cells)} | {found.get('reason', '')} |")
     if metrics["operating_points"]:
         lines += ["", "| operating point | threshold | " + " | ".join(map(measure_name, POINT_MEASURES)) + " |",
                   "|" + "---|" * (2 + len(POINT_MEASURES))]
         for point, each in metrics["operating_points"].items():
             name = point.replace("_", " ") + (" (decides)" if point == metrics["calibration"]["point"] else "")
-            cells = [f"{number(each[own]['estimate'])} ({_interval(each[own])})" for own in POINT_MEASURES]
+            cells = [f"{number(each[own]['estimate'])} ({interval_words(each[own]['low'], each[own]['high'])})"
+                     for own in POINT_MEASURES]
             lines.append("| " + " | ".join([name, number(each["threshold"]), *cells]) + " |")
     lines += ["", *(f"- {text}" for text in metrics["warnings"]), *([""] if metrics["warnings"] else []),
               f"Evaluation {metrics['evaluation']}. For research; not a medical device."]
@@ -65,7 +70,3 @@ def _decided(metrics: Mapping[str, Any]) -> str:
     if not fitted["points"]:
         return f"{how}; the most probable class is taken."
     return f"{how}; decided at {number(fitted['points'].get(fitted['point']))} ({fitted['point'].replace('_', ' ')})."
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return f"{number(found['low'])} to {number(found['high'])}"

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from medical_fenlei.files import write_text
+from medical_fenlei.metrics.interval_table import has_interval
 from medical_fenlei.metrics.support import fewest_patients
 from medical_fenlei.pages.html import as_png, measure_name, template
+from medical_fenlei.vocabulary import plural
 
 PAGE_MEASURES = ("auroc", "auprc", "sensitivity", "specificity", "macro_f1", "macro_recall", "accuracy", "brier")
 """Measures of the page, if a task has them."""
@@ -67,7 +69,8 @@ def _draw(runs: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     names = ["\n".join([*textwrap.wrap(model, LETTERS), f"{pct} %"]) for pct, model in groups]
     first.set_yticks(range(len(groups)), names, fontsize=9)
     first.set_ylim(len(groups) - 0.4, -0.6)
-    figure.suptitle("grey: each seed; blue: their mean; red: the ensemble (95 %, patients resampled)", fontsize=9)
+    figure.suptitle("grey: each seed; blue: their mean; red: the ensemble (95 %, patients resampled; hollow: no interval)",
+                    fontsize=9)
     return figure
 
 
@@ -77,7 +80,7 @@ def _draw_group(axes: Axes, row: int, seeds: pd.Series, summary: pd.Series) -> N
     seeds: its value of each seed; summary: a row of `tables.SUMMARY`.
     """
     if summary.support < fewest_patients(summary.metric):
-        axes.text(0.5, row, f"{summary.support} patients:\ntoo few", ha="center", va="center", fontsize=8, color=GREY,
+        axes.text(0.5, row, f"{plural(summary.support, 'patient')}:\ntoo few", ha="center", va="center", fontsize=8, color=GREY,
                   transform=axes.get_yaxis_transform())
         return
     axes.plot(seeds, row - np.linspace(0.2, 0.4, len(seeds)), "o", color=GREY, markersize=4)     # equal ones side by side
@@ -85,5 +88,6 @@ def _draw_group(axes: Axes, row: int, seeds: pd.Series, summary: pd.Series) -> N
         (row, BLUE, summary["mean"], summary.low, summary.high),
         (row + 0.25, RED, summary.ensemble, summary.ensemble_low, summary.ensemble_high),
     ):
+        bounded = has_interval(low, high)
         axes.hlines(y, low, high, color=colour)
-        axes.plot(value, y, "s", color=colour, markersize=5)
+        axes.plot(value, y, "s", color=colour, markerfacecolor=colour if bounded else "white", markersize=5)

@@ -14,6 +14,7 @@ from medical_fenlei.experiments.seeds import SeedSummary, summarize_seeds
 from medical_fenlei.experiments.study import REPORTED_SET, Job, Study
 from medical_fenlei.files import write_text
 from medical_fenlei.metrics.binary import THRESHOLD
+from medical_fenlei.metrics.interval_table import interval_words
 from medical_fenlei.run_report.page import write_page
 from medical_fenlei.runs import Run
 from medical_fenlei.tasks import Task, find_tasks, with_task_name
@@ -156,11 +157,11 @@ def _markdown(states: Mapping[str, str], summary: pd.DataFrame, runs: pd.DataFra
 def _markdown_rows(rows: pd.DataFrame, measures: Sequence[str]) -> list[str]:
     """The rows of a group: of its seeds and, of several, of the ensemble. rows: `tables.SUMMARY`, indexed by measure."""
     pct, model, seeds = rows[["pct", "model", "seeds"]].iloc[0]
-    each = [rows.loc[name] for name in measures]
+    each: list[Any] = [rows.loc[name] for name in measures]
     spread = [f" ± {r['sd']:.3f}" if seeds > 1 else "" for r in each]
-    cells = [f"{r['mean']:.3f}{sd} ({r['low']:.3f} to {r['high']:.3f})" for r, sd in zip(each, spread, strict=True)]
+    cells = [f"{r['mean']:.3f}{sd} ({interval_words(r['low'], r['high'])})" for r, sd in zip(each, spread, strict=True)]
     lines = [f"| {pct} | {model} | {seeds} | " + " | ".join(cells) + " |"]
     if seeds > 1:
-        cells = [f"{r['ensemble']:.3f} ({r['ensemble_low']:.3f} to {r['ensemble_high']:.3f})" for r in each]
+        cells = [f"{r['ensemble']:.3f} ({interval_words(r['ensemble_low'], r['ensemble_high'])})" for r in each]
         lines.append(f"| {pct} | {model} | ensemble of {seeds} | " + " | ".join(cells) + " |")
     return lines

@@ -76,7 +76,9 @@ class WorkerProcesses(Generic[Item]):
     def start(self, item: Item, *, name: str) -> None:
         """Start the process of an item. name: of the process, for messages; no two that run may share one."""
         if self._starter is None:
-            self._starter = _start_starter(self._work)
+            resource_tracker.ensure_running()                    # or starting it would let the signals through
+            with _blocked(ASKED):                                # or an interrupt could lose the starter that has begun
+                self._starter = _start_starter(self._work)
         self._running[name] = item
         with contextlib.suppress(OSError):                       # it has died, as `next_outcome` will say
             self._starter[0].send((name, item))
@@ -109,13 +111,11 @@ def _cause_of_death(exit_code: int) -> str:
 
 
 def _start_starter(work: Work) -> tuple[Connection, BaseProcess]:
-    """Start the starter, in which the signals of ASKED wait from its first instruction on."""
+    """Start the starter. The signals of ASKED have to wait here, and then wait in it from its first instruction on."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_start_jobs, args=(there, work), name="starter")
-    resource_tracker.ensure_running()                            # or starting it would let the signals through
-    with _blocked(ASKED):
-        process.start()
+    process.start()
     there.close()
     return here, process
 
@@ -133,15 +133,23 @@ def _blocked(numbers: set[signal.Signals]) -> Iterator[None]:
 def _start_jobs(orders: Connection, work: Work) -> None:
     """The main function of the starter: start the jobs that are ordered, and report those that end.
 
-    An order is the name and the item of a job, or None: ask all to stop, and end with them. A report is the name of the job,
-    its outcome (None if it died) and its exit status.
+    An order is the name and the item of a job, or None: ask all to stop, and end with them, as where no order can come any
+    more. A report is the name of the job, its outcome (None if it died) and its exit status.
     """
+    try:
+        _carry_out(orders, work)
+    finally:
+        gc.unfreeze()                                            # or triton calls what is frozen at the end a leak (findings)
+
+
+def _carry_out(orders: Connection, work: Work) -> None:
+    """The loop of `_start_jobs`."""
     context, parent = multiprocessing.get_context(FORK), multiprocessing.parent_process()
     assert parent is not None
     running: dict[Any, tuple[str, BaseProcess]] = {}
     stopping = False
     while running or not stopping:
-        for ready in wait([parent.sentinel, orders, *running]):
+        for ready in wait([parent.sentinel, *([] if stopping else [orders]), *running]):
             if ready == parent.sentinel:
                 for _, process in running.values():
                     process.kill()
@@ -151,14 +159,22 @@ def _start_jobs(orders: Connection, work: Work) -> None:
                 outcome = _outcome_of(ready, process)
                 with contextlib.suppress(OSError):               # nobody is there any more
                     orders.send((name, outcome, process.exitcode))
-            elif (order := orders.recv()) is None:
+            elif (order := _next_order(orders)) is None:
                 for _, process in running.values():
                     process.terminate()
                 stopping = True
             else:
                 receiver, process = _start_job(context, work, order[0], order[1], parent.sentinel)
                 running[receiver] = order[0], process
-    gc.unfreeze()                                                # or triton calls what is frozen at the end a leak (findings)
+
+
+def _next_order(orders: Connection) -> tuple[str, Any] | None:
+    """The order that has arrived; None to stop, and if nobody is there any more."""
+    try:
+        order: tuple[str, Any] | None = orders.recv()
+    except (EOFError, OSError):
+        return None
+    return order
 
 
 def _start_job(context: Any, work: Work, name: str, item: Any, parent: int) -> tuple[Connection, BaseProcess]:
@@ -187,19 +203,19 @@ def _outcome_of(receiver: Any, process: BaseProcess) -> Outcome[Any, None] | Non
 
 def _work(work: Work, item: Any, sender: Connection, grandparent: int | None) -> None:
     """The main function of a job. grandparent: sentinel of the process that ordered it, if it is inherited."""
-    stop_on_signals()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
-    if work.quiet:
-        _discard_output()
-    else:
-        log_to_terminal()
-    if work.threads:
-        import torch
-
-        torch.set_num_threads(work.threads)
-    threading.Thread(target=_die_with_others, args=(grandparent,), daemon=True).start()
-    function: Callable[[Any], None] = pkgutil.resolve_name(work.function)
     try:
+        stop_on_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)        # here arrives what was sent while it started
+        if work.quiet:
+            _discard_output()
+        else:
+            log_to_terminal()
+        if work.threads:
+            import torch
+
+            torch.set_num_threads(work.threads)
+        threading.Thread(target=_die_with_others, args=(grandparent,), daemon=True).start()
+        function: Callable[[Any], None] = pkgutil.resolve_name(work.function)
         sender.send(attempt(function, item))
     except KeyboardInterrupt:
         stop_is_handled()

@@ -25,7 +25,7 @@ from medical_fenlei.ingest.unmatched import find_unmatched
 from medical_fenlei.log import LOG
 from medical_fenlei.parallel import Workers
 from medical_fenlei.reasons import HARMLESS
-from medical_fenlei.vocabulary import Side
+from medical_fenlei.vocabulary import Side, plural
 
 _COLUMNS = {
     "relpath": "series_relpath", "tilt": "tilt_deg",
@@ -108,6 +108,23 @@ def check_sheet_and_tree(sheet: LabelSheet, tree: Tree, *, xlsx_path: Path, dico
     if {exam.exam_id for exam in tree.exams}.isdisjoint(sheet.labels.exam_id):
         raise UserError(f"--dicom-base {dicom_base}, --xlsx-path {xlsx_path}: the label sheet names no exam folder; its first "
                         f"exam is {sheet.labels.exam_id.iloc[0]!r}, the first folder {tree.exams[0].relpath!r}")
+
+
+def refuse_other_index(index_csv: Path, sheet: LabelSheet, tree: Tree, *, dicom_base: Path) -> None:
+    """Raise UserError if there is an earlier index, none of whose exams the sheet and the tree have: another hospital's.
+
+    Exams are the same by id and date of their folder, so that the base may move. A file that is no index is replaced.
+    """
+    try:
+        earlier = tables.INDEX.read(index_csv)
+    except UserError:
+        return
+    named = set(sheet.labels.exam_id)
+    here = {(exam.exam_id, exam.date) for exam in tree.exams if exam.exam_id in named}
+    if len(earlier) and here.isdisjoint(zip(earlier.exam_id, earlier.date, strict=True)):
+        raise UserError(f"--out-csv {index_csv}: is the index of {plural(len(earlier), 'other exam')} (first "
+                        f"{earlier.exam_relpath.iloc[0]!r}), none of which the label sheet and --dicom-base {dicom_base} have; "
+                        "name another --out-csv, or remove that file to replace it")
 
 
 def build_index(sheet: LabelSheet, tree: Tree, *, base: Path, scan_file: Path, workers: Workers, rules: SeriesRules,

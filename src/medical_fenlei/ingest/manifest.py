@@ -11,14 +11,14 @@ from medical_fenlei import tables
 from medical_fenlei.dicom.exam_facts import read_exam_facts
 from medical_fenlei.dicom.identity import read_identity
 from medical_fenlei.dicom.volume import inside
-from medical_fenlei.errors import Rejected
+from medical_fenlei.errors import Rejected, UserError
 from medical_fenlei.ingest.patient_links import PatientLinks, link_patients
 from medical_fenlei.ingest.patients import ExamPatient, key_mark, patient_evidence, study_key
 from medical_fenlei.ingest.person import are_different
 from medical_fenlei.ingest.scan import SeriesScan, scan_exams
 from medical_fenlei.ingest.study_doubts import constant_uids
 from medical_fenlei.parallel import Workers, map_items
-from medical_fenlei.vocabulary import SIDES, Side, vendor
+from medical_fenlei.vocabulary import SIDES, Side, plural, vendor
 
 MANY_EXAMS = 20
 """A patient with more exams than this may be several people."""
@@ -63,6 +63,26 @@ class Manifest:
     """`tables.REJECTS`."""
 
     patients: PatientLinks
+
+    def refuse_if_empty(self, out_csv: Path) -> None:
+        """Raise UserError, with the reasons and the first detail, if there is no ear, so that an earlier manifest stays."""
+        if self.table.empty:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in self.rejects.reason.value_counts().items())
+            first = self.rejects.iloc[0]
+            raise UserError(f"--out-csv {out_csv}: not written, since it would hold no ear: {reasons} (first {first.exam_id}: "
+                            f"{first.file}: {first.detail})")
+
+
+def check_index_and_tree(index: pd.DataFrame, *, index_csv: Path, dicom_base: Path) -> None:
+    """Raise UserError, with a folder of either, if the base holds none of the exam folders of a `tables.INDEX`.
+
+    To be called before anything is written, so that an earlier manifest stays.
+    """
+    if not any((dicom_base / folder).exists() for folder in index.exam_relpath):
+        there = next((f"; the first entry here is {path.name!r}" for path in sorted(dicom_base.iterdir())), "; it is empty")
+        raise UserError(f"--dicom-base {dicom_base}: holds none of the {plural(len(index), 'exam folder')} of --index-csv "
+                        f"{index_csv}, which are like {index.exam_relpath.iloc[0]!r}{there}; name the --dicom-base that "
+                        "build_index read")
 
 
 def build_manifest(index: pd.DataFrame, *, base: Path, scan_file: Path, key: bytes, workers: Workers) -> Manifest:

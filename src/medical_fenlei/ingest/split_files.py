@@ -112,7 +112,7 @@ def _check_minimum(splits_of: Mapping[Path, Mapping[int, Sets]], least: int, *, 
     listed = "; ".join(lacking[:5]) + (f"; and {len(lacking) - 5} more" if len(lacking) > 5 else "")
     if enforce:
         raise UserError(f"--min-per-class {least}: {listed}; ask for fewer ears or fewer sets")
-    LOG.warning("too few ears of a class: %s", listed)
+    LOG.warning("too few ears of a class (at least %d needed): %s", least, listed)
 
 
 def _write(root: Path, splits: Mapping[int, Sets], divided: ExamsToDivide, spec: SplitSpec, complete: contextlib.ExitStack

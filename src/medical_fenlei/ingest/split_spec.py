@@ -12,7 +12,7 @@ class SplitSpec:
     """How labelled exams are divided into sets."""
 
     val_ratio: float = 0.2
-    """Share of the patients (exams, without --patient-split) in the validation set; not with --folds or --val-from."""
+    """Share of the patients (of the exams, with --by-exam) in the validation set; not with --folds or --val-from."""
 
     test_ratio: float = 0.0
     """Share in the test set, 0 for none."""
@@ -27,7 +27,7 @@ class SplitSpec:
     """Number of cross-validation folds, 0 for a single split."""
 
     val_from: Path | None = None
-    """Earlier splits folder, or a CSV with exam_id: these exams (with --patient-split, all of their patients) validate."""
+    """Earlier splits folder, or a CSV with exam_id: these exams (and all of their patients, unless with --by-exam) validate."""
 
     min_per_class: int = 1
     """Smallest number of ears of each class in each set; a warning says where it is not met, an error if it was given."""

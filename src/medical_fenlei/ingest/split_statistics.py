@@ -8,7 +8,7 @@ import pandas as pd
 from medical_fenlei.ingest.splits import Sets
 from medical_fenlei.set_sizes import SetSize
 from medical_fenlei.tasks import find_task
-from medical_fenlei.vocabulary import DIAGNOSES, SIDES
+from medical_fenlei.vocabulary import DIAGNOSES, SIDES, plural
 
 
 def ears_per_code(exams: pd.DataFrame) -> dict[int, int]:
@@ -17,7 +17,7 @@ def ears_per_code(exams: pd.DataFrame) -> dict[int, int]:
 
 
 def sets_with_too_few(splits: Mapping[int, Sets], least: int) -> list[str]:
-    """Return where a class that occurs has fewer ears than `least`, as "code 4: 0 of 1 ears in 1pct train".
+    """Return where a class that occurs has fewer ears than `least`, as "code 4: 0 ears in 1pct train".
 
     Sets that are empty, since they were not asked for, do not count.
     """
@@ -26,7 +26,7 @@ def sets_with_too_few(splits: Mapping[int, Sets], least: int) -> list[str]:
     named |= {f"{pct}pct train": sets["train"] for pct, sets in splits.items()}
     whole = ears_per_code(pd.concat(list(largest.values())))
     return [
-        f"code {code}: {number} of {least} ears in {name}"
+        f"code {code}: {plural(number, 'ear')} in {name}"
         for name, exams in named.items() for code, number in ears_per_code(exams).items() if whole[code] and number < least
     ]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medical_fenlei.vocabulary import plural
+
 
 @dataclass(frozen=True)
 class SharedPatients:
@@ -34,8 +36,9 @@ class SharedPatients:
         """Return how many ears are of shared patients, and by which evidence; "" if there is none."""
         if not self.ears.any():
             return ""
-        by = ", ".join(f"{number} by {evidence}" for evidence, number in self.by_evidence.items())
-        return (f"{int(self.ears.sum())} ears of patients that the network was fitted on are left out"
+        number = int(self.ears.sum())
+        by = ", ".join(f"{count} by {evidence}" for evidence, count in self.by_evidence.items())
+        return (f"{plural(number, 'ear')} of patients that the network was fitted on {'is' if number == 1 else 'are'} left out"
                 + (f" (patients: {by})" if by else ""))
 
 

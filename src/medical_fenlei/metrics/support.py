@@ -4,6 +4,7 @@ The support of a measure (`Interval.support`) is the number of patients with an 
 docs/evaluation.md has the reasons for the numbers, tools/check_support.py measures them.
 """
 from medical_fenlei.metrics.bootstrap import AT_95_PERCENT, ENOUGH_AT_95_PERCENT, Interval
+from medical_fenlei.vocabulary import plural
 
 FEWEST = 10
 """Support from which a measure is tested and drawn."""
@@ -19,4 +20,4 @@ def lack_of_support(measure: str, interval: Interval) -> str:
     fewest = fewest_patients(measure)
     if interval.support is None or interval.support >= fewest:
         return ""
-    return f"it rests on {interval.support} patients, at least {fewest} needed"
+    return f"it rests on {plural(interval.support, 'patient')}, at least {fewest} needed"

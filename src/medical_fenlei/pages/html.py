@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import jinja2
 from PIL import Image
 
+from medical_fenlei.metrics.interval_table import interval_words
 from medical_fenlei.reasons import remedy
+from medical_fenlei.vocabulary import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,12 +34,14 @@ def template(room: str, name: str, **filters: Callable[..., object]) -> jinja2.T
     """Return a template of a room's `templates/`, which may extend and import those of pages/.
 
     room: name below the package, such as `run_report`. filters: callables for the template, by name, beside `measure_name`,
-    `number` and `remedy`.
+    `number`, `interval_words`, `plural` and `remedy`.
     """
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(f"medical_fenlei.{owner}") for owner in (room, "pages")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
-    environment.filters |= {"measure_name": measure_name, "number": number, "remedy": remedy, **filters}
+    environment.filters |= {"measure_name": measure_name, "number": number, "interval_words": interval_words, "plural": plural,
+                            "remedy": remedy,
+                            **filters}
     return environment.get_template(name)
 
 

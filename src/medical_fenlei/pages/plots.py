@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from medical_fenlei.files import atomic
+from medical_fenlei.metrics.interval_table import has_interval
 from medical_fenlei.metrics.support import fewest_patients
 from medical_fenlei.pages.html import measure_name
+from medical_fenlei.vocabulary import plural
 
 matplotlib.use("Agg")
 
@@ -55,12 +57,15 @@ def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "", evaluation: 
     for axes, name in zip(all_axes, measures, strict=True):
         own = lines[["by", "value"]].merge(rows[rows.metric == name], on=["by", "value"], how="left")
         row, reliable = np.arange(len(own)), (own.note == "").to_numpy()
+        bounded = np.array([has_interval(low, high) for low, high in zip(own.low, own.high, strict=True)])
         for chosen, colour in ((reliable, "#30638e"), (~reliable, "0.6")):
             axes.hlines(row[chosen], own.low[chosen], own.high[chosen], color=colour)
-            axes.plot(own.estimate[chosen], row[chosen], "s", markersize=4, color=colour)
+            for filling, filled in ((colour, bounded), ("white", ~bounded)):
+                axes.plot(own.estimate[chosen & filled], row[chosen & filled], "s", markersize=4, color=colour,
+                          markerfacecolor=filling)
         axes.axvline(own.estimate.iloc[0], color="0.8", linewidth=1, zorder=0)
         for line in np.flatnonzero(own.few):
-            axes.text(0.03, line, f"{own.support[line]} patients: too few", color="0.5", fontsize=7, va="center",
+            axes.text(0.03, line, f"{plural(own.support[line], 'patient')}: too few", color="0.5", fontsize=7, va="center",
                       bbox={"facecolor": "white", "linewidth": 0, "pad": 1}, transform=axes.get_yaxis_transform())
         lowest = own.low.fillna(own.estimate).min()
         axes.set(title=measure_name(name), xlim=(max(-0.02, np.nan_to_num(lowest) - 0.05), 1.02))
@@ -69,5 +74,5 @@ def plot_forest(path: Path, rows: pd.DataFrame, *, title: str = "", evaluation: 
              for by, value, ears in zip(lines["by"].astype(str), lines.value.astype(str), lines.ears, strict=True)]
     all_axes[0].set_yticks(range(len(lines)), names, fontsize=8, parse_math=False)
     all_axes[0].set_ylim(len(lines) - 0.4, -0.6)
-    figure.suptitle(title or "in brackets: ears; grey: too few for a reliable interval", fontsize=9)
+    figure.suptitle(title or "in brackets: ears; grey: too few for a reliable interval; hollow: no interval", fontsize=9)
     save(figure, path, evaluation=evaluation)

@@ -18,6 +18,7 @@ from medical_fenlei.run_report.data_section import cohort_sections, data_section
 from medical_fenlei.run_report.side_by_side import compare_side_by_side
 from medical_fenlei.runs import CHOSEN_BY, Run
 from medical_fenlei.tasks import Task, find_task, find_tasks
+from medical_fenlei.trained.home import at_home
 from medical_fenlei.vocabulary import SETS, WHOLE_MANIFEST
 
 
@@ -32,7 +33,7 @@ def report_contents(run: Run) -> dict[str, Any]:
         "run": run.folder.resolve().name, "kind": config.kind,
         "tasks": [_task(task) for task in find_tasks(config.data.label_task)],
         "settings": run.read_settings(), "data": run.read_hashes(), "versions": run.read_versions(), "trained": _training(run),
-        **data_section(config.data, run.reports, evaluations),
+        **data_section(at_home(config, run).data, run.reports, evaluations),
         "cohorts": cohort_sections(run.reports, config.data, evaluations),
         "side_by_side": compare_side_by_side(evaluations), "evaluations": evaluations,
         "outdated": sorted(metrics.keys() - evaluations.keys()),

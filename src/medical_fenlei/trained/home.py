@@ -11,13 +11,20 @@ PATHS = ("splits_root", "manifest_csv", "dicom_base", "cache_dir")
 def home_of(run: Run, data: DataConfig) -> Path | None:
     """Return the folder that the relative paths of a run's data settings start from; None for the working folder.
 
-    It is the nearest folder above the run that holds its splits or its manifest, if the run lies outside the working folder.
+    It is the nearest folder above the run that holds its splits or its manifest (where these are absolute, its DICOM or its
+    cache), unless the run lies in the working folder, and they are there.
     """
-    folder = run.folder.resolve()
-    if folder.is_relative_to(Path.cwd().resolve()):
+    folder, here = run.folder.resolve(), Path.cwd().resolve()
+    pairs = (data.splits_root, data.manifest_csv), (data.dicom_base, data.cache_dir)
+    relative = next(filter(None, ([path for path in pair if not path.is_absolute()] for pair in pairs)), [])
+
+    def holds_data(of_run: Path) -> bool:
+        return any((of_run / path).exists() for path in relative)
+
+    if folder.is_relative_to(here) and holds_data(here):
         return None
-    relative = [path for path in (data.splits_root, data.manifest_csv) if not path.is_absolute()]
-    return next((above for above in folder.parents if any((above / path).exists() for path in relative)), None)
+    home = next(filter(holds_data, folder.parents), None)
+    return None if home == here else home
 
 
 def at_home(config: RunConfig, run: Run) -> RunConfig:
