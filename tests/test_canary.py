@@ -210,7 +210,7 @@ def test_runs_that_fail_let_no_canary_out(here, capfd, monkeypatch):
     assert run("build_index", "--num-workers", 1) == 3
     with monkeypatch.context() as patch:                         # an error that quotes, in a map over exams
         patch.setattr(manifest, "patient_evidence", fail)
-        assert run("build_manifest_ears", "--num-workers", 1) == 3
+        assert run("build_manifest_ears", "--num-workers", 1) == 2           # no ear is left: no manifest is written
     assert run("build_manifest_ears", "--num-workers", 1) == 3
     assert run("make_splits_dual", "--out-dir", SPLITS, "--patient-split", "--val-ratio", 0.4, "--tune-ratio", 0.3) == 0
     assert run("build_cache_ears", "--splits-root", SPLITS, *CUT, "--num-workers", 1) == 0
