@@ -128,3 +128,8 @@ def stop_in_epoch(epoch):
             raise Stopped("for the test")
 
     return stop
+
+
+def test_where_the_training_set_is_small_the_network_for_few_ears_is_named(study, capfd):
+    assert train("--output-dir", "outputs/hint", "--epochs", 1) == 0
+    assert "--backbone anatomy learns from fewer ears" in capfd.readouterr().err

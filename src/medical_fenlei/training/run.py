@@ -121,7 +121,8 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
     LOG.info("%s", placement)
     train = _require_two_classes(train, tasks, config)
     if ranks.is_first:
-        _warn_of_small_sets({"train": train, "tune": tune}, tasks)
+        if "train" in _warn_of_small_sets({"train": train, "tune": tune}, tasks) and not config.uses_anatomy:
+            LOG.warning("--backbone anatomy learns from fewer ears than other networks (docs/anatomy.md)")
     if plan.auto_batch and not resume:
         config = _with_largest_batch(config, model, train, compute, ranks)
 
@@ -150,11 +151,15 @@ def _warn_of_changes(run: Run, hashes: Mapping[str, str | None]) -> None:
                         run.folder, name)
 
 
-def _warn_of_small_sets(sets: Mapping[str, EarDataset | None], tasks: tuple[Task, ...]) -> None:
+def _warn_of_small_sets(sets: Mapping[str, EarDataset | None], tasks: tuple[Task, ...]) -> set[str]:
+    """Warn of each set that is too small for a task; return the names of these sets."""
+    small = set()
     for name, ears in sets.items():
         for task in tasks:
             if ears is not None and (warning := SetSize.of(ears.ears, task).warning(name)):
                 LOG.warning("%s", warning)
+                small.add(name)
+    return small
 
 
 def _require_two_classes(train: EarDataset | None, tasks: tuple[Task, ...], config: RunConfig) -> EarDataset:
