@@ -121,8 +121,7 @@ def _train(run: Run, config: RunConfig, compute: ComputeSettings, ranks: Ranks, 
     LOG.info("%s", placement)
     train = _require_two_classes(train, tasks, config)
     if ranks.is_first:
-        if "train" in _warn_of_small_sets({"train": train, "tune": tune}, tasks) and not config.uses_anatomy:
-            LOG.warning("--backbone anatomy learns from fewer ears than other networks (docs/anatomy.md)")
+        _warn_of_small_sets({"train": train, "tune": tune}, tasks, config)
     if plan.auto_batch and not resume:
         config = _with_largest_batch(config, model, train, compute, ranks)
 
@@ -151,15 +150,16 @@ def _warn_of_changes(run: Run, hashes: Mapping[str, str | None]) -> None:
                         run.folder, name)
 
 
-def _warn_of_small_sets(sets: Mapping[str, EarDataset | None], tasks: tuple[Task, ...]) -> set[str]:
-    """Warn of each set that is too small for a task; return the names of these sets."""
+def _warn_of_small_sets(sets: Mapping[str, EarDataset | None], tasks: tuple[Task, ...], config: RunConfig) -> None:
+    """Warn of each set that is too small for a task, and name the network that learns from fewer ears."""
     small = set()
     for name, ears in sets.items():
         for task in tasks:
             if ears is not None and (warning := SetSize.of(ears.ears, task).warning(name)):
                 LOG.warning("%s", warning)
                 small.add(name)
-    return small
+    if "train" in small and not config.uses_anatomy:
+        LOG.warning("--backbone anatomy learns from fewer ears than other networks (docs/anatomy.md)")
 
 
 def _require_two_classes(train: EarDataset | None, tasks: tuple[Task, ...], config: RunConfig) -> EarDataset:
