@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from medical_fenlei.models.anatomy_ear import GRID_MM, resampling_matrix
 from medical_fenlei.models.anatomy_net import AnatomyNet
 from medical_fenlei.models.build import ANATOMY_WEIGHTS
-from medical_fenlei.models.weights import load_weights
 from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import EarPoint, Structure
 
@@ -53,7 +53,7 @@ class AnatomyCheck:
         if self._given is not None:
             return self._given
         model = AnatomyNet()
-        load_weights(model, ANATOMY_WEIGHTS, flag="the package's weights")
+        model.load_state_dict(load_file(ANATOMY_WEIGHTS))
         return model.eval()
 
     @torch.inference_mode()
