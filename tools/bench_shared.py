@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench_startup import HOSPITAL, SPLITS, STUDY, run
+from bench_startup import HOSPITAL, SPLITS, make_study, run
 from builds import ROOT, checkout
 from measuring import figure
 
@@ -54,11 +54,7 @@ class Build:
     def __init__(self, tree: Path, here: Path, hospital: Path) -> None:
         """Make the study in a new folder. Raises UserError if a command fails."""
         self.tree, self.here, self._times = tree, here, 0
-        here.mkdir()
-        for name in ("data", "metadata"):
-            (here / name).symlink_to(hospital / name)
-        for line in (*STUDY, CACHE):
-            run(tree, here, line)
+        make_study(tree, here, hospital, CACHE)
 
     def ears_per_s(self, neighbours: int) -> float:
         """Return the speed of a training beside so many busy processes."""

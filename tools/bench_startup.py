@@ -48,6 +48,15 @@ COMMANDS = {
 """Command lines that are timed; {} is the number of the run, since each writes into a folder of its own."""
 
 
+def make_study(tree: Path, here: Path, hospital: Path, *more: str) -> None:
+    """Make a study of the hospital in a new folder, then run further command lines in it. Raises UserError if one fails."""
+    here.mkdir()
+    for name in ("data", "metadata"):
+        (here / name).symlink_to(hospital / name)
+    for line in (*STUDY, *more):
+        run(tree, here, line)
+
+
 class Wait(NamedTuple):
     """Seconds from the start of a command to its first line on standard output, and to its end (NaN if it was ended)."""
 
@@ -61,11 +70,7 @@ class Build:
     def __init__(self, tree: Path, here: Path, hospital: Path) -> None:
         """Make the study and a network in a new folder. Raises UserError if a command fails."""
         self.tree, self.here, self._runs = tree, here, 0
-        here.mkdir()
-        for name in ("data", "metadata"):
-            (here / name).symlink_to(hospital / name)
-        for line in (*STUDY, f"{TRAIN} --output-dir outputs/first"):
-            run(tree, here, line)
+        make_study(tree, here, hospital, f"{TRAIN} --output-dir outputs/first")
 
     def time(self, name: str, *, whole: bool) -> Wait:
         """Time one of COMMANDS. whole: let it end."""

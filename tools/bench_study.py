@@ -14,7 +14,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from bench_startup import HOSPITAL, SPLITS, STUDY, run
+from bench_startup import HOSPITAL, SPLITS, make_study, run
 from builds import ROOT, checkout
 from measuring import figure, in_turn
 
@@ -32,11 +32,7 @@ class Build:
         """Make the study in a new folder. seeds: number of runs of a matrix. Raises UserError if a command fails."""
         self.tree, self.here, self._times = tree, here, 0
         self._matrix = f"{MATRIX} --seeds {','.join(map(str, range(seeds)))}"
-        here.mkdir()
-        for name in ("data", "metadata"):
-            (here / name).symlink_to(hospital / name)
-        for line in STUDY:
-            run(tree, here, line)
+        make_study(tree, here, hospital)
 
     def matrix(self) -> float:
         """Return the seconds of a matrix in a folder of its own. Raises UserError if it fails."""

@@ -16,6 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from medical_fenlei import cli, settings
 from medical_fenlei.anatomy.drawn_ears import POINTS, DrawnEar
@@ -106,32 +110,32 @@ def table(model: AnatomyNet, each: Iterable[tuple[str, list[ScannedEar]]]) -> pd
 @torch.no_grad()
 def draw(model: AnatomyNet, ears: list[ScannedEar], file: Path) -> None:
     """Draw a slice of each ear: as scanned, with what was found, and with what was drawn."""
-    from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
-
     figure = Figure((2.4 * len(ears), 7.4), layout="constrained")
     axes = figure.subplots(3, len(ears), squeeze=False)
-    colours = ListedColormap(COLOURS)
     for column, own in zip(axes.T, ears, strict=True):
         found = model(torch.from_numpy(own.ear.hu.astype(np.float32))[None]).logits[0].argmax(0).numpy()
         k = int(np.argmax((own.ear.structures == Structure.CAVITY).sum((1, 2))))
         for axis, over in zip(column, (None, found[k], own.ear.structures[k]), strict=True):
             axis.imshow(own.ear.hu[k], cmap="gray", vmin=-1000, vmax=2000)
             if over is not None:
-                axis.imshow(over, cmap=colours, vmin=0, vmax=len(Structure) - 1, alpha=0.5, interpolation="nearest")
+                draw_structures(axis, over)
             axis.set_axis_off()
         column[0].set_title(f"{own.vendor}, code {own.code}", fontsize=9)
     for axis, word in zip(axes[:, 0], ("scan", "found", "drawn"), strict=True):
         axis.text(-0.05, 0.5, word, transform=axis.transAxes, rotation=90, va="center", ha="right")
-    figure.legend(handles=[_patch(COLOURS[structure], structure.name.lower().replace("_", " "))
-                           for structure in Structure if structure], loc="outside lower center", ncols=7, fontsize=8)
+    add_legend(figure)
     figure.savefig(file, dpi=110)
 
 
-def _patch(colour: str, label: str) -> object:
-    from matplotlib.patches import Patch
+def draw_structures(axis: Axes, structures: np.ndarray) -> None:
+    """Colour the structures (H, W) of a slice over its picture."""
+    axis.imshow(structures, cmap=ListedColormap(COLOURS), vmin=0, vmax=len(Structure) - 1, alpha=0.5, interpolation="nearest")
 
-    return Patch(color=colour, label=label)
+
+def add_legend(figure: Figure) -> None:
+    """Name the colours of the structures below a figure."""
+    figure.legend(handles=[Patch(color=COLOURS[one], label=one.name.lower().replace("_", " ")) for one in Structure if one],
+                  loc="outside lower center", ncols=7, fontsize=9)
 
 
 def main() -> int:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.colors import ListedColormap
+from check_anatomy import add_legend, draw_structures
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from scipy.ndimage import map_coordinates
 
 from medical_fenlei import cli
@@ -31,7 +30,6 @@ from medical_fenlei.models.weights import load_weights
 from medical_fenlei.spatial import Affine
 from medical_fenlei.vocabulary import SIDES, Side, Structure
 
-COLOURS = ("#00000000", "tab:orange", "tab:cyan", "tab:green", "tab:red", "tab:purple", "gold", "tab:blue")
 HEIGHTS_MM = (-9, -6, -3, 0, 3, 6, 9)
 
 
@@ -92,11 +90,9 @@ def main() -> int:
             for axis in (plain, over):
                 axis.imshow(hu[k], cmap="gray", vmin=-1000, vmax=2000)
                 axis.set_axis_off()
-            over.imshow(structures[k], cmap=ListedColormap(COLOURS), vmin=0, vmax=len(Structure) - 1, alpha=0.5,
-                        interpolation="nearest")
+            draw_structures(over, structures[k])
             plain.set_title(f"{side}, {height:+d} mm", fontsize=9)
-    figure.legend(handles=[Patch(color=COLOURS[one], label=one.name.lower().replace("_", " ")) for one in Structure if one],
-                  loc="outside lower center", ncols=7, fontsize=9)
+    add_legend(figure)
     figure.savefig(args.picture, dpi=90)
     cli.say(f"wrote {args.picture}; no more than a picture of what a network finds that learnt from drawn ears")
     return OK

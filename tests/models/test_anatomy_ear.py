@@ -110,6 +110,12 @@ def test_it_takes_any_voxels_and_gives_logits_and_measures():
     assert output.logits.shape == (3, 2) and output.embedding.shape == (3, MEASURES) and output.attention is None
 
 
+@torch.no_grad()
+def test_an_ear_of_a_few_millimetres_has_an_answer():
+    output = network((4, 8, 8), voxel_mm=(1.25, 0.6, 0.6))(torch.zeros(1, 4, 1, 8, 8))
+    assert output.logits.isfinite().all()
+
+
 def waves(shape, voxel_mm, wave_mm):
     """The same smooth volume in any voxels, (1, K, 1, H, W)."""
     axes = [(np.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, voxel_mm, strict=True)]

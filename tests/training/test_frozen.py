@@ -108,6 +108,12 @@ def test_training_changes_the_head_alone_and_encodes_each_ear_a_few_times(study,
 
 def test_the_moving_average_of_a_frozen_network_is_evaluated_too(study):
     assert train("--output-dir", "outputs/ema", "--ema", 0.9) == 0
+    best = read_checkpoint(Path("outputs/ema/checkpoints/best.pt"), kind="ear2d")
+    last = weights_of("outputs/ema")
+    assert best.epoch > 0 and not torch.equal(best.weights["head.weight"], last["head.weight"])
+    backbone = [name for name in last if name.startswith("backbone.") and last[name].is_floating_point()]
+    for name in backbone:
+        torch.testing.assert_close(best.weights[name], last[name])
 
 
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_not_stopped(study, monkeypatch):

@@ -13,7 +13,8 @@ from medical_fenlei.vocabulary import Structure
 GRID_MM = (1.0, 0.7, 0.7)
 """Distance of voxels (slices, rows, columns) on which the anatomy network learnt."""
 GRID_STEP = 8
-"""The grid's edges are multiples of this, since the anatomy network halves them three times."""
+"""The grid's edges are multiples of this, at least two, since the anatomy network halves them three times and normalises what
+is left."""
 TISSUE_HU = (-900.0, -450.0, 0.0, 300.0, 1000.0)
 """HU of the tissues into which each voxel is divided, linearly between neighbours: air, partly aerated, soft tissue or fluid,
 thin or eroded bone, bone."""
@@ -154,11 +155,11 @@ def tissues(hu: torch.Tensor) -> torch.Tensor:
 def resampling_matrix(length: int, own_mm: float, grid_mm: float) -> torch.Tensor:
     """Return the matrix (k, length) that resamples an axis about its middle: linear, and averaging where the grid is coarser.
 
-    The grid covers the axis, up to GRID_STEP voxels more; beyond the ends stands the last voxel. Its kernel is a triangle as
-    wide as the coarser of both (Pillow's antialiased bilinear filter).
+    The grid covers the axis, and up to GRID_STEP voxels more, or twice as many in all; beyond the ends stands the last voxel.
+    Its kernel is a triangle as wide as the coarser of both (Pillow's antialiased bilinear filter).
     """
     step = grid_mm / own_mm
-    steps = GRID_STEP * math.ceil(length / step / GRID_STEP - 1e-6)
+    steps = GRID_STEP * max(2, math.ceil(length / step / GRID_STEP - 1e-6))
     centre = (torch.arange(steps) - (steps - 1) / 2) * step + (length - 1) / 2
     reach = max(step, 1.0)
     more = math.ceil(reach) + math.ceil(steps * step)
